@@ -1,0 +1,46 @@
+"""The three kinds of batch. A target batch has no field for reference labels, so none can leak into training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class _Batch:
+    def to(self, device: torch.device | str) -> Self:
+        """A copy whose tensors lie on ``device``."""
+        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def __len__(self) -> int:
+        return len(getattr(self, "image"))  # noqa: B009
+
+
+@dataclass
+class LabeledBatch(_Batch):
+    """Source images: image B x 3 x H x W normalised, label B x H x W int64 (255 ignored), index B."""
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+@dataclass
+class UnlabeledBatch(_Batch):
+    """Target images: image B x 3 x H x W normalised, index B."""
+
+    image: Tensor
+    index: Tensor
+
+
+@dataclass
+class PseudoLabeledBatch(_Batch):
+    """Target images with labels our own teacher wrote: label B x H x W int64 (255 ignored), weight B x H x W in [0, 1]."""
+
+    image: Tensor
+    label: Tensor
+    weight: Tensor
+    index: Tensor

@@ -1,0 +1,78 @@
+"""The words every network speaks: ``Segmenter``, ``Prediction`` and ``Learner``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Learner:
+    """One of the classifiers whose opinions a refiner may weigh against each other.
+
+    Attributes:
+        logits: B x C x h x w class logits, on the learner's own grid.
+        latent: B x D x h x w what its last layer read.
+        box: the part of the image it sees as (top, left, bottom, right) in fractions of the image; the whole by default.
+    """
+
+    logits: Tensor
+    latent: Tensor
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass
+class Prediction:
+    """What a network says of a batch of images, at its own stride.
+
+    Attributes:
+        logits: B x C x h x w.
+        features: B x D x h x w, what the classifier read.
+        aux_logits: B x C x h' x w' of a second learner, or None.
+        aux_features: B x D' x h' x w', what the second learner's classifier read, or None.
+        levels: the encoder's feature maps, finest first, each B x D_i x h_i x w_i.
+        learners: the classifiers to be weighed; by default the main one and, where there is one, the auxiliary one.
+    """
+
+    logits: Tensor
+    features: Tensor
+    aux_logits: Tensor | None = None
+    aux_features: Tensor | None = None
+    levels: Sequence[Tensor] = ()
+    learners: Sequence[Learner] = ()
+
+    def __post_init__(self) -> None:
+        if not self.learners:
+            self.learners = [Learner(self.logits, self.features)]
+            if self.aux_logits is not None:
+                latent = self.aux_features if self.aux_features is not None else self.aux_logits
+                self.learners.append(Learner(self.aux_logits, latent))
+        if not self.levels:
+            self.levels = (self.features,)
+
+
+class Segmenter(nn.Module, ABC):
+    """Any network with ``forward(image) -> Prediction``; the attributes tell refiners how wide it is.
+
+    Attributes:
+        num_classes: C.
+        feature_channels: D of ``Prediction.features``.
+        level_channels: channels of each of ``Prediction.levels``.
+        learner_channels: channels of ``latent`` of each of ``Prediction.learners``.
+    """
+
+    num_classes: int
+    feature_channels: int
+    level_channels: tuple[int, ...]
+    learner_channels: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Prediction:
+        """Segment a batch: B x 3 x H x W normalised images of any size."""
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The parameters that start from pre-trained weights and train at the base rate; all others are heads."""
+        return []

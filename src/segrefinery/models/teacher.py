@@ -1,0 +1,95 @@
+"""The teacher: an exponential moving average of the student, and what it sees."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.settings import Settings
+
+
+class TeacherSettings(Settings):
+    """How the teacher follows the student."""
+
+    decay: float = 0.999
+    """Weight of the old teacher in the moving average, reached by the ramp min(1 - 1/(t+1), decay)."""
+    mode: Literal["eval", "train"] = "eval"
+    """``train`` lets batch norm use batch statistics, as DAFormer's code does; dropout stays off in both."""
+
+
+@dataclass
+class TeacherView:
+    """What the teacher saw on a batch of images; nothing in it carries a gradient.
+
+    Attributes:
+        image: B x 3 x H x W, the weak view.
+        logits: B x C x h x w.
+        features: B x D x h x w.
+        aux_logits: of the second learner, or None.
+        index: B, the images' places in their data set.
+        levels, learners: as in ``Prediction``.
+    """
+
+    image: Tensor
+    logits: Tensor
+    features: Tensor
+    aux_logits: Tensor | None = None
+    index: Tensor | None = None
+    levels: Sequence[Tensor] = ()
+    learners: Sequence[Learner] = ()
+
+    @property
+    def probs(self) -> Tensor:
+        """B x C x h x w softmax of the logits, in float32."""
+        return self.logits.float().softmax(dim=1)
+
+
+class Teacher(nn.Module):
+    """Exponential moving average of a segmenter's parameters and buffers; part of every checkpoint."""
+
+    def __init__(self, student: Segmenter, settings: TeacherSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or TeacherSettings()
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """The teacher's mode is its own setting: whoever calls ``train`` on the stage around it does not change it."""
+        del mode
+        super().train(False)
+        if self.settings.mode == "train":
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.train(True)
+        return self
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Prediction:
+        return self.network(image)
+
+    def view(self, image: Tensor, index: Tensor | None = None) -> TeacherView:
+        """Look at a batch: B x 3 x H x W normalised images."""
+        seen = self(image)
+        return TeacherView(
+            image, seen.logits, seen.features, seen.aux_logits, index=index, levels=seen.levels, learners=seen.learners
+        )
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, step: int) -> None:
+        """Move towards the student after optimizer step number ``step`` (counted from 0).
+
+        Parameters and floating buffers are averaged with min(1 - 1/(step+1), decay); counters are copied.
+        """
+        decay = min(1.0 - 1.0 / (step + 1), self.settings.decay)
+        own, new = self.network.state_dict(), student.state_dict()
+        for name, old in own.items():
+            if old.is_floating_point():
+                old.lerp_(new[name].to(old.dtype), 1.0 - decay)
+            else:
+                old.copy_(new[name])

@@ -1,0 +1,115 @@
+"""What a refiner is: it turns what the teacher saw into better labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.models.segmenter import Prediction
+from segrefinery.models.teacher import Teacher, TeacherView
+
+IGNORE = 255
+
+
+@dataclass
+class PseudoLabels:
+    """Soft labels and how far to trust them; nothing in it carries a gradient.
+
+    Attributes:
+        probs: B x C x h x w, sums to 1 over classes.
+        weight: B x h x w in [0, 1]; 0 = learn nothing here. The one currency of reliability: refiners multiply it.
+    """
+
+    probs: Tensor
+    weight: Tensor
+
+    @classmethod
+    def from_view(cls, view: TeacherView) -> PseudoLabels:
+        """The teacher's own opinion, fully trusted: where every chain of refiners starts."""
+        probs = view.probs
+        return cls(probs, torch.ones_like(probs[:, 0]))
+
+    @property
+    def labels(self) -> Tensor:
+        """B x h x w int64: the most probable class, 255 where the weight is 0."""
+        return self.probs.argmax(dim=1).masked_fill(self.weight <= 0, IGNORE)
+
+    def weighted(self, factor: Tensor) -> PseudoLabels:
+        """The same labels, trusted ``factor`` (B x h x w, in [0, 1]) times as much."""
+        return PseudoLabels(self.probs, self.weight * factor.to(self.weight.dtype))
+
+    def resize(self, size: tuple[int, int]) -> PseudoLabels:
+        """At another resolution: probabilities bilinear, weights nearest, so that a rejected pixel stays rejected."""
+        if tuple(self.probs.shape[-2:]) == tuple(size):
+            return self
+        probs = F.interpolate(self.probs, size, mode="bilinear", align_corners=False)
+        weight = F.interpolate(self.weight[:, None], size, mode="nearest")[:, 0]
+        return PseudoLabels(probs, weight)
+
+
+@dataclass
+class Step:
+    """All that a refiner's own losses may look at in one training step.
+
+    Attributes:
+        number: optimizer step, counted from 0.
+        student: the network in training; call it for further passes (masked images, strong views).
+        source: the source batch; ``source_prediction`` is what the student said of it, with its graph.
+        teacher, view, labels: the teacher, what it saw on the target batch and the refined labels, at the network's
+            stride. None in a supervised stage.
+        mixed_image, mixed_label, mixed_weight: what the student learned the target from: B x 3 x H x W, B x H x W
+            (255 ignored), B x H x W. ``mixed_prediction`` is what it said, with its graph. None in a supervised stage.
+        mixed_source: B x H x W bool, True where the mixed image shows the source. None where nothing was mixed.
+        strong: turns a normalised image B x 3 x H x W into its strong (photometric) view, same geometry.
+        generators: one random generator an image, a function of (seed, step, place in the global batch).
+    """
+
+    number: int
+    student: nn.Module
+    source: LabeledBatch
+    source_prediction: Prediction
+    teacher: Teacher | None = None
+    view: TeacherView | None = None
+    labels: PseudoLabels | None = None
+    mixed_image: Tensor | None = None
+    mixed_label: Tensor | None = None
+    mixed_weight: Tensor | None = None
+    mixed_prediction: Prediction | None = None
+    mixed_source: Tensor | None = None
+    strong: Callable[[Tensor], Tensor] | None = None
+    generators: list[torch.Generator] = field(default_factory=list)
+
+
+class Refiner(nn.Module):
+    """One idea of how to make pseudo-labels better. Everything it learns or remembers is a parameter or a buffer.
+
+    The default of every method changes nothing, so a refiner overrides only what its idea needs. Parameters that
+    require gradients join the stage's optimizer at ``learning_rate_factor`` times its base rate.
+    """
+
+    learning_rate_factor: float = 10.0
+
+    def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
+        """Look at the data once before a generation. Both iterables may be walked more than once; images come whole
+        and un-augmented, in order. Must stream: its memory must not grow with the number of images."""
+
+    def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
+        """Better labels of the same shape. Runs without gradients; starts from ``labels``, not from ``view.logits``,
+        wherever it can, so that refiners stack."""
+        return labels
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Named scalar losses of its own, already weighted."""
+        return {}
+
+    def after_step(self, step: Step) -> None:
+        """Update memories and momentum copies; runs without gradients after the optimizer and the teacher moved."""
+
+    def predictor(self, segmenter: nn.Module) -> nn.Module:
+        """The network to evaluate and to ship: the segmenter itself, unless the refiner also acts at inference."""
+        return segmenter

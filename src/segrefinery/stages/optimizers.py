@@ -1,0 +1,100 @@
+"""Optimizers and learning-rate schedules. A rate is a function of the step number, so it has no state to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.settings import Settings
+
+
+class OptimizerSettings(Settings):
+    """An optimizer and how its rate moves."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(6e-5, gt=0)
+    """Base learning rate: that of the pre-trained encoder."""
+    head_factor: float = Field(10.0, gt=0)
+    """Rate of everything else (heads, refiners) over the base rate."""
+    weight_decay: float = Field(0.01, ge=0)
+    """None is applied to biases and norms."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    power: float = Field(1.0, ge=0)
+    """Poly decay: lr * (1 - step / horizon) ** power; 0 keeps the rate."""
+    horizon: int | None = Field(None, gt=0)
+    """Step at which the rate would reach 0; by default the length of the stage."""
+    warmup: int = Field(0, ge=0)
+    """Steps of linear warm-up, applied to the already decayed rate."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Rate of each encoder layer over that of the layer above it (DINOv2); 1 = one rate."""
+
+
+@dataclass
+class Trained:
+    """An optimizer and the factor on each group's ``base_lr`` at a step."""
+
+    optimizer: torch.optim.Optimizer
+    rate: Callable[[int], float]
+
+
+def schedule(settings: OptimizerSettings, steps: int) -> Callable[[int], float]:
+    """Factor on the base rate at each step: poly decay times linear warm-up (DAFormer's poly10warm for power 1)."""
+    horizon = settings.horizon or max(steps, 1)
+
+    def rate(step: int) -> float:
+        decay = max(1.0 - step / horizon, 0.0) ** settings.power
+        warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+        return decay * warm
+
+    return rate
+
+
+def parameter_groups(
+    model: Segmenter, settings: OptimizerSettings, heads: Iterable[tuple[nn.Module, float]] = ()
+) -> list[dict]:
+    """Encoder at the base rate, the model's heads at ``head_factor`` times it, and each of ``heads`` (module, factor)
+    at its own factor; biases and norms without weight decay. A parameter enters once, however often it is reachable."""
+    backbone = {id(parameter) for parameter in model.backbone_parameters()}
+    depth = getattr(model, "layer_of", lambda parameter: 0)
+    rates: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+
+    def add(parameter: nn.Parameter, factor: float) -> None:
+        if parameter.requires_grad and id(parameter) not in seen:
+            seen.add(id(parameter))
+            rates.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+
+    for parameter in model.parameters():
+        if id(parameter) in backbone:
+            add(parameter, settings.layer_decay ** depth(parameter))
+        else:
+            add(parameter, settings.head_factor if backbone else 1.0)
+    for module, factor in heads:
+        for parameter in module.parameters():
+            add(parameter, factor if backbone else 1.0)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.lr * factor,
+            "base_lr": settings.lr * factor,
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for (factor, decayed), parameters in rates.items()
+    ]
+
+
+def build_optimizer(groups: list[dict], settings: OptimizerSettings, steps: int) -> Trained:
+    """The optimizer over ready-made groups and its schedule over ``steps``."""
+    if settings.name == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+    else:
+        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        optimizer = kind(groups, lr=settings.lr, betas=settings.betas)
+    return Trained(optimizer, schedule(settings, steps))
