@@ -17,11 +17,14 @@ class Learner:
         logits: B x C x h x w class logits, on the learner's own grid.
         latent: B x D x h x w what its last layer read.
         box: the part of the image it sees as (top, left, bottom, right) in fractions of the image; the whole by default.
+        share: B x C x h x w (of any size) over the box: how much of the prediction the network itself gives to this
+            learner, for each class, where it has an opinion of that (HRDA's scale attention); else None.
     """
 
     logits: Tensor
     latent: Tensor
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    share: Tensor | None = None
 
 
 @dataclass
@@ -72,6 +75,10 @@ class Segmenter(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Tensor) -> Prediction:
         """Segment a batch: B x 3 x H x W normalised images of any size."""
+
+    def levels(self, image: Tensor) -> Sequence[Tensor]:
+        """``Prediction.levels`` alone; a network that can leave out its heads, or most of its work, overrides this."""
+        return self(image).levels
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that start from pre-trained weights and train at the base rate; all others are heads."""
