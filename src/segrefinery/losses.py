@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class SeesABox(Protocol):
 
 
 def crop_to_box(pixels: Tensor, box: tuple[float, float, float, float]) -> Tensor:
-    """The part of a map (... x H x W) inside a box (top, left, bottom, right) in fractions of the image, to the pixel."""
+    """The part of a map (... x H x W) inside a box (top, left, bottom, right), given in fractions of the image."""
     height, width = pixels.shape[-2:]
     top, left, bottom, right = box
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
@@ -57,3 +58,64 @@ def learner_cross_entropy(learner: SeesABox, label: Tensor, weight: Tensor | Non
     """
     inside = crop_to_box(label, learner.box)
     return weighted_cross_entropy(learner.logits, inside, None if weight is None else crop_to_box(weight, learner.box))
+
+
+def symmetric_cross_entropy(
+    logits: Tensor, label: Tensor, weight: Tensor | None = None, alpha: float = 0.1, beta: float = 1.0
+) -> Tensor:
+    """alpha * CE(prediction, label) + beta * CE(label, prediction): bounded where a label is wrong (ProDA, CPSL).
+
+    In the reverse term the label's zeros become 1e-4 and the prediction is held above 1e-7, so that a pixel costs
+    ln(10^4) times the probability the prediction gives to other classes: at most 9.21. Divided by *all* pixels, as
+    ``weighted_cross_entropy`` is.
+
+    Args:
+        logits: B x C x h x w; up-sampled to the label's size where they differ (bilinear).
+        label: B x H x W int64, 255 ignored.
+        weight: B x H x W in [0, 1], or None for 1.
+    """
+    if logits.shape[-2:] != label.shape[-2:]:
+        logits = F.interpolate(logits.float(), label.shape[-2:], mode="bilinear", align_corners=False)
+    valid = label != IGNORE
+    probs = logits.float().softmax(dim=1).clamp_min(1e-7)
+    of_label = probs.gather(1, label.masked_fill(~valid, 0)[:, None])[:, 0]
+    reverse = -math.log(1e-4) * (probs.sum(dim=1) - of_label) * valid
+    if weight is not None:
+        reverse = reverse * weight
+    return alpha * weighted_cross_entropy(logits, label, weight) + beta * reverse.mean()
+
+
+def mrkld(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Model-regularising KL divergence from the uniform distribution, up to a constant: -sum_c log p_c (ProDA, CRST).
+
+    Args:
+        logits: B x C x h x w.
+        mask: B x h x w bool, True where a pixel counts; None for everywhere.
+
+    Returns:
+        The mean over the pixels that count, 0 if none does.
+    """
+    per_pixel = -logits.float().log_softmax(dim=1).sum(dim=1)
+    return _masked_mean(per_pixel, mask)
+
+
+def kl_divergence(reference_logits: Tensor, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL(softmax(reference_logits) || softmax(logits)), summed over classes: distillation and consistency.
+
+    At least 0, and 0 only for equal outputs. The gradient reaches both arguments; detach the one that teaches.
+
+    Args:
+        reference_logits, logits: B x C x h x w.
+        mask: B x h x w bool, True where a pixel counts; None for everywhere.
+
+    Returns:
+        The mean over the pixels that count, 0 if none does.
+    """
+    reference, other = reference_logits.float().log_softmax(dim=1), logits.float().log_softmax(dim=1)
+    return _masked_mean((reference.exp() * (reference - other)).sum(dim=1), mask)
+
+
+def _masked_mean(per_pixel: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return per_pixel.mean()
+    return per_pixel.masked_fill(~mask, 0.0).sum() / mask.sum().clamp_min(1)
