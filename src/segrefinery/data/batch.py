@@ -15,6 +15,10 @@ class _Batch:
         """A copy whose tensors lie on ``device``."""
         return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
+    def __getitem__(self, part: slice) -> Self:
+        """Some of the images."""
+        return type(self)(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+
     def __len__(self) -> int:
         return len(getattr(self, "image"))  # noqa: B009
 

@@ -1,1 +1,50 @@
+"""The heart: one file an idea, the paper's formulas as pure functions, then one small refiner.
 
+``REFINERS`` is all there is: the name a recipe uses -> the settings that build the refiner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SerializeAsAny
+
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.settings import Settings, choose
+
+REFINERS: dict[str, type[Settings]] = {}
+
+
+def parse_chain(value: Any) -> dict[str, Settings]:
+    """An ordered chain from a recipe: a list of names and single-key mappings, or one mapping name -> settings.
+
+    Raises:
+        SegRefineryError: an unknown refiner; ValueError: an item that is neither a name nor a mapping.
+    """
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif isinstance(value, list | tuple):
+        for item in value:
+            if isinstance(item, str):
+                items.append((item, {}))
+            elif isinstance(item, Mapping) and len(item) == 1:
+                items.extend(item.items())
+            else:
+                raise ValueError(f"each refiner is a name or 'name: settings', got {item!r}")
+    else:
+        raise ValueError("refine is a list of refiners")
+    chain: dict[str, Settings] = {}
+    for name, settings in items:
+        kind = choose(REFINERS, name, "refiner")
+        if name in chain:
+            raise ValueError(f"refiner {name!r} occurs twice")
+        if settings is not False:  # `name: false` switches a refiner off, for instance from the command line
+            chain[name] = settings if isinstance(settings, kind) else kind.model_validate(settings or {})
+    return chain
+
+
+RefinerChain = Annotated[dict[str, SerializeAsAny[Settings]], BeforeValidator(parse_chain)]
+
+__all__ = ["REFINERS", "PseudoLabels", "Refiner", "RefinerChain", "Step"]

@@ -3,16 +3,64 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.stages.optimizers import Trained
+from segrefinery.settings import Settings
+from segrefinery.stages.optimizers import OptimizerSettings, Trained
+
+
+class StageSettings(Settings):
+    """What every stage lets a recipe choose."""
+
+    steps: int = Field(gt=0)
+    """Optimizer steps."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    start: Literal["previous", "fresh"] = "previous"
+    """Train on from the weights the last stage left, or from a newly built network."""
+    batch: int | None = Field(None, gt=0)
+    """Images of each domain a step; by default the recipe's ``data.batch``."""
+    crop: tuple[int, int] | None = None
+    """Height and width of the training crop; by default the recipe's ``data.crop``."""
+    sampling: Literal["uniform", "rare_class"] = "uniform"
+    """How source images are drawn: evenly, or by DAFormer's rare class sampling."""
+
+    @property
+    def repeats(self) -> int:
+        """How often the stage runs in a row (generations, rounds), each time from what the time before left."""
+        return 1
+
+    def build(self, context: StageContext) -> Stage:
+        """The stage, ready to train."""
+        raise TypeError(f"{type(self).__name__} builds no stage")
+
+
+@dataclass
+class StageContext:
+    """What a stage is built from.
+
+    Attributes:
+        model: the network to train, with the weights the settings' ``start`` asks for.
+        previous: the network as the last stage left it (the teacher of an offline generation or a distillation).
+        initial: the network as it was built, before any training (frozen references, channel counts).
+        space: the classes.
+        handed_on: states of modules that earlier stages handed on, by name.
+    """
+
+    model: Segmenter
+    previous: Segmenter
+    initial: Segmenter
+    space: LabelSpace
+    handed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -22,11 +70,13 @@ class Passes:
     Attributes:
         source, target: re-iterable; the target has no labels.
         folder: where the stage keeps what it found (rounds, labels, statistics).
+        target_names: the target images' names, by index.
     """
 
     source: Iterable[LabeledBatch]
     target: Iterable[UnlabeledBatch]
     folder: Path
+    target_names: Sequence[str] = ()
 
 
 @dataclass
@@ -54,10 +104,21 @@ class Stage(nn.Module, ABC):
     """
 
     model: Segmenter
+    guides_sampling: bool = False
+    """Whether ``source_probabilities`` says how source images are drawn; the class counts it needs take a pass."""
 
     def prepare(self, passes: Passes) -> None:
         """Look at the data before the first step; skipped when a run resumes inside the stage, so whatever it finds
         must be state (parameters, buffers) or files in ``passes.folder``."""
+
+    def source_probabilities(self, pixel_counts: Tensor) -> Tensor | None:
+        """N sampling probabilities of the source images from their N x C pixel counts, asked for after ``prepare``;
+        None leaves it to the settings."""
+        return None
+
+    def target_labels(self, folder: Path) -> Path | None:
+        """The folder of pseudo-labels to train on, in an offline generation; None where labels are made as it goes."""
+        return None
 
     @abstractmethod
     def optimizers(self) -> dict[str, Trained]:

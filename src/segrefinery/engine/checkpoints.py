@@ -1,0 +1,116 @@
+"""Checkpoints: one file holds everything that changes in training; written atomically, loaded without running code."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segrefinery.errors import SegRefineryError
+from segrefinery.stages.optimizers import Trained
+
+FORMAT = 1
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Write to a temporary file beside ``path``, flush it to the disk, then rename: ``path`` is whole or untouched.
+
+    Raises:
+        SegRefineryError: the disk is full or the folder cannot be written; what was there before is kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise SegRefineryError(
+            f"{path}: the checkpoint could not be written ({error}). Earlier checkpoints are intact; free some space "
+            "and continue with --resume"
+        ) from error
+
+
+def load_safely(path: Path) -> dict[str, Any]:
+    """Read a file of ours; nothing in it can run code.
+
+    Raises:
+        SegRefineryError: missing, damaged, not a plain checkpoint, or of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise SegRefineryError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # a truncated archive and a forbidden pickle raise different types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SegRefineryError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else None
+        raise SegRefineryError(
+            f"{path}: written in checkpoint format {found}, this version reads format {FORMAT}; start the run anew in "
+            "an empty folder"
+        )
+    return state
+
+
+class Checkpoints:
+    """The checkpoints of one stage: ``FOLDER/STAGE-0000100.pt``, a set number of them kept."""
+
+    def __init__(self, folder: Path, stage: str, keep: int = 2, rank: int = 0) -> None:
+        self.folder, self.stage, self.keep, self.rank = folder, stage, keep, rank
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        pattern = re.compile(re.escape(self.stage) + r"-\d{7}" + self._suffix())
+        found = self.folder.glob("*.pt") if self.folder.exists() else ()
+        return sorted(path for path in found if pattern.fullmatch(path.name))
+
+    def save(self, step: int, module: nn.Module, trained: dict[str, Trained]) -> Path:
+        """Keep the state after ``step`` steps; older checkpoints beyond ``keep`` go only once this one is safe."""
+        path = self.folder / f"{self.stage}-{step:07d}{self._suffix()}"
+        optimizers = {name: item.optimizer.state_dict() for name, item in trained.items()}
+        state = {"format": FORMAT, "stage": self.stage, "step": step, "module": module.state_dict(), "optimizers": optimizers}
+        save_atomically(state, path)
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def restore(self, module: nn.Module, trained: dict[str, Trained]) -> int:
+        """Load the newest checkpoint into the stage and its optimizers -> steps done; 0 if there is none."""
+        paths = self.paths()
+        if not paths:
+            return 0
+        state = load_safely(paths[-1])
+        load_state(module, state["module"], paths[-1])
+        for name, item in trained.items():
+            rates = [group["base_lr"] for group in item.optimizer.param_groups]
+            item.optimizer.load_state_dict(state["optimizers"][name])
+            for group, rate in zip(item.optimizer.param_groups, rates, strict=True):
+                group["base_lr"] = rate
+        return state["step"]
+
+    def clear(self) -> None:
+        """Forget the stage's checkpoints, once its result is safe."""
+        for path in self.paths():
+            path.unlink(missing_ok=True)
+
+    def _suffix(self) -> str:
+        return ".pt" if self.rank == 0 else f".rank{self.rank}.pt"
+
+
+def load_state(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """``load_state_dict`` with an error a user can act on."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise SegRefineryError(
+            f"{path}: does not fit this recipe's model and refiners ({str(error).splitlines()[-1].strip()}); resume with "
+            "the recipe the run was started with"
+        ) from error

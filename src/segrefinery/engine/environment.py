@@ -1,0 +1,44 @@
+"""What a run ran on, so that its numbers can be reproduced."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+PACKAGES = ("segrefinery", "torch", "torchvision", "timm", "lightning-fabric", "pydantic", "numpy", "safetensors")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor and accelerator; no user or host names."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "packages": found,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def processor() -> str:
+    """The processor's model name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

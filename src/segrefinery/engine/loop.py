@@ -1,0 +1,184 @@
+"""The one training loop. Everything that changes while it runs is in the stage and its optimizers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from segrefinery.engine.checkpoints import Checkpoints
+from segrefinery.engine.tracker import Tracker
+from segrefinery.errors import SegRefineryError
+from segrefinery.randomness import generator, seed_of
+from segrefinery.stages.base import Stage, StepBatch
+from segrefinery.stages.optimizers import Trained
+
+Pair = tuple[Any, Any]
+"""A source batch (or None) and a target batch (or None)."""
+
+
+@dataclass
+class LoopSettings:
+    """How long, how often.
+
+    Attributes:
+        steps: optimizer steps.
+        seed: of everything random.
+        clip_norm: largest gradient norm, or None.
+        accumulate: micro-batches a step.
+        checkpoint_every, log_every, look_every: in steps; ``look`` (evaluation, label-free scores) never if 0.
+    """
+
+    steps: int
+    seed: int = 0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    checkpoint_every: int = 500
+    log_every: int = 20
+    look_every: int = 0
+
+
+@dataclass
+class Hooks:
+    """What others may do while the loop runs; none of it changes the training.
+
+    Attributes:
+        look: called with the number of finished steps every ``look_every`` of them.
+        progress: called after every step with the number of finished steps and its losses.
+    """
+
+    look: Callable[[int], None] = lambda step: None
+    progress: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
+
+
+class NonFiniteLoss(SegRefineryError):
+    """A loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+def train(
+    fabric: Fabric,
+    name: str,
+    stage: Stage,
+    settings: LoopSettings,
+    batches: Callable[[int], Iterator[Pair]],
+    checkpoints: Checkpoints,
+    tracker: Tracker,
+    hooks: Hooks | None = None,
+) -> None:
+    """Train a stage to its end, from its newest checkpoint if it has one.
+
+    Args:
+        batches: called with the first step's number; yields this rank's share of each step's global batch.
+
+    Raises:
+        NonFiniteLoss: names the loss and the step.
+    """
+    hooks = hooks or Hooks()
+    stage.to(fabric.device).train()
+    trained = stage.optimizers()
+    first = checkpoints.restore(stage, trained)
+    if first == 0:
+        checkpoints.save(0, stage, trained)  # what ``prepare`` found is never computed twice
+    clock = time.perf_counter()
+    for number, pair in enumerate(batches(first), first):
+        losses = one_step(fabric, name, stage, trained, settings, number, pair)
+        done = number + 1
+        hooks.progress(done, losses)
+        if done % settings.log_every == 0 or done == settings.steps:
+            seconds = (time.perf_counter() - clock) / (number % settings.log_every + 1)
+            clock = time.perf_counter()
+            tracker.write(name, done, "train", {**losses, **stage.numbers(), "seconds_per_step": round(seconds, 4)})
+        if settings.look_every and done % settings.look_every == 0 and done < settings.steps:
+            stage.eval()
+            hooks.look(done)
+            stage.train()
+            clock = time.perf_counter()
+        if done % settings.checkpoint_every == 0 and done < settings.steps:
+            checkpoints.save(done, stage, trained)
+    stage.eval()
+
+
+def one_step(
+    fabric: Fabric, name: str, stage: Stage, trained: dict[str, Trained], settings: LoopSettings, number: int, pair: Pair
+) -> dict[str, float]:
+    """Forward, backward, optimizer step, and the stage's own updates -> the losses as numbers."""
+    # Every step's randomness is a function of its number, so there is no random state to save.
+    torch.manual_seed(seed_of(settings.seed, name, number, fabric.global_rank))
+    for item in trained.values():
+        item.optimizer.zero_grad(set_to_none=True)
+        for group in item.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * item.rate(number)
+    values: dict[str, Tensor] = {}
+    for batch in micro_batches(fabric, name, settings, number, pair):
+        terms = stage.step(batch)
+        while True:
+            with fabric.autocast():
+                losses = next(terms, None)
+            if losses is None:
+                break
+            total = torch.stack([loss.float() for loss in losses.values()]).sum() / settings.accumulate
+            if not torch.isfinite(total):
+                raise NonFiniteLoss(describe_non_finite(name, number, losses))
+            total.backward()
+            for key, loss in losses.items():
+                values[key] = values.get(key, 0.0) + loss.detach().float() / settings.accumulate
+    parameters = [parameter for item in trained.values() for group in item.optimizer.param_groups for parameter in group["params"]]
+    average_gradients(fabric, parameters)
+    if settings.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+    for item in trained.values():
+        item.optimizer.step()
+    with torch.no_grad():
+        stage.after_step(batch)
+    return gather_numbers(fabric, values)
+
+
+def micro_batches(
+    fabric: Fabric, name: str, settings: LoopSettings, number: int, pair: Pair
+) -> Iterator[StepBatch]:
+    """A rank's share of a step, in ``accumulate`` parts; each sample keeps the generator of its place in the whole."""
+    source, target = (None if part is None else part.to(fabric.device) for part in pair)
+    size = len(source if source is not None else target)  # pyright: ignore[reportArgumentType]
+    if size % settings.accumulate:
+        raise SegRefineryError(f"a batch of {size} images does not divide into accumulate: {settings.accumulate} parts")
+    share = size // settings.accumulate
+    for start in range(0, size, share):
+        part = slice(start, start + share)
+        places = range(fabric.global_rank * size + start, fabric.global_rank * size + start + share)
+        random = [generator(settings.seed, name, "sample", number, place) for place in places]
+        yield StepBatch(number, source and source[part], target and target[part], random)
+
+
+def average_gradients(fabric: Fabric, parameters: list[torch.nn.Parameter]) -> None:
+    """Mean over ranks. By hand instead of through a wrapper, so that a stage may call its networks as it likes."""
+    if fabric.world_size == 1:
+        return
+    gradients = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
+    flat = fabric.all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]), reduce_op="mean")
+    assert isinstance(flat, Tensor)
+    for parameter, gradient, part in zip(parameters, gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        parameter.grad = part.view_as(gradient)
+
+
+def gather_numbers(fabric: Fabric, values: dict[str, Tensor]) -> dict[str, float]:
+    """Losses as floats, averaged over ranks; one transfer for all of them."""
+    if not values:
+        return {}
+    stacked = torch.stack([value.detach() for value in values.values()])
+    if fabric.world_size > 1:
+        stacked = fabric.all_reduce(stacked, reduce_op="mean")
+    return dict(zip(values, stacked.tolist(), strict=True))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def describe_non_finite(name: str, number: int, losses: dict[str, Tensor]) -> str:
+    bad = [key for key, loss in losses.items() if not torch.isfinite(loss)]
+    return (
+        f"stage {name!r}, step {number}: the loss {', '.join(bad) or 'sum'} is not finite. The last good checkpoint is "
+        "kept; lower the learning rate (--set stages.STAGE.optimizer.lr=...), set clip_norm, or use precision 32-true, "
+        "and continue with --resume"
+    )

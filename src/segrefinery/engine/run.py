@@ -1,0 +1,262 @@
+"""A run: the stages of a recipe, one after the other, each from the weights the last one left."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.data.loader import Pass, training_batches
+from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler
+from segrefinery.data.scan import class_pixel_counts, fingerprint
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically
+from segrefinery.engine.loop import Hooks, LoopSettings, Pair, train
+from segrefinery.engine.tracker import Tracker
+from segrefinery.labels import LabelSpace
+from segrefinery.models import ModelSettings, build_model
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.randomness import seed_of
+from segrefinery.settings import Settings
+from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
+from segrefinery.stages.pseudo_labels import PseudoLabeled
+
+
+class TrainingSettings(Settings):
+    """How a run trains, whatever its stages."""
+
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches a step: less memory, the same gradient."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest gradient norm."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept of the stage in training."""
+    log_every: int = Field(20, ge=1)
+    look_every: int = Field(0, ge=0)
+    """Steps between looks at the model in training: evaluation, where there is an evaluation set, and label-free
+    scores; 0 = only at the end of a stage."""
+
+
+@dataclass
+class RunData:
+    """The data sets of a run, already in the run's label space.
+
+    Attributes:
+        source: labelled. target: without labels. oracle: the target's labels, for a stage that is named so, or None.
+        evaluation: labelled images of the target domain that no training sees, or None.
+    """
+
+    source: Any
+    target: Any
+    space: LabelSpace
+    evaluation: Any | None = None
+    oracle: Any | None = None
+
+
+@dataclass
+class StageEnd:
+    """What a finished stage leaves to whoever looks at it.
+
+    Attributes:
+        name: of the stage; ``settings`` its settings.
+        predictor: the network to evaluate. source_only: whether it has seen nothing but the source.
+    """
+
+    name: str
+    settings: StageSettings
+    predictor: nn.Module
+    source_only: bool
+
+
+@dataclass
+class Run:
+    """Everything that determines the result, and the folder it goes to."""
+
+    folder: Path
+    stages: dict[str, StageSettings]
+    model: ModelSettings
+    data: DataSettings
+    training: TrainingSettings
+    seed: int
+    sets: RunData
+    fabric: Fabric
+    tracker: Tracker
+    reuse: Path | None = None
+    """A folder where finished stages are kept by all that determines them, and taken from instead of trained again."""
+    on_look: Callable[[StageEnd, int], None] = lambda end, step: None
+    on_end: Callable[[StageEnd], None] = lambda end: None
+    on_progress: Callable[[str, int, int, dict[str, float]], None] = lambda name, done, steps, losses: None
+    handed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def execute(self) -> Stage | None:
+        """Train every stage that is not finished yet -> the last stage that was trained here, if any."""
+        initial = self.new_model("initial")
+        previous = copy.deepcopy(initial)
+        key, source_only, stage = self.data_key(), True, None
+        for name, settings in plan(self.stages).items():
+            key = digest(key, name, settings.model_dump(mode="json"))
+            source_only = source_only and getattr(settings, "learn_from", None) == "source"
+            model = copy.deepcopy(previous) if settings.start == "previous" else self.new_model(name)
+            context = StageContext(model, previous, initial, self.sets.space, self.handed_on)
+            stage = settings.build(context)
+            if not self.load_finished(name, key, stage):
+                self.train_stage(name, settings, stage, source_only)
+                self.save_finished(name, key, stage)
+            self.handed_on |= {part: module.state_dict() for part, module in stage.handed_on().items()}
+            previous = stage.model
+            self.on_end(StageEnd(name, settings, stage.predictor().eval(), source_only))
+        return stage
+
+    # -- one stage -----------------------------------------------------------------------------------------------------
+
+    def train_stage(self, name: str, settings: StageSettings, stage: Stage, source_only: bool) -> None:
+        rank = self.fabric.global_rank
+        checkpoints = Checkpoints(self.folder / "checkpoints", name, self.training.keep, rank)
+        folder = self.stage_folder(name)
+        if not checkpoints.paths():
+            torch.manual_seed(seed_of(self.seed, name, "prepare"))
+            stage.to(self.fabric.device).eval()
+            stage.prepare(self.passes(folder))
+        self.tracker.rewind(set(self.finished_names()), name, latest_step(checkpoints))
+        options = self.training
+        loop = LoopSettings(
+            settings.steps, self.seed, options.clip_norm, options.accumulate, options.checkpoint_every,
+            options.log_every, options.look_every,
+        )  # fmt: skip
+        hooks = Hooks(
+            look=lambda step: self.on_look(StageEnd(name, settings, stage.predictor(), source_only), step),
+            progress=lambda step, losses: self.on_progress(name, step, settings.steps, losses),
+        )
+        batches = lambda first: self.batches(name, settings, stage, first)  # noqa: E731
+        train(self.fabric, name, stage, loop, batches, checkpoints, self.tracker, hooks)
+
+    def batches(self, name: str, settings: StageSettings, stage: Stage, first: int) -> Iterator[Pair]:
+        """This rank's share of every step's source and target batch, from step ``first`` on."""
+        data = self.data.model_copy(
+            update={key: value for key in ("batch", "crop") if (value := getattr(settings, key)) is not None}
+        )
+        source = self.sets.source
+        if getattr(settings, "learn_from", None) == "target_labels":
+            source = self.sets.oracle
+        target = self.sets.target
+        if (labels := stage.target_labels(self.stage_folder(name))) is not None:
+            target = PseudoLabeled(target, labels)
+        position = {"first_step": first, "steps": settings.steps, "rank": self.fabric.global_rank, "world": self.fabric.world_size}
+        sources = training_batches(source, data, self.source_sampler(name, settings, stage, source), **position)
+        if settings.kind == "supervised":  # pyright: ignore[reportAttributeAccessIssue]
+            return ((batch, None) for batch in sources)
+        targets = training_batches(target, data, UniformSampler(len(target), seed_of(self.seed, name, "target")), **position)
+        return zip(sources, targets, strict=False)
+
+    def source_sampler(self, name: str, settings: StageSettings, stage: Stage, source: Any) -> Sampler:
+        seed = seed_of(self.seed, name, "source")
+        probabilities = stage.source_probabilities(class_pixel_counts(source)) if stage.guides_sampling else None
+        if probabilities is not None:
+            return WeightedSampler(probabilities, seed)
+        if settings.sampling == "rare_class":
+            return RareClassSampler(class_pixel_counts(source), seed)
+        return UniformSampler(len(source), seed)
+
+    def passes(self, folder: Path) -> Passes:
+        names = [self.sets.target.name(index) for index in range(len(self.sets.target))]
+        return Passes(
+            OnDevice(Pass(self.sets.source, self.data), self.fabric.device),
+            OnDevice(Pass(self.sets.target, self.data), self.fabric.device),
+            folder,
+            names,
+        )
+
+    # -- what is finished stays finished -------------------------------------------------------------------------------
+
+    def save_finished(self, name: str, key: str, stage: Stage) -> None:
+        """Keep the result of a stage, then forget its checkpoints."""
+        path = self.result_path(name)
+        if self.fabric.global_rank == 0:
+            handed_on = {part: module.state_dict() for part, module in stage.handed_on().items()}
+            state = {"format": FORMAT, "key": key, "model": stage.model.state_dict(), "handed_on": handed_on}
+            save_atomically(state, path)
+            if self.reuse is not None:
+                save_atomically(state, self.reuse / f"{key}.pt")
+        self.fabric.barrier()
+        Checkpoints(self.folder / "checkpoints", name, rank=self.fabric.global_rank).clear()
+
+    def load_finished(self, name: str, key: str, stage: Stage) -> bool:
+        """Load a result that is already there, from this run or from ``reuse``; False if there is none."""
+        path = self.result_path(name)
+        if not path.exists() and self.reuse is not None and (kept := self.reuse / f"{key}.pt").exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept, path)
+        if not path.exists():
+            return False
+        state = load_safely(path)
+        load_state(stage.model, state["model"], path)
+        for part, module in stage.handed_on().items():
+            load_state(module, state["handed_on"][part], path)
+        stage.to(self.fabric.device)
+        return True
+
+    def finished_names(self) -> list[str]:
+        return [name for name in plan(self.stages) if self.result_path(name).exists()]
+
+    def stage_folder(self, name: str) -> Path:
+        rank = self.fabric.global_rank
+        return self.folder / "stages" / (name if rank == 0 else f"{name}.rank{rank}")
+
+    def result_path(self, name: str) -> Path:
+        return self.folder / "stages" / name / "result.pt"
+
+    def new_model(self, purpose: str) -> Segmenter:
+        """The network as the recipe describes it: pre-trained weights, and the same random ones for the same seed."""
+        torch.manual_seed(seed_of(self.seed, "model", purpose))
+        return build_model(self.model, self.sets.space.num_classes).to(self.fabric.device)
+
+    def data_key(self) -> str:
+        sets = [fingerprint(part) for part in (self.sets.source, self.sets.target, self.sets.oracle) if part is not None]
+        options = [part.model_dump(mode="json") for part in (self.model, self.data)]
+        options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm"}))
+        return digest(self.seed, sets, options, self.sets.space.classes)
+
+
+class OnDevice:
+    """A pass whose batches lie on the device."""
+
+    def __init__(self, batches: Any, device: torch.device) -> None:
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Iterator[Any]:
+        return (batch.to(self.device) for batch in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def plan(stages: dict[str, StageSettings]) -> dict[str, StageSettings]:
+    """Stages with their generations and rounds written out: ``adapt`` with three becomes ``adapt-1`` to ``adapt-3``."""
+    steps: dict[str, StageSettings] = {}
+    for name, settings in stages.items():
+        times = settings.repeats
+        for number in range(1, times + 1):
+            steps[name if times == 1 else f"{name}-{number}"] = settings
+    return steps
+
+
+def digest(*parts: Any) -> str:
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
+
+
+def latest_step(checkpoints: Checkpoints) -> int:
+    paths = checkpoints.paths()
+    return int(paths[-1].name.rsplit("-", 1)[1].split(".")[0]) if paths else 0

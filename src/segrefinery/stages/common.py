@@ -1,0 +1,55 @@
+"""What the stages share: how a prediction is supervised, and how a chain of refiners is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.losses import crop_to_box, weighted_cross_entropy
+from segrefinery.models.segmenter import Prediction
+from segrefinery.settings import Settings
+from segrefinery.stages.base import StageContext
+
+
+class LossWeights(Settings):
+    """Weights of a network's classifiers in a supervised loss."""
+
+    main: float = Field(1.0, ge=0)
+    aux: float = Field(0.1, ge=0)
+    """Of the second learner, where the network has one (AdaptSegNet: 0.1; MRNet: 0.5; HRDA's detail crop: 0.1)."""
+
+
+def head_losses(
+    name: str, prediction: Prediction, label: Tensor, weight: Tensor | None, weights: LossWeights
+) -> dict[str, Tensor]:
+    """Cross-entropy of the main learner and of the second one, each inside the part of the image it sees.
+
+    Args:
+        name: prefix of the losses' names.
+        prediction: of B images.
+        label: B x H x W int64, 255 ignored.
+        weight: B x H x W in [0, 1], or None.
+    """
+    losses = {}
+    if weights.main:
+        losses[name] = weights.main * weighted_cross_entropy(prediction.logits, label, weight)
+    if weights.aux and prediction.aux_logits is not None:
+        box = prediction.learners[1].box
+        label = crop_to_box(label, box)
+        weight = None if weight is None else crop_to_box(weight, box)
+        losses[f"{name}_aux"] = weights.aux * weighted_cross_entropy(prediction.aux_logits, label, weight)
+    return losses
+
+
+def build_refiners(chain: Mapping[str, Settings], context: StageContext) -> nn.ModuleDict:
+    """The chain's refiners by name, in order; what an earlier stage handed on under the same name is loaded."""
+    refiners = nn.ModuleDict()
+    for name, settings in chain.items():
+        refiner = settings.build(context.initial, context.space)  # pyright: ignore[reportAttributeAccessIssue]
+        if name in context.handed_on:
+            own, given = refiner.state_dict(), context.handed_on[name]
+            refiner.load_state_dict({key: given.get(key, value) for key, value in own.items()})
+        refiners[name] = refiner
+    return refiners

@@ -1,0 +1,211 @@
+"""Self-training, top to bottom: the teacher looks, the refiners mend what it saw, the student learns from the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.data.augment import StrongViewSettings, strong_view
+from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes
+from segrefinery.labels import IGNORE
+from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
+from segrefinery.models.segmenter import Prediction
+from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
+from segrefinery.refine import PseudoLabels, Refiner, RefinerChain, Step
+from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
+from segrefinery.stages.common import LossWeights, build_refiners, head_losses
+from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
+from segrefinery.stages.pseudo_labels import write_pseudo_labels
+
+
+class SelfTrainingSettings(StageSettings):
+    """Learn the target from a teacher's refined labels."""
+
+    kind: Literal["self_training"] = "self_training"
+    refine: RefinerChain = Field(default_factory=dict)
+    """The refiners, in order."""
+    labels: Literal["online", "offline"] = "online"
+    """``online``: the teacher follows the student and labels every batch. ``offline``: the last stage's network labels
+    the whole target set once a generation, as PNG files, and the student learns from those."""
+    generations: int = Field(1, ge=1)
+    """How often the stage is repeated, each time from the labels of the network before."""
+    teacher: TeacherSettings = TeacherSettings()
+    mixing: Literal["classmix", "cutmix", "none"] = "classmix"
+    mix_classes: Literal["paper", "official"] = "paper"
+    """Half of the classes of each image, or of the whole batch's, ignored pixels included, as DACS's code draws them."""
+    strong: StrongViewSettings | None = StrongViewSettings()
+    """Photometric strong view of what the student sees of the target; null for none."""
+    weights: LossWeights = LossWeights()
+    source_weight: float = Field(1.0, ge=0)
+    target_weight: float = Field(1.0, ge=0)
+    target_loss: Literal["cross_entropy", "symmetric", "variance_regularized"] = "cross_entropy"
+    """``symmetric``: 0.1 CE + RCE (ProDA, CPSL); ``variance_regularized``: exp(-D) CE + D (MRNet, UncerDA)."""
+
+    @property
+    def repeats(self) -> int:
+        return self.generations
+
+    def build(self, context: StageContext) -> SelfTraining:
+        return SelfTraining(self, context)
+
+
+class SelfTraining(Stage):
+    """Student, teacher and refiners; see ``step`` for the method."""
+
+    def __init__(self, settings: SelfTrainingSettings, context: StageContext) -> None:
+        super().__init__()
+        self.settings = settings
+        self.space = context.space
+        self.model = context.model
+        self.refiners = build_refiners(settings.refine, context)
+        self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
+        self._steps: list[Step] = []
+        self._seen: dict[str, list[Tensor]] = {}
+
+    # -- the method --------------------------------------------------------------------------------------------------
+
+    def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
+        source, target, random = batch.source, batch.target, batch.generators
+        assert source is not None and target is not None
+
+        view, labels = self.label(target)
+        mixed_image, mixed_label, mixed_weight, pasted = self.mix(source, target, labels, random)
+        mixed_image = self.strong(mixed_image, random)
+
+        on_source = self.model(source.image)
+        losses = self.weighted(self.settings.source_weight, head_losses("source", on_source, source.label, None, self.settings.weights))
+        if not self._refiners_with_losses():
+            yield losses  # frees the source's graph before the target's is built
+            losses = {}
+
+        on_mixed = self.model(mixed_image)
+        losses |= self.weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed_label, mixed_weight))
+
+        step = Step(
+            batch.number, self.model, source, on_source, self.teacher, view, labels,
+            mixed_image, mixed_label, mixed_weight, on_mixed, pasted,
+            strong=lambda image: self.strong(image, random), generators=random,
+        )  # fmt: skip
+        for refiner in self._refiners_with_losses():
+            losses |= refiner.losses(step)
+        self._steps.append(step)
+        yield losses
+
+    @torch.no_grad()
+    def label(self, target: UnlabeledBatch | PseudoLabeledBatch) -> tuple[TeacherView | None, PseudoLabels]:
+        """The labels of a target batch: what the teacher sees, mended by each refiner in turn. In an offline
+        generation they were made before, and there is no view."""
+        if isinstance(target, PseudoLabeledBatch):
+            return None, from_hard_labels(target.label, target.weight, self.space.num_classes)
+        view = self.teacher.view(target.image, target.index)
+        labels = PseudoLabels.from_view(view)
+        for refiner in self._refiners():
+            labels = refiner(view, labels)
+        self._see(labels)
+        return view, labels
+
+    def mix(
+        self, source: LabeledBatch, target: UnlabeledBatch | PseudoLabeledBatch, labels: PseudoLabels, random: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Paste parts of the source over the target (ClassMix, CutMix) -> image, label, weight, and where the source
+        shows. What is pasted carries its true label and weighs 1."""
+        full = labels.resize((target.image.shape[-2], target.image.shape[-1]))
+        label, weight = full.labels, full.weight
+        if self.settings.mixing == "none":
+            return target.image, label, weight, None
+        if self.settings.mixing == "classmix":
+            classes = draw_mix_classes(source.label, random, preset=self.settings.mix_classes)
+            image, label, pasted = classmix(source.image, source.label, target.image, label, classes)
+        else:
+            image, label, pasted = cutmix(source.image, source.label, target.image, label, random)
+        return image, label, weight.masked_fill(pasted, 1.0), pasted
+
+    def target_losses(self, prediction: Prediction, label: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """How the student learns from refined labels."""
+        weights = self.settings.weights
+        if self.settings.target_loss == "variance_regularized":
+            if prediction.aux_logits is None:
+                raise ValueError("target_loss: variance_regularized needs a network with a second learner")
+            label = label.masked_fill(weight <= 0, IGNORE)
+            main, aux = prediction.logits, prediction.aux_logits
+            return {
+                "target": weights.main * variance_regularized_loss(main, aux, label),
+                "target_aux": weights.aux * variance_regularized_loss(aux, main, label),
+            }
+        losses = head_losses("target", prediction, label, weight, weights)
+        if self.settings.target_loss == "symmetric":
+            losses["target"] = weights.main * symmetric_cross_entropy(prediction.logits, label, weight)
+        return losses
+
+    @torch.no_grad()
+    def after_step(self, batch: StepBatch) -> None:
+        if self.settings.labels == "online":
+            self.teacher.update(self.model, batch.number)
+        for step in self._steps:
+            for refiner in self._refiners():
+                refiner.after_step(step)
+        self._steps.clear()
+
+    # -- what surrounds it -------------------------------------------------------------------------------------------
+
+    def prepare(self, passes: Passes) -> None:
+        """Let every refiner look at the data; in an offline generation, also write the labels of the target set."""
+        for refiner in self._refiners():
+            refiner.fit(self.teacher, passes.source, passes.target)
+        if self.settings.labels == "offline":
+            found = ((self.label(batch)[1], batch) for batch in passes.target)
+            write_pseudo_labels(passes.folder / "labels", found, passes.target_names, self.space)
+
+    def target_labels(self, folder: Path) -> Path | None:
+        return folder / "labels" if self.settings.labels == "offline" else None
+
+    def optimizers(self) -> dict[str, Trained]:
+        refiners = [(refiner, refiner.learning_rate_factor) for refiner in self._refiners()]
+        groups = parameter_groups(self.model, self.settings.optimizer, refiners)
+        return {"model": build_optimizer(groups, self.settings.optimizer, self.settings.steps)}
+
+    def predictor(self) -> nn.Module:
+        predictor: nn.Module = self.model
+        for refiner in self._refiners():
+            predictor = refiner.predictor(predictor)
+        return predictor
+
+    def handed_on(self) -> dict[str, nn.Module]:
+        return dict(self.refiners.items())
+
+    def numbers(self) -> dict[str, float]:
+        numbers = {name: float(torch.stack(values).mean()) for name, values in self._seen.items()}
+        self._seen.clear()
+        return numbers
+
+    def strong(self, image: Tensor, random: list[torch.Generator]) -> Tensor:
+        """The strong view of B x 3 x H x W normalised images; the same geometry."""
+        return image if self.settings.strong is None else strong_view(image, random, self.settings.strong)
+
+    def weighted(self, factor: float, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: factor * loss for name, loss in losses.items()} if factor else {}
+
+    def _see(self, labels: PseudoLabels) -> None:
+        confidence = labels.probs.amax(dim=1).mean()
+        for name, value in {"label_weight": labels.weight.mean(), "label_confidence": confidence}.items():
+            self._seen.setdefault(name, []).append(value)
+
+    def _refiners(self) -> list[Refiner]:
+        return list(self.refiners.values())  # pyright: ignore[reportReturnType]
+
+    def _refiners_with_losses(self) -> list[Refiner]:
+        return [refiner for refiner in self._refiners() if type(refiner).losses is not Refiner.losses]
+
+
+def from_hard_labels(label: Tensor, weight: Tensor, num_classes: int) -> PseudoLabels:
+    """Labels read back from files, as one-hot probabilities; ignored pixels are uniform and weigh 0."""
+    ignored = label == IGNORE
+    one_hot = nn.functional.one_hot(label.masked_fill(ignored, 0), num_classes).movedim(-1, 1).float()
+    probs = torch.where(ignored[:, None], 1.0 / num_classes, one_hot)
+    return PseudoLabels(probs, weight.masked_fill(ignored, 0.0))
