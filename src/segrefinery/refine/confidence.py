@@ -1,0 +1,181 @@
+"""Confidence as reliability: thresholds fixed, per class or running, and DAFormer's confidence share.
+
+Formulas: normalised entropy (UncerDA, ICCV 2021, eq. 2); class thresholds (CBST; BDL and SAM app. C: class median
+capped at 0.9; FDA: top 34 % capped at 0.9).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.settings import Settings
+
+if TYPE_CHECKING:
+    from segrefinery.labels import LabelSpace
+
+
+def normalized_entropy(probs: Tensor, dim: int = 1) -> Tensor:
+    """Entropy over ``dim`` divided by log C, in [0, 1]; ``dim`` disappears. 0 log 0 counts as 0. (UncerDA eq. 2.)
+
+    Raises:
+        ValueError: fewer than two classes, for which log C is 0.
+    """
+    classes = probs.shape[dim]
+    if classes < 2:
+        raise ValueError(f"probs: at least 2 classes along dim {dim} expected, got shape {tuple(probs.shape)}")
+    with torch.autocast(device_type=probs.device.type, enabled=False):
+        probs = probs if probs.dtype == torch.float64 else probs.float()
+        return (torch.special.entr(probs).sum(dim) / math.log(classes)).clamp(0.0, 1.0)
+
+
+def class_thresholds(histogram: Tensor, portion: float = 0.5, cap: float = 0.9) -> Tensor:
+    """Thresholds that keep the most confident ``portion`` of each class (``confidence >= threshold``), at most ``cap``.
+
+    A threshold is the lower edge of the bin in which the portion is reached. There is no interpolation inside a bin:
+    equal confidences stay together, so ties are kept, and at least ``portion`` is kept, at most one bin too much.
+
+    Args:
+        histogram: C x K counts of confidences in K equal bins of [0, 1].
+        portion: share of each class to keep, in [0, 1].
+        cap: no threshold is higher.
+
+    Returns:
+        C thresholds, float32; 0 for a class without pixels.
+    """
+    if histogram.ndim != 2:
+        raise ValueError(f"histogram: C x K expected, got shape {tuple(histogram.shape)}")
+    if not 0.0 <= portion <= 1.0:
+        raise ValueError(f"portion: a share in [0, 1] expected, got {portion}")
+    counts = histogram.double()
+    total = counts.sum(dim=1, keepdim=True)
+    at_least = counts.flip(1).cumsum(1).flip(1)  # pixels in this bin or a higher one; falls from left to right
+    enough = at_least >= portion * total * (1.0 - 1e-12)
+    edge = (enough.sum(dim=1) - 1) / histogram.shape[1]
+    return edge.clamp(0.0, cap).masked_fill(total[:, 0] <= 0, 0.0).float()
+
+
+def confidence_histogram(probs: Tensor, bins: int) -> Tensor:
+    """C x bins counts (int64) of the confidence of the pixels predicted as each class; probs B x C x h x w.
+
+    Non-finite confidences are not counted.
+    """
+    confidence, label = probs.float().max(dim=1)
+    known = confidence.isfinite()
+    # In float64 a pixel never lies below the float32 edge of the bin it was counted in.
+    place = (confidence[known].double() * bins).long().clamp(0, bins - 1)
+    classes = probs.shape[1]
+    return torch.bincount(label[known] * bins + place, minlength=classes * bins).view(classes, bins)
+
+
+class ConfidenceThresholdSettings(Settings):
+    """Learn only from pixels whose confidence reaches a threshold."""
+
+    threshold: float = Field(0.0, ge=0, le=1)
+    """Pixels below it are never learned from, whatever their class; 0 = no fixed threshold."""
+    classes: Literal["none", "fitted", "running"] = "fitted"
+    """Class thresholds: ``fitted`` once over the target before a generation, ``running`` over the latest batches."""
+    portion: float = Field(0.5, ge=0, le=1)
+    """Share of each class to keep: 0.5 = class median (BDL, SAM), 0.34 = FDA."""
+    cap: float = Field(0.9, ge=0, le=1)
+    """No class threshold is higher."""
+    bins: int = Field(1000, ge=10, le=10000)
+    """Confidence bins of [0, 1]; the resolution of a class threshold."""
+    momentum: float = Field(0.99, ge=0, lt=1)
+    """Weight of the past in a running histogram, per step."""
+
+    @model_validator(mode="after")
+    def _thresholds_something(self) -> Self:
+        if self.classes == "none" and self.threshold == 0.0:
+            raise ValueError("nothing to threshold: set threshold above 0 or classes to fitted or running")
+        return self
+
+    def build(self, segmenter: Segmenter, space: LabelSpace) -> ConfidenceThreshold:
+        return ConfidenceThreshold(self, space.num_classes)
+
+
+class ConfidenceThreshold(Refiner):
+    """Weight 0 below a threshold: one for all classes, one a class, or the higher of both.
+
+    A class that was never seen has threshold 0 of its own: its pixels are too rare to choose from. ``histogram`` is
+    C x bins: counts over the target (fitted) or their moving average over the batches (running).
+    """
+
+    histogram: Tensor
+
+    def __init__(self, settings: ConfidenceThresholdSettings, num_classes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("histogram", torch.zeros(num_classes, settings.bins, dtype=torch.float64))
+        self._blended: Tensor | None = None
+
+    def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
+        if self.settings.classes != "fitted":
+            return
+        self.histogram.zero_()
+        for batch in target:
+            self.histogram += confidence_histogram(teacher.view(batch.image).probs, self.settings.bins)
+
+    def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
+        confidence, label = labels.probs.float().max(dim=1)
+        threshold = self._class_thresholds(labels.probs)[label].clamp(min=self.settings.threshold)
+        return labels.weighted(confidence >= threshold)  # false for NaN
+
+    def after_step(self, step: Step) -> None:
+        if self._blended is not None:
+            self.histogram.copy_(self._blended)
+            self._blended = None
+
+    def _class_thresholds(self, probs: Tensor) -> Tensor:
+        histogram, settings = self.histogram, self.settings
+        if settings.classes == "none":
+            return torch.zeros(len(histogram), device=histogram.device)
+        if settings.classes == "running":
+            # The batch itself counts already, so that the first step has thresholds; remembered only after the step.
+            new = confidence_histogram(probs, settings.bins).double()
+            self._blended = histogram = histogram * settings.momentum + new * (1.0 - settings.momentum)
+        return class_thresholds(histogram, settings.portion, settings.cap)
+
+
+class ConfidenceShareSettings(Settings):
+    """Trust an image as far as the share of its confident pixels (DACS, DAFormer)."""
+
+    threshold: float = Field(0.968, ge=0, le=1)
+    """A pixel is confident from here."""
+    preset: Literal["paper", "official"] = "paper"
+    """``paper``: share per image, p > threshold; ``official``: one share for the batch, p >= threshold."""
+    ignored_rows: tuple[float, float] = (0.0, 0.0)
+    """Shares of the height, top and bottom, that teach nothing (a bonnet, rectification borders)."""
+
+    def build(self, segmenter: Segmenter, space: LabelSpace) -> ConfidenceShare:
+        return ConfidenceShare(self)
+
+
+class ConfidenceShare(Refiner):
+    """Every pixel gets the share of confident pixels as its weight (DAFormer eq. 4); no state."""
+
+    def __init__(self, settings: ConfidenceShareSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
+        settings = self.settings
+        confidence = labels.probs.float().amax(dim=1)
+        if settings.preset == "paper":
+            share = (confidence > settings.threshold).float().mean(dim=(1, 2), keepdim=True).expand_as(confidence)
+        else:
+            share = (confidence >= settings.threshold).float().mean().expand_as(confidence)
+        height = confidence.shape[1]
+        top, bottom = (round(part * height) for part in settings.ignored_rows)
+        row = torch.arange(height, device=share.device)
+        seen = (row >= top) & (row < height - bottom)
+        return labels.weighted(share * seen[:, None])
