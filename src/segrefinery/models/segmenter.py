@@ -16,7 +16,7 @@ class Learner:
     Attributes:
         logits: B x C x h x w class logits, on the learner's own grid.
         latent: B x D x h x w what its last layer read.
-        box: the part of the image it sees as (top, left, bottom, right) in fractions of the image; the whole by default.
+        box: the part of the image it sees as (top, left, bottom, right) in fractions of it; by default the whole.
         share: B x C x h x w (of any size) over the box: how much of the prediction the network itself gives to this
             learner, for each class, where it has an opinion of that (HRDA's scale attention); else None.
     """

@@ -1,0 +1,273 @@
+"""HRDA: any segmenter at two scales, context and detail, fused by a learned attention (Hoyer et al., ECCV 2022).
+
+context = network(the whole crop at half size)          detail = network(a box of the crop at full size)
+logits  = up2((1 - a) * context) + up2(a) * detail      a = sigmoid(attention(context levels)), 0 outside the box
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from segrefinery.errors import SegRefineryError
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.settings import Settings
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+class HRDASettings(Settings):
+    """The two scales. Sizes in pixels of the image that is given to the network."""
+
+    detail: int = Field(default=512, gt=0)
+    """Side of the detail box, a multiple of twice ``divisor``; half the training crop in the paper."""
+    divisor: int = Field(default=32, gt=0)
+    """What the network's input sizes must be multiples of: its largest stride, or its patch size. A crop that is not a
+    multiple of twice this number is enlarged (bilinear) to the next one."""
+    attention_width: int = Field(default=256, gt=0)
+    """Channels of the scale attention."""
+    window: int | None = Field(default=None, gt=0)
+    """At test time: side of the overlapping windows (half their side apart) in which large images are predicted, a
+    multiple of twice ``divisor``; the training crop in the paper (1024). By default the image is one window."""
+
+    @model_validator(mode="after")
+    def _multiples(self) -> HRDASettings:
+        for name, side in {"detail": self.detail, "window": self.window}.items():
+            if side is not None and side % (2 * self.divisor):
+                raise ValueError(f"{name}: {side} is no multiple of {2 * self.divisor}, twice the divisor")
+        return self
+
+    def build(self, segmenter: Segmenter) -> HRDA:
+        """The two-scale network around ``segmenter``."""
+        return HRDA(segmenter, self)
+
+
+class ScaleAttention(nn.Module):
+    """DAFormer's head with a 1x1 fusion: encoder levels -> B x C x h x w in [0, 1] on the finest level's grid.
+
+    530,707 parameters for the levels of MiT-B5 and 19 classes. (Reference code: hrda_head.py, SegFormer-style fusion.)
+    """
+
+    def __init__(self, level_channels: Sequence[int], num_classes: int, width: int = 256, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.embed = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in level_channels)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(width * len(level_channels), width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        for parameter in self.classifier.parameters():
+            nn.init.normal_(parameter, std=0.01)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        size = levels[0].shape[-2:]
+        embedded = [_resize(embed(level), size) for embed, level in zip(self.embed, levels, strict=True)]
+        return self.classifier(self.dropout(self.fuse(torch.cat(embedded, dim=1)))).sigmoid()
+
+
+class HRDA(Segmenter):
+    """A segmenter at two scales. Encoder and head are shared; only the attention is new.
+
+    In training the detail is one random box for the whole batch, drawn from the global generator; ``aux_logits`` are
+    the detail's, on the grid of the box that ``learners[1].box`` tells. In evaluation the detail slides over the whole
+    image in boxes half their side apart, averaged by count, and its box is the whole image.
+
+    ``features`` and ``levels`` are the context's, the former at the size of the logits. A box starts at a multiple of
+    twice the network's stride, so that it lies on the grids of both scales (of 8 pixels for stride 4, as in the paper).
+    """
+
+    def __init__(self, segmenter: Segmenter, settings: HRDASettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or HRDASettings()
+        self.segmenter = segmenter
+        self.num_classes = segmenter.num_classes
+        self.feature_channels = segmenter.feature_channels
+        self.level_channels = tuple(segmenter.level_channels)
+        self.learner_channels = (segmenter.feature_channels, segmenter.feature_channels)
+        self.attention = ScaleAttention(self.level_channels, self.num_classes, self.settings.attention_width)
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Segment B x 3 x H x W images.
+
+        Raises:
+            SegRefineryError: in training, a crop that is smaller than the detail box; a network whose stride does not
+                divide ``settings.divisor``.
+        """
+        image = self._fit(image)
+        window = self.settings.window
+        if not self.training and window is not None and max(image.shape[-2:]) > window:
+            logits, context, context_features, share, detail, detail_features = slide(
+                lambda part: _flat(self._look(part)), image, window
+            )
+            seen = _Seen(logits, context, context_features, share, detail, detail_features, WHOLE, self.levels(image))
+        else:
+            seen = self._look(image)
+        return Prediction(
+            seen.logits,
+            _resize(seen.context_features, seen.logits.shape[-2:]),
+            aux_logits=seen.detail,
+            aux_features=seen.detail_features,
+            levels=seen.levels,
+            learners=[
+                Learner(seen.context, seen.context_features, share=1 - seen.share),
+                Learner(seen.detail, seen.detail_features, seen.box, share=_crop(seen.share, seen.box)),
+            ],
+        )
+
+    def levels(self, image: Tensor) -> Sequence[Tensor]:
+        return self.segmenter.levels(_half(self._fit(image)))
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        return self.segmenter.backbone_parameters()
+
+    def layer_of(self, parameter: nn.Parameter) -> int:
+        """The wrapped network's layer numbers, for layer-wise learning rates."""
+        return getattr(self.segmenter, "layer_of", lambda _: 0)(parameter)
+
+    def _look(self, image: Tensor) -> _Seen:
+        """Both scales of one window."""
+        context = self.segmenter(_half(image))
+        share = _resize(self.attention(context.levels), context.logits.shape[-2:])
+        stride = self._stride(image, context.logits)
+        height, width = image.shape[-2:]
+        if self.training:
+            box = self._draw_box(height, width, 2 * stride)
+            detail = self.segmenter(_crop(image, box))
+            logits, features = detail.logits, detail.features
+            inside = torch.zeros_like(share[:1, :1])
+            _crop(inside, box).fill_(1)
+            share = share * inside
+        else:
+            box = WHOLE
+            logits, features = slide(self._detail, image, self.settings.detail)
+        fused = _double((1 - share) * context.logits)
+        doubled = _double(share)
+        padded = logits if box == WHOLE else _place(logits, doubled, box)
+        fused = fused + doubled * padded
+        return _Seen(fused, context.logits, context.features, share, logits, features, box, context.levels)
+
+    def _detail(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.segmenter(image)
+        return seen.logits, seen.features
+
+    def _fit(self, image: Tensor) -> Tensor:
+        """Enlarge an image to the next multiple of twice the divisor."""
+        multiple = 2 * self.settings.divisor
+        height, width = (math.ceil(side / multiple) * multiple for side in image.shape[-2:])
+        return _resize(image, (height, width))
+
+    def _stride(self, image: Tensor, context: Tensor) -> int:
+        stride = image.shape[-2] // (2 * context.shape[-2])
+        divides = stride > 0 and self.settings.divisor % stride == 0
+        if not divides or any(
+            side != 2 * stride * cells for side, cells in zip(image.shape[-2:], context.shape[-2:], strict=True)
+        ):
+            raise SegRefineryError(
+                f"hrda: the network gives {context.shape[-2]} x {context.shape[-1]} cells for a context image of "
+                f"{image.shape[-2] // 2} x {image.shape[-1] // 2} pixels, which is no stride that divides "
+                f"{self.settings.divisor}. Set hrda's divisor to a multiple of the network's stride."
+            )
+        return stride
+
+    def _draw_box(self, height: int, width: int, step: int) -> tuple[float, float, float, float]:
+        side = self.settings.detail
+        if side > min(height, width):
+            raise SegRefineryError(
+                f"hrda: the detail box of {side} x {side} pixels is larger than the crop of {height} x {width}. "
+                "Choose a smaller detail, or a larger crop (the paper's is twice the detail)."
+            )
+        top, left = (int(torch.randint((full - side) // step + 1, ())) * step for full in (height, width))
+        return top / height, left / width, (top + side) / height, (left + side) / width
+
+
+@dataclass
+class _Seen:
+    """What both scales saw in one window: B x C logits, B x D features, the attention on the context's grid."""
+
+    logits: Tensor
+    context: Tensor
+    context_features: Tensor
+    share: Tensor
+    detail: Tensor
+    detail_features: Tensor
+    box: tuple[float, float, float, float]
+    levels: Sequence[Tensor]
+
+
+def _flat(seen: _Seen) -> list[Tensor]:
+    return [seen.logits, seen.context, seen.context_features, seen.share, seen.detail, seen.detail_features]
+
+
+def slide(function: Callable[[Tensor], Sequence[Tensor]], image: Tensor, side: int) -> list[Tensor]:
+    """Apply a function to overlapping windows of an image and average its maps by count.
+
+    Args:
+        function: B x 3 x h x w -> maps B x . x h/s x w/s; every stride s must divide half of ``side``.
+        image: B x 3 x H x W.
+        side: of the windows, which lie ``side // 2`` apart; the last ones end at the image's border. An image smaller
+            than a window is one window.
+
+    Returns:
+        The maps of the whole image, B x . x H/s x W/s.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = _starts(height, side), _starts(width, side)
+    if len(rows) == len(columns) == 1:
+        return list(function(image))
+    sums: list[Tensor] = []
+    counts: list[Tensor] = []
+    for top in rows:
+        for left in columns:
+            part = image[..., top : top + side, left : left + side]
+            for position, found in enumerate(function(part)):
+                stride = part.shape[-2] // found.shape[-2]
+                if position == len(sums):
+                    sums.append(found.new_zeros(*found.shape[:2], height // stride, width // stride))
+                    counts.append(found.new_zeros(1, 1, height // stride, width // stride))
+                place = (
+                    ...,
+                    slice(top // stride, top // stride + found.shape[-2]),
+                    slice(left // stride, left // stride + found.shape[-1]),
+                )
+                sums[position][place] += found
+                counts[position][place] += 1
+    return [total / count for total, count in zip(sums, counts, strict=True)]
+
+
+def _starts(full: int, side: int) -> list[int]:
+    last = max(full - side, 0)
+    return sorted({*range(0, last, side // 2), last})
+
+
+def _crop(pixels: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+    """The cells inside a box that lies on the grid."""
+    height, width = pixels.shape[-2:]
+    top, left, bottom, right = box
+    return pixels[..., round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+
+
+def _place(part: Tensor, like: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+    """Zeros of the size of ``like`` around a part."""
+    height, width = like.shape[-2:]
+    top, left = round(box[0] * height), round(box[1] * width)
+    return F.pad(part, (left, width - left - part.shape[-1], top, height - top - part.shape[-2]))
+
+
+def _resize(pixels: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+    return F.interpolate(pixels, tuple(size), mode="bilinear", align_corners=False)
+
+
+def _half(image: Tensor) -> Tensor:
+    return _resize(image, (image.shape[-2] // 2, image.shape[-1] // 2))
+
+
+def _double(pixels: Tensor) -> Tensor:
+    return _resize(pixels, (2 * pixels.shape[-2], 2 * pixels.shape[-1]))
