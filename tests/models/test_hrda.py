@@ -40,10 +40,13 @@ def test_shapes_and_box(hrda):
     assert seen.features.shape == (2, 8, 8, 12)
     assert seen.aux_logits.shape == (2, 5, 4, 4)
     context, detail = seen.learners
-    assert context.logits.shape == (2, 5, 4, 6) and context.box == (0, 0, 1, 1)
+    assert context.logits.shape == (2, 5, 4, 6)
+    assert context.box == (0, 0, 1, 1)
     top, left, bottom, right = detail.box
-    assert top * 32 % 8 == 0 and left * 48 % 8 == 0
-    assert (bottom - top) * 32 == pytest.approx(16) and (right - left) * 48 == pytest.approx(16)
+    assert top * 32 % 8 == 0
+    assert left * 48 % 8 == 0
+    assert (bottom - top) * 32 == pytest.approx(16)
+    assert (right - left) * 48 == pytest.approx(16)
     assert detail.logits is seen.aux_logits
     assert detail.share.shape == (2, 5, 2, 2)
 
