@@ -1,0 +1,140 @@
+"""SAM as a refiner: first the attention module learns on the source, then, frozen, it teaches the student.
+
+Method: "Exploiting Inter-pixel Correlations in Unsupervised Domain Adaptation for Semantic Segmentation" (Chung, Yoo,
+Kwak, arXiv 2110.10916). Our text of the paper had no formulas; they were rebuilt from the sentences around them. The
+learning of attended features is ours where the paper is silent.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import IGNORE
+from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.pixel_attention import PixelAttention
+from segrefinery.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class PixelAttentionSettings(Settings):
+    """A frozen attention module teaches the student which pixels belong together (SAM)."""
+
+    train: bool = False
+    """True in the supervised stage that trains the module (whose own cross-entropy the recipe sets to 0); False: the
+    module is frozen and teaches, with the weights which that stage handed on."""
+    kernel: Literal[0, 1, 3] = 1
+    """Of the convolution before the similarity; 0 = none (the paper's "No Conv"). The paper does not state it."""
+    width: int | None = Field(None, gt=0)
+    """Channels of the embedding; by default those of the attended map."""
+    train_skip: bool = True
+    """Train the module on the sum of a map and its attended form; False is the paper's "No skip"."""
+    target: Literal["skip", "plain"] = "skip"
+    """What a map is pulled to: ``skip`` = itself plus its attended form (eq. 8), ``plain`` = only that (eq. 9)."""
+    domains: Literal["both", "target"] = "both"
+    """Where: source and target (eq. 10) or the target only (eq. 11)."""
+    form: Literal["l1", "kl", "cosine"] = "l1"
+    """Distance: l1 = mean over pixels and channels; kl (softmax first) and cosine = mean over pixels."""
+    layers: Literal["logits", "features", "both"] = "logits"
+    """Which maps attend."""
+    weight: float = Field(0.1, ge=0)
+    """Weight of the loss: 0.1 (DeepLab), 0.001 (FCN-8s), 0.005 beside ProDA."""
+
+    def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelCorrelation:
+        return PixelCorrelation(self, segmenter)
+
+
+class PixelCorrelation(Refiner):
+    """SAM as a refiner: it leaves labels alone and adds a loss.
+
+    Its life has two phases. With ``train`` the module learns on source labels, jointly with a segmenter that is then
+    thrown away (section 4.1). Without, it is frozen and pulls the student's maps to their attended form (eq. 8-11).
+    """
+
+    trained_steps: Tensor
+
+    def __init__(self, settings: PixelAttentionSettings, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.settings = settings
+        channels = {"logits": segmenter.num_classes, "features": segmenter.feature_channels}
+        self.layers = tuple(channels) if settings.layers == "both" else (settings.layers,)
+        self.attention = nn.ModuleDict(
+            {layer: PixelAttention(channels[layer], settings.kernel, settings.width) for layer in self.layers}
+        )
+        # Attended features need a classifier of their own to learn from; the paper does not describe one.
+        self.classifier = (
+            nn.Conv2d(segmenter.feature_channels, segmenter.num_classes, 1) if "features" in self.layers else None
+        )
+        self.register_buffer("trained_steps", torch.zeros((), dtype=torch.long))
+        self.requires_grad_(settings.train)
+
+    def fit(self, teacher, source, target) -> None:
+        if not self.settings.train and self.settings.kernel and self.trained_steps == 0:
+            log.warning(
+                "pixel_attention teaches but was never trained: put a supervised stage with "
+                "pixel_attention: {train: true} before this one."
+            )
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if self.settings.train:
+            return {"pixel_attention": self._training_loss(step)}
+        if step.view is None or step.mixed_prediction is None:
+            return {}
+        seen = {"target": step.mixed_prediction}
+        if self.settings.domains == "both":
+            seen["source"] = step.source_prediction
+        return {f"attention_{domain}": self._pull(prediction) for domain, prediction in seen.items()}
+
+    def after_step(self, step: Step) -> None:
+        if self.settings.train:
+            self.trained_steps += 1
+
+    def _training_loss(self, step: Step) -> Tensor:
+        """Cross-entropy of the up-sampled, attended maps with the source labels (section 4.2)."""
+        total = step.source_prediction.logits.new_zeros((), dtype=torch.float32)
+        for layer, maps in _maps(step.source_prediction, self.layers):
+            attended = self.attention[layer](maps)
+            if self.settings.train_skip:
+                attended = maps.float() + attended
+            logits = self.classifier(attended) if layer == "features" and self.classifier is not None else attended
+            total = total + _mean_cross_entropy(logits, step.source.label)
+        return total
+
+    def _pull(self, prediction: Prediction) -> Tensor:
+        total = prediction.logits.new_zeros((), dtype=torch.float32)
+        for layer, maps in _maps(prediction, self.layers):
+            # The map inside its own target is detached too: the gradient of O - (O + attended) would be zero.
+            with torch.no_grad():
+                wanted = self.attention[layer](maps)
+                if self.settings.target == "skip":
+                    wanted = wanted + maps.float()
+            total = total + _distance(maps.float(), wanted, self.settings.form)
+        return self.settings.weight * total
+
+
+def _maps(prediction: Prediction, layers: tuple[str, ...]):
+    return ((layer, getattr(prediction, layer)) for layer in layers)
+
+
+def _mean_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean over labelled pixels, at the label's size; 0 where there is none."""
+    logits = F.interpolate(logits.float(), label.shape[-2:], mode="bilinear", align_corners=False)
+    labelled = (label != IGNORE).sum().clamp(min=1)
+    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / labelled
+
+
+def _distance(maps: Tensor, wanted: Tensor, form: str) -> Tensor:
+    if form == "l1":
+        return F.l1_loss(maps, wanted)
+    if form == "kl":
+        divergence = F.kl_div(maps.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
+        return divergence.sum(dim=1).mean()
+    return (1 - F.cosine_similarity(maps, wanted, dim=1)).mean()
