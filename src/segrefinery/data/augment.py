@@ -1,0 +1,268 @@
+"""Strong views: what the student sees instead of the clean target image.
+
+``strong_view`` changes colour and sharpness only (DACS, DAFormer, HRDA, MIC). ``affine_strong_view`` also moves, cuts
+and flips (RandAugment and Cutout, as in CPSL and ProDA) and says by a ``Warp`` how to move any map alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torchvision.transforms.v2 import functional as T
+
+from segrefinery.data.photometric import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    denormalize,
+    gaussian_blur,
+    jitter_colors,
+    normalize,
+    uniform,
+)
+from segrefinery.settings import Settings
+
+Triple = tuple[float, float, float]
+GREY = 127 / 255
+
+
+class StrongViewSettings(Settings):
+    """Colour jitter and blur of the mixed image; the defaults are the constants of DACS and DAFormer."""
+
+    jitter: float = Field(0.2, ge=0, le=1)
+    """Strength s: brightness, contrast, saturation by U(1-s, 1+s), hue by U(-s, s)."""
+    jitter_probability: float = Field(0.8, ge=0, le=1)
+    """Probability of the jitter."""
+    blur_probability: float = Field(0.5, ge=0, le=1)
+    """Probability of the blur."""
+    sigma: tuple[float, float] = (0.15, 1.15)
+    """Range of the blur's standard deviation in pixels."""
+    kernel: float = Field(0.1, gt=0, le=1)
+    """Width of the blur's kernel as a share of each side (51 of 512)."""
+    shared_coins: bool = False
+    """One pair of coins for the whole batch, as in the official code; strengths stay one an image."""
+
+
+def strong_view(
+    images: Tensor,
+    generators: Sequence[torch.Generator],
+    settings: StrongViewSettings | None = None,
+    mean: Triple = IMAGENET_MEAN,
+    std: Triple = IMAGENET_STD,
+) -> Tensor:
+    """Jitter and blur each image on its own; the geometry stays.
+
+    Args:
+        images: B x 3 x H x W, normalised by ``mean`` and ``std``.
+        generators: one an image.
+        settings: strengths and probabilities.
+
+    Returns:
+        B x 3 x H x W, normalised, without gradient.
+    """
+    settings = settings or StrongViewSettings()
+    _one_each(images, generators)
+    coins = [(uniform(0, 1, own), uniform(0, 1, own)) for own in generators]
+    if settings.shared_coins:
+        coins = [coins[0]] * len(coins)
+    views = []
+    for image, own, (jitter_coin, blur_coin) in zip(denormalize(images.detach(), mean, std), generators, coins):
+        if jitter_coin < settings.jitter_probability:
+            image = jitter_colors(image, settings.jitter, own)
+        if blur_coin < settings.blur_probability:
+            taps = round(settings.kernel * min(image.shape[-2:]))
+            image = gaussian_blur(image, uniform(*settings.sigma, own), taps)
+        views.append(image)
+    return normalize(torch.stack(views), mean, std)
+
+
+class AffineViewSettings(Settings):
+    """RandAugment with one affine map, Cutout, jitter and blur; the defaults are the constants of CPSL's code."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    blur: float = Field(0.5, ge=0, le=1)
+    """Probability of a Gaussian blur with sigma 1."""
+    jitter: float = Field(0.4, ge=0, le=1)
+    """Strength of the colour jitter."""
+    jitter_probability: float = Field(0.5, ge=0, le=1)
+    """Probability of the colour jitter; ProDA has none, and no blur."""
+    operations: int = Field(2, ge=0)
+    """Operations drawn with replacement from FixMatch's pool of 14."""
+    operation_probability: float = Field(0.5, ge=0, le=1)
+    """Probability that a drawn operation is applied."""
+    cutout: float = Field(1 / 3, ge=0, le=1)
+    """Side of the grey Cutout square over the shorter side of the image; 0 = none."""
+
+
+@dataclass
+class Warp:
+    """How a strong view moved each image: enough to move any map of the same images alike, at any resolution.
+
+    Attributes:
+        matrix: B x 2 x 3, from places in the view to places in the image, in the units of ``F.affine_grid`` ([-1, 1]
+            from edge to edge).
+        hole: B x 4, the cut-out box (top, left, bottom, right) in the view, in fractions of its sides.
+    """
+
+    matrix: Tensor
+    hole: Tensor
+
+
+def affine_strong_view(
+    images: Tensor,
+    generators: Sequence[torch.Generator],
+    settings: AffineViewSettings | None = None,
+    mean: Triple = IMAGENET_MEAN,
+    std: Triple = IMAGENET_STD,
+) -> tuple[Tensor, Warp]:
+    """A view with RandAugment and Cutout; flips, shears, shifts and turns are composed into one affine map per image.
+
+    Args:
+        images: B x 3 x H x W, normalised by ``mean`` and ``std``.
+        generators: one an image.
+
+    Returns:
+        B x 3 x H x W, normalised (places it does not show are grey 127), and the warp for ``apply_affine``.
+    """
+    settings = settings or AffineViewSettings()
+    _one_each(images, generators)
+    height, width = images.shape[-2:]
+    matrices, holes, views = [], [], []
+    for image, own in zip(denormalize(images.detach(), mean, std), generators):
+        flipped = uniform(0, 1, own) < settings.flip
+        forward = _scaling(-1.0, 1.0) if flipped else _scaling(1.0, 1.0)
+        if uniform(0, 1, own) < settings.blur:
+            image = gaussian_blur(image, 1.0)
+        if uniform(0, 1, own) < settings.jitter_probability:
+            image = jitter_colors(image, settings.jitter, own)
+        for _ in range(settings.operations):
+            name = POOL[int(uniform(0, len(POOL), own))]
+            strength = int(uniform(1, 10, own)) / 10
+            sign = 1.0 if uniform(0, 1, own) < 0.5 else -1.0
+            if uniform(0, 1, own) >= settings.operation_probability:
+                continue
+            if name in GEOMETRY:
+                forward = _geometry(name, strength * sign, height / width) @ forward
+            else:
+                image = _color(name, image, strength)
+        views.append(image)
+        matrices.append(torch.linalg.inv(forward)[:2])
+        holes.append(_hole(settings.cutout, height, width, own))
+    warp = Warp(torch.stack(matrices).to(images), torch.tensor(holes, dtype=torch.float64).to(images.device))
+    moved, _ = apply_affine(torch.stack(views), warp, fill=GREY)
+    return normalize(moved, mean, std), warp
+
+
+def apply_affine(
+    maps: Tensor, warp: Warp, mode: Literal["bilinear", "nearest"] = "bilinear", fill: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Move maps as a strong view moved its images.
+
+    Args:
+        maps: B x K x h x w float, or B x h x w of any type, over the same images at any resolution.
+        warp: from ``affine_strong_view``.
+        mode: ``nearest`` for labels.
+        fill: value of the places that show nothing of the image (255 for labels).
+
+    Returns:
+        The moved maps, and uncovered B x h x w bool: True where the view lies outside the image or is cut out.
+    """
+    planes = maps if maps.ndim == 4 else maps[:, None]
+    height, width = planes.shape[-2:]
+    grid = F.affine_grid(warp.matrix.float(), [len(planes), 1, height, width], align_corners=False)
+    moved = F.grid_sample(
+        planes if planes.is_floating_point() else planes.float(),
+        grid.to(planes.dtype) if planes.is_floating_point() else grid,
+        mode=mode,
+        padding_mode="border",
+        align_corners=False,
+    )
+    top, left, bottom, right = (edge.view(-1, 1, 1) for edge in warp.hole.unbind(dim=1))
+    y = ((torch.arange(height, device=maps.device) + 0.5) / height)[None, :, None]
+    x = ((torch.arange(width, device=maps.device) + 0.5) / width)[None, None, :]
+    cut = (
+        (y >= top.view(-1, 1, 1))
+        & (y < bottom.view(-1, 1, 1))
+        & (x >= left.view(-1, 1, 1))
+        & (x < right.view(-1, 1, 1))
+    )
+    uncovered = cut | (grid.abs() > 1 + 1e-5).any(dim=-1)
+    moved = moved.masked_fill(uncovered[:, None], fill).to(maps.dtype)
+    return (moved if maps.ndim == 4 else moved[:, 0]), uncovered
+
+
+GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+POOL = (
+    *GEOMETRY,
+    "autocontrast",
+    "brightness",
+    "color",
+    "contrast",
+    "equalize",
+    "identity",
+    "posterize",
+    "sharpness",
+    "solarize",
+)
+
+
+def _geometry(name: str, strength: float, aspect: float) -> Tensor:
+    """3 x 3 from image to view in [-1, 1] units; turns up to 30 degrees, shears and shifts up to 0.3."""
+    matrix = torch.eye(3, dtype=torch.float64)
+    if name == "rotate":
+        angle = math.radians(30 * strength)
+        cosine, sine = math.cos(angle), math.sin(angle)
+        matrix[:2, :2] = torch.tensor([[cosine, -sine * aspect], [sine / aspect, cosine]])
+    elif name == "shear_x":
+        matrix[0, 1] = 0.3 * strength * aspect
+    elif name == "shear_y":
+        matrix[1, 0] = 0.3 * strength / aspect
+    else:
+        matrix[0 if name == "translate_x" else 1, 2] = 2 * 0.3 * strength
+    return matrix
+
+
+def _scaling(x: float, y: float) -> Tensor:
+    return torch.diag(torch.tensor([x, y, 1.0], dtype=torch.float64))
+
+
+def _color(name: str, image: Tensor, strength: float) -> Tensor:
+    """FixMatch's colour operations; ``strength`` in (0, 1), on a 3 x H x W image in [0, 1]."""
+    factor = 0.05 + 0.9 * strength
+    if name == "brightness":
+        return T.adjust_brightness(image, factor)
+    if name == "color":
+        return T.adjust_saturation(image, factor)
+    if name == "contrast":
+        return T.adjust_contrast(image, factor)
+    if name == "sharpness":
+        return T.adjust_sharpness(image, factor)
+    if name == "autocontrast":
+        return T.autocontrast(image)
+    if name == "solarize":
+        return T.solarize(image, threshold=1 - strength)
+    if name == "identity":
+        return image
+    coarse = image.mul(255).round().to(torch.uint8)
+    coarse = T.equalize(coarse) if name == "equalize" else T.posterize(coarse, bits=4 + int(4 * strength))
+    return coarse.float().div(255)
+
+
+def _hole(share: float, height: int, width: int, generator: torch.Generator) -> list[float]:
+    """A square around a random pixel, clipped at the border, as (top, left, bottom, right) in fractions."""
+    side = int(share * min(height, width))
+    top, left = (int(uniform(0, size, generator)) - side // 2 for size in (height, width))
+    edges = [max(top, 0) / height, max(left, 0) / width]
+    return [*edges, min(top + side, height) / height, min(left + side, width) / width]
+
+
+def _one_each(images: Tensor, generators: Sequence[torch.Generator]) -> None:
+    if images.ndim != 4 or len(generators) != len(images):
+        raise ValueError(f"generators must hold one an image: got {len(generators)} for images {tuple(images.shape)}")

@@ -1,0 +1,295 @@
+"""Batches: endless random crops for training, and whole images in order for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.sampling import Draw, Sampler
+from segrefinery.data.transforms import (
+    DataSettings,
+    TrainTransform,
+    View,
+    evaluation_size,
+    resize_for_evaluation,
+    resize_image,
+    resize_map,
+)
+from segrefinery.errors import SegRefineryError
+from segrefinery.randomness import generator
+
+Batch = LabeledBatch | UnlabeledBatch | PseudoLabeledBatch
+
+
+class Images(Protocol):
+    """What the loader asks of a data set.
+
+    A labelled one also has ``label(i)`` (integer H x W, 255 ignored); one with our own teacher's labels has
+    ``pseudo(i)`` (label H x W and weight H x W, of any size) and is never asked for anything else.
+    """
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Tensor:
+        """uint8 3 x H x W."""
+        ...
+
+
+class Cached:
+    """A data set whose decoded images, resized to ``short_side``, stay in memory as uint8 once they have been read.
+
+    Worker processes share what was read before they started, so the loader fills the cache before it starts any.
+    """
+
+    def __init__(self, dataset: Any, settings: DataSettings) -> None:
+        self.dataset, self.settings = dataset, settings
+        self.has_labels = has_labels(dataset)
+        self._images: dict[int, Tensor] = {}
+        self._labels: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def space(self) -> Any:
+        """The label space of the data set."""
+        return self.dataset.space
+
+    def name(self, index: int) -> str:
+        """The name of an image."""
+        return self.dataset.name(index)
+
+    def image(self, index: int) -> Tensor:
+        """The resized image, uint8 3 x h x w."""
+        if index not in self._images:
+            image = self.dataset.image(index)
+            size = evaluation_size(image.shape[-2:], self.settings)
+            self._images[index] = resize_image(image, size).contiguous()
+        return self._images[index]
+
+    def label(self, index: int) -> Tensor:
+        """The resized label, uint8 h x w (255 ignored)."""
+        if index not in self._labels:
+            label = self.dataset.label(index)
+            size = evaluation_size(label.shape[-2:], self.settings)
+            self._labels[index] = resize_map(label, size).to(torch.uint8)
+        return self._labels[index]
+
+    def fill(self, threads: int = 2) -> None:
+        """Read everything that has not been read yet."""
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            list(pool.map(self.image, range(len(self))))
+            if self.has_labels:
+                list(pool.map(self.label, range(len(self))))
+
+
+def has_labels(dataset: Any) -> bool:
+    """Whether a data set offers reference labels."""
+    return bool(getattr(dataset, "has_labels", hasattr(dataset, "label")))
+
+
+def training_batches(
+    dataset: Any,
+    settings: DataSettings,
+    sampler: Sampler,
+    *,
+    first_step: int = 0,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """The batches of optimizer steps ``first_step`` to ``first_step + steps - 1``, augmented.
+
+    Step t takes the positions t * B to (t + 1) * B - 1 of the sampler, B being ``settings.batch``; rank r takes the
+    r-th of ``world`` equal, contiguous parts of them. What a step sees depends on nothing else: not on the number of
+    workers, not on where a run was resumed.
+
+    The data set decides the kind of batch: with ``pseudo`` PseudoLabeledBatch, with reference labels LabeledBatch, else
+    UnlabeledBatch. Only images with reference labels get the colour jitter and blur of the settings; the teacher sees a
+    clean target image, and its strong view is drawn in the training step.
+
+    Args:
+        workers: processes that read ahead; None = ``settings.workers``.
+
+    Raises:
+        SegRefineryError: a batch that cannot be shared evenly, or whatever a data set says of an image.
+    """
+    if settings.batch % world:
+        raise SegRefineryError(
+            f"batch {settings.batch} cannot be shared by {world} processes; make it a multiple of {world}."
+        )
+    share = settings.batch // world
+    plan = [
+        range(step * settings.batch + rank * share, step * settings.batch + (rank + 1) * share)
+        for step in range(first_step, first_step + steps)
+    ]
+    workers = settings.workers if workers is None else workers
+    if workers and isinstance(dataset, Cached):
+        dataset.fill(workers)
+    return _loaded(
+        DataLoader(
+            _Crops(dataset, settings),
+            batch_sampler=_Plan(plan, sampler),
+            num_workers=workers,
+            collate_fn=_collate,
+        )
+    )
+
+
+class Pass:
+    """Whole, un-augmented images in order, at the size they are evaluated at; may be walked as often as one likes.
+
+    Yields LabeledBatch where the data set has reference labels, else UnlabeledBatch. A batch holds neighbours of one
+    size: where sizes change it ends early. Its memory does not grow with the number of images.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        settings: DataSettings,
+        batch: int = 1,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        workers: int | None = None,
+        resize_labels: bool = True,
+    ) -> None:
+        """
+        Args:
+            batch: images a batch, at most.
+            rank, world: take every ``world``-th image, starting with number ``rank``.
+            workers: processes that read ahead; None = ``settings.workers``.
+            resize_labels: False keeps labels at their own size (evaluation at the reference's resolution).
+        """
+        self.images = len(range(rank, len(dataset), world))
+        self.batch, self.rank, self.world = batch, rank, world
+        self.dataset, self.settings = dataset, settings
+        self.workers = settings.workers if workers is None else workers
+        self.resize_labels = resize_labels
+
+    def __iter__(self) -> Iterator[Any]:
+        group: list[tuple[int, View]] = []
+        for index, view in _loaded(
+            DataLoader(
+                _Whole(self.dataset, self.settings, self.resize_labels),
+                batch_size=None,
+                sampler=range(self.rank, len(self.dataset), self.world),
+                num_workers=self.workers,
+            )
+        ):
+            if group and (len(group) == self.batch or not _alike(group[-1][1], view)):
+                yield _stack(group)
+                group = []
+            group.append((index, view))
+        if group:
+            yield _stack(group)
+
+
+class _Plan:
+    """The draws of every step, made when they are asked for."""
+
+    def __init__(self, steps: list[range], sampler: Sampler) -> None:
+        self.steps, self.sampler = steps, sampler
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return ([self.sampler.draw(position) for position in step] for step in self.steps)
+
+
+class _Crops(TorchDataset):
+    """Augmented crops by draw."""
+
+    def __init__(self, dataset: Any, settings: DataSettings) -> None:
+        self.dataset, self.pseudo, self.labeled = dataset, hasattr(dataset, "pseudo"), has_labels(dataset)
+        if self.pseudo or not self.labeled:
+            settings = settings.model_copy(update={"photometric": 0.0, "blur": 0.0})
+        self.transform = TrainTransform(settings)
+
+    def __getitem__(self, draw: Draw) -> _Read:
+        return _safely(self._crop, draw)
+
+    def _crop(self, draw: Draw) -> tuple[int, View]:
+        image, label, weight = self.dataset.image(draw.index), None, None
+        if self.pseudo:
+            label, weight = (resize_map(each, image.shape[-2:]) for each in self.dataset.pseudo(draw.index))
+        elif self.labeled:
+            label = self.dataset.label(draw.index)
+        return draw.index, self.transform(image, label, generator(draw.seed, "crop"), draw.wanted_class, weight)
+
+
+class _Whole(TorchDataset):
+    """Whole images by index."""
+
+    def __init__(self, dataset: Any, settings: DataSettings, resize_labels: bool) -> None:
+        self.dataset, self.settings, self.resize_labels = dataset, settings, resize_labels
+        self.labeled = has_labels(dataset)
+
+    def __getitem__(self, index: int) -> _Read:
+        return _safely(self._whole, index)
+
+    def _whole(self, index: int) -> tuple[int, View]:
+        image = resize_for_evaluation(self.dataset.image(index), self.settings)
+        if not self.labeled:
+            return index, View(image)
+        label = self.dataset.label(index)
+        return index, View(image, (resize_map(label, image.shape[-2:]) if self.resize_labels else label).long())
+
+
+_Read = tuple[int, View] | SegRefineryError
+
+
+def _safely(read: Callable[[Any], tuple[int, View]], what: Any) -> _Read:
+    """Read on one thread, so that sums round alike in a worker and in the main process. A user's mistake comes back as
+    a value: raised in a worker it would reach the user wrapped in a traceback."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return read(what)
+    except SegRefineryError as error:
+        return error
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _loaded(loader: DataLoader) -> Iterator[Any]:
+    """What a loader yields, with errors that travelled as values raised."""
+    for item in loader:
+        if isinstance(item, SegRefineryError):
+            raise item
+        yield item
+
+
+def _collate(read: list[_Read]) -> Batch | SegRefineryError:
+    """One batch of what was read, or the first error in it."""
+    for item in read:
+        if isinstance(item, SegRefineryError):
+            return item
+    return _stack([item for item in read if not isinstance(item, SegRefineryError)])
+
+
+def _stack(read: list[tuple[int, View]]) -> Batch:
+    """The kind of batch follows from what there is."""
+    views = [view for _, view in read]
+    image, index = torch.stack([view.image for view in views]), torch.tensor([index for index, _ in read])
+    labels = [view.label for view in views if view.label is not None]
+    weights = [view.weight for view in views if view.weight is not None]
+    if weights:
+        return PseudoLabeledBatch(image, torch.stack(labels), torch.stack(weights), index)
+    return LabeledBatch(image, torch.stack(labels), index) if labels else UnlabeledBatch(image, index)
+
+
+def _alike(one: View, other: View) -> bool:
+    """Whether two views fit into one batch."""
+    if one.label is not None and other.label is not None and one.label.shape != other.label.shape:
+        return False
+    return one.image.shape == other.image.shape

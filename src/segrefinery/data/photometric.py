@@ -1,0 +1,86 @@
+"""Colour and sharpness of one image in [0, 1]; every parameter is drawn from the generator that is passed in."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as T
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(
+    image: Tensor, mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD
+) -> Tensor:
+    """(image - mean) / std per channel; image ... x 3 x H x W in [0, 1], or uint8 in [0, 255]."""
+    image = image.float().div(255) if image.dtype == torch.uint8 else image
+    return (image - _channels(mean, image)) / _channels(std, image)
+
+
+def denormalize(
+    image: Tensor, mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD
+) -> Tensor:
+    """The inverse of ``normalize``, clamped to [0, 1]."""
+    return (image * _channels(std, image) + _channels(mean, image)).clamp(0, 1)
+
+
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """A number drawn evenly from [low, high)."""
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def jitter_colors(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast and saturation by factors U(1-s, 1+s) and a hue shift U(-s, s), in random order.
+
+    Args:
+        image: 3 x H x W float in [0, 1].
+        strength: s; the hue shift is at most half the colour circle.
+    """
+    low, high = max(0.0, 1 - strength), 1 + strength
+    brightness, contrast, saturation = (uniform(low, high, generator) for _ in range(3))
+    hue = uniform(-min(strength, 0.5), min(strength, 0.5), generator)
+    for operation in torch.randperm(4, generator=generator).tolist():
+        if operation == 0:
+            image = T.adjust_brightness(image, brightness)
+        elif operation == 1:
+            image = T.adjust_contrast(image, contrast)
+        elif operation == 2:
+            image = T.adjust_saturation(image, saturation)
+        else:
+            image = T.adjust_hue(image, hue)
+    return image
+
+
+def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -> Tensor:
+    """Gaussian blur with mirrored borders, as two one-dimensional passes.
+
+    Args:
+        image: ... x H x W float.
+        sigma: standard deviation in pixels.
+        kernel_size: number of taps (an even one counts as the odd one above it); None for all that float32 can tell
+            from zero. Taps further than six sigma away are zero in float32 and are left out, so a wide kernel costs no
+            more than a fitting one.
+    """
+    height, width = image.shape[-2:]
+    reach = math.ceil(6 * sigma) if kernel_size is None else min(kernel_size // 2, math.ceil(6 * sigma))
+    planes = image.reshape(-1, 1, height, width)
+    for axis, size in ((2, height), (3, width)):
+        radius = min(reach, size - 1)
+        if radius < 1:
+            continue
+        offset = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+        taps = (-0.5 * (offset / sigma) ** 2).exp()
+        taps = taps / taps.sum()
+        if axis == 2:
+            planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="reflect"), taps.view(1, 1, -1, 1))
+        else:
+            planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="reflect"), taps.view(1, 1, 1, -1))
+    return planes.reshape(image.shape)
+
+
+def _channels(values: tuple[float, float, float], image: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=image.dtype, device=image.device).view(3, 1, 1)

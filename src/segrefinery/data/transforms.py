@@ -1,0 +1,239 @@
+"""From a decoded image to what a network reads: aspect-true resize, random scaled crop, flip, colour, normalisation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as T
+
+from segrefinery.data.photometric import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    denormalize,
+    gaussian_blur,
+    jitter_colors,
+    normalize,
+    uniform,
+)
+from segrefinery.settings import Settings
+
+__all__ = [
+    "DataSettings",
+    "TrainTransform",
+    "View",
+    "denormalize",
+    "normalize",
+    "resize_for_evaluation",
+    "resize_image",
+    "resize_map",
+]
+
+IGNORE = 255
+TRIES = 10
+
+
+class DataSettings(Settings):
+    """How images are read, cropped and batched."""
+
+    short_side: int | None = Field(None, ge=1)
+    """Shorter side in pixels that every image is resized to, its aspect kept; None leaves images as they are."""
+    crop: tuple[int, int] = (512, 512)
+    """Height and width of a training crop in pixels."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest random scale, on top of the resize."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    photometric: float = Field(0.0, ge=0, le=1)
+    """Strength of the colour jitter of source images (brightness, contrast, saturation, hue); 0 = none."""
+    blur: float = Field(0.0, ge=0, le=1)
+    """Probability of a Gaussian blur of source images, sigma U(0.15, 1.15)."""
+    max_class_share: float = Field(1.0, gt=0, le=1)
+    """Draw a labelled crop again, up to ten times, while one class covers more of it than this (DAFormer: 0.75)."""
+    rare_min_pixels: int = Field(3000, ge=0)
+    """Rare class sampling: an image counts for a class if it has more than this many pixels of it."""
+    rare_crop_ratio: float = Field(0.5, ge=0)
+    """Rare class sampling: draw the crop again, up to ten times, until it has more than this times
+    ``rare_min_pixels`` pixels of the wanted class (DAFormer 0.5, HRDA and MIC 2)."""
+    batch: int = Field(2, ge=1)
+    """Source and target images per step, each, over all ranks."""
+    workers: int = Field(2, ge=0)
+    """Processes that read and augment ahead; 0 = in the training process. Batches do not depend on it."""
+    cache: bool = False
+    """Keep decoded and resized images in memory."""
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of each colour channel in [0, 1]."""
+    pixel_std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of each colour channel."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.crop) < 1:
+            raise ValueError(f"crop must be a height and a width of at least 1 pixel, not {self.crop}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be (min, max) with 0 < min <= max, not {self.scale}")
+        if min(self.pixel_std) <= 0:
+            raise ValueError(f"pixel_std must be positive, not {self.pixel_std}")
+        return self
+
+
+class View(NamedTuple):
+    """One training crop: image 3 x h x w float; label h x w int64 (255 ignored) and weight h x w in [0, 1], or None."""
+
+    image: Tensor
+    label: Tensor | None = None
+    weight: Tensor | None = None
+
+
+class _Window(NamedTuple):
+    """A window of the source image (top, left, height, width) and the size it is resized to."""
+
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+
+
+class TrainTransform:
+    """Random scaled crop, flip, colour jitter and normalisation of one image with the maps that belong to it.
+
+    The window that the crop shows is cut from the source image first and resized once, so that resize, random scale and
+    crop cost what the crop costs. The window has whole source pixels; image and maps share it. What an image is too
+    small to fill is padded below and to the right: the mean colour, label 255, weight 0.
+    """
+
+    def __init__(self, settings: DataSettings) -> None:
+        self.settings = settings
+
+    def __call__(
+        self,
+        image: Tensor,
+        label: Tensor | None,
+        generator: torch.Generator,
+        wanted_class: int | None = None,
+        weight: Tensor | None = None,
+    ) -> View:
+        """Draw one view; the same generator state gives the same view.
+
+        Args:
+            image: uint8 3 x H x W.
+            label: integer H x W, 255 ignored, or None.
+            generator: the only source of randomness.
+            wanted_class: draw again, up to ten times, until the crop has more than ``rare_crop_ratio *
+                rare_min_pixels`` of its pixels; otherwise the crop with most of them is kept.
+            weight: H x W, float in [0, 1] or uint8 (255 = 1), or None.
+
+        Raises:
+            ValueError: a map of another size than its image.
+        """
+        for name, aligned in (("label", label), ("weight", weight)):
+            if aligned is not None and aligned.shape != image.shape[-2:]:
+                raise ValueError(f"{name} is {tuple(aligned.shape)}, its image {tuple(image.shape[-2:])}")
+        window = self._choose(image.shape[-2:], label, generator, wanted_class)
+        flip = uniform(0, 1, generator) < self.settings.flip
+        picture = self._colors(self._cut(image, window, bilinear=True), generator)
+        picture = normalize(picture, self.settings.pixel_mean, self.settings.pixel_std)
+        view = View(
+            self._fit(picture, 0.0, flip),
+            None if label is None else self._fit(self._cut(label, window).long(), IGNORE, flip),
+            None if weight is None else self._fit(_unit(self._cut(weight, window)), 0.0, flip),
+        )
+        return view
+
+    def _choose(
+        self, size: torch.Size, label: Tensor | None, generator: torch.Generator, wanted_class: int | None
+    ) -> _Window:
+        """The first window that fulfils the wishes on its classes, or the best of ten."""
+        limit = self.settings.max_class_share
+        if label is None or (wanted_class is None and limit >= 1):
+            return self._draw(size, generator)
+        needed = -1.0
+        if wanted_class is not None:
+            needed = self.settings.rare_crop_ratio * self.settings.rare_min_pixels
+        tried: list[tuple[float, float, _Window]] = []
+        for _ in range(TRIES):
+            window = self._draw(size, generator)
+            shown = self._cut(label, window)
+            counts = torch.bincount(shown.flatten().long(), minlength=IGNORE + 1)[:IGNORE]
+            pixels = float(counts[wanted_class]) if wanted_class is not None else 0.0
+            share = float(counts.max()) / max(float(counts.sum()), 1.0)
+            if pixels > needed and share <= limit:
+                return window
+            tried.append((pixels, -share, window))
+        return max(tried, key=lambda one: one[:2])[-1]
+
+    def _draw(self, size: torch.Size, generator: torch.Generator) -> _Window:
+        zoom = _zoom(size, self.settings.short_side) * uniform(*self.settings.scale, generator)
+        starts, extents, outputs = [], [], []
+        for length, crop in zip(size, self.settings.crop, strict=True):
+            output = min(crop, max(1, round(length * zoom)))
+            extent = length if output < crop else min(length, max(1, round(crop / zoom)))
+            starts.append(int(uniform(0, length - extent + 1, generator)))
+            extents.append(extent)
+            outputs.append(output)
+        return _Window((starts[0], starts[1], extents[0], extents[1]), (outputs[0], outputs[1]))
+
+    def _cut(self, source: Tensor, window: _Window, bilinear: bool = False) -> Tensor:
+        top, left, height, width = window.box
+        part = source[..., top : top + height, left : left + width]
+        return resize_image(part, window.size) if bilinear else resize_map(part, window.size)
+
+    def _colors(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        if not (self.settings.photometric or self.settings.blur):
+            return image
+        image = image.float().div(255)
+        if self.settings.photometric:
+            image = jitter_colors(image, self.settings.photometric, generator)
+        if uniform(0, 1, generator) < self.settings.blur:
+            image = gaussian_blur(image, uniform(0.15, 1.15, generator))
+        return image
+
+    def _fit(self, cut: Tensor, fill: float, flip: bool) -> Tensor:
+        cut = cut.flip(-1) if flip else cut
+        height, width = self.settings.crop
+        if cut.shape[-2:] != (height, width):
+            cut = F.pad(cut, (0, width - cut.shape[-1], 0, height - cut.shape[-2]), value=fill)
+        return cut.contiguous()
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A uint8 image 3 x H x W at another size: bilinear, antialiased."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return T.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """An H x W label or weight map at another size: the nearest pixel, centre to centre; no new values appear."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    rows = _nearest(values.shape[-2], size[0])
+    columns = _nearest(values.shape[-1], size[1])
+    return values[..., rows[:, None].to(values.device), columns.to(values.device)]
+
+
+def evaluation_size(size: tuple[int, int] | torch.Size, settings: DataSettings) -> tuple[int, int]:
+    """Height and width after the aspect-true resize to ``short_side``."""
+    zoom = _zoom(size, settings.short_side)
+    return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
+
+
+def resize_for_evaluation(image: Tensor, settings: DataSettings) -> Tensor:
+    """The whole uint8 image 3 x H x W, resized to ``short_side`` with its aspect kept, as normalised float."""
+    resized = resize_image(image, evaluation_size(image.shape[-2:], settings))
+    return normalize(resized, settings.pixel_mean, settings.pixel_std).contiguous()
+
+
+def _zoom(size: tuple[int, int] | torch.Size, short_side: int | None) -> float:
+    return short_side / min(size) if short_side else 1.0
+
+
+def _nearest(old: int, new: int) -> Tensor:
+    """The source pixel under the centre of each of ``new`` pixels."""
+    return ((torch.arange(new) * 2 + 1) * old).div(2 * new, rounding_mode="floor")
+
+
+def _unit(weight: Tensor) -> Tensor:
+    return weight.float().div(255) if weight.dtype == torch.uint8 else weight.float()
