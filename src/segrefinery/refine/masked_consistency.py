@@ -1,0 +1,94 @@
+"""MIC: the student must name what is hidden, from the context around it (Hoyer, Dai, Wang, Van Gool, CVPR 2023).
+
+A term that any self-training recipe can add: cross-entropy of the student on a block-masked target image against the
+labels made from the whole image. (Reference code: lhoyer/MIC seg/mmseg/models/uda/masking_consistency_module.py.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
+from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.settings import Settings
+
+
+def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Masks that hide whole blocks: one block is kept where u ~ U(0, 1) > ratio.
+
+    The grid has round(H / block) x round(W / block) cells (at least one) and is enlarged to H x W by nearest
+    neighbour, so that blocks are only about ``block`` pixels wide where the size is no multiple of it.
+
+    Args:
+        size: H and W in pixels.
+        block: side of a block in pixels.
+        ratio: share of blocks to hide, in [0, 1].
+        generators: one an image.
+
+    Returns:
+        B x 1 x H x W of 0 (hidden) and 1, on the CPU.
+    """
+    height, width = size
+    cells = max(round(height / block), 1), max(round(width / block), 1)
+    kept = torch.stack([torch.rand(1, *cells, generator=generator) > ratio for generator in generators])
+    return F.interpolate(kept.float(), size, mode="nearest")
+
+
+class MaskedConsistencySettings(Settings):
+    """Masked image consistency; the defaults are those of 1024 x 1024 crops (32 for blocks at 512 x 512)."""
+
+    block: int = Field(default=64, gt=0)
+    """Side of a masked block in pixels."""
+    ratio: float = Field(default=0.7, ge=0, le=1)
+    """Share of blocks that are hidden."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss."""
+    aux_weight: float = Field(default=0.0, ge=0)
+    """Weight of the further learners inside it (HRDA's detail crop: 0.1)."""
+    strong: bool = True
+    """Also change the masked image's colours, as for synthetic sources (``separatetrgaug``)."""
+    labels: Literal["refined", "teacher"] = "refined"
+    """Learn the refined labels, or the teacher's own; either way as far as the refined labels are trusted."""
+
+    def build(self, segmenter: Segmenter, space: LabelSpace) -> MaskedConsistency:
+        """A consistency term; it needs nothing of the network."""
+        return MaskedConsistency(self)
+
+
+class MaskedConsistency(Refiner):
+    """Changes no label; adds the loss. It needs a teacher that looks at every batch, so in an offline generation and
+    in a supervised stage it is silent."""
+
+    def __init__(self, settings: MaskedConsistencySettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or MaskedConsistencySettings()
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if step.view is None or step.labels is None or not self.settings.weight:
+            return {}
+        image = step.view.image
+        size = (image.shape[-2], image.shape[-1])
+        labels = step.labels
+        if self.settings.labels == "teacher":
+            labels = PseudoLabels(step.view.probs, labels.weight)
+        labels = labels.resize(size)
+
+        if self.settings.strong and step.strong is not None:
+            image = step.strong(image)
+        mask = block_mask(size, self.settings.block, self.settings.ratio, step.generators[: len(image)])
+        prediction: Prediction = step.student(image * mask.to(image))  # 0 is the mean colour of normalised images
+
+        label, weight = labels.labels, labels.weight
+        loss = weighted_cross_entropy(prediction.logits, label, weight)
+        if self.settings.aux_weight:
+            for learner in prediction.learners[1:]:
+                loss = loss + self.settings.aux_weight * learner_cross_entropy(learner, label, weight)
+        return {"masked": self.settings.weight * loss}
