@@ -35,15 +35,15 @@ GREY = 127 / 255
 class StrongViewSettings(Settings):
     """Colour jitter and blur of the mixed image; the defaults are the constants of DACS and DAFormer."""
 
-    jitter: float = Field(0.2, ge=0, le=1)
+    jitter: float = Field(default=0.2, ge=0, le=1)
     """Strength s: brightness, contrast, saturation by U(1-s, 1+s), hue by U(-s, s)."""
-    jitter_probability: float = Field(0.8, ge=0, le=1)
+    jitter_probability: float = Field(default=0.8, ge=0, le=1)
     """Probability of the jitter."""
-    blur_probability: float = Field(0.5, ge=0, le=1)
+    blur_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability of the blur."""
     sigma: tuple[float, float] = (0.15, 1.15)
     """Range of the blur's standard deviation in pixels."""
-    kernel: float = Field(0.1, gt=0, le=1)
+    kernel: float = Field(default=0.1, gt=0, le=1)
     """Width of the blur's kernel as a share of each side (51 of 512)."""
     shared_coins: bool = False
     """One pair of coins for the whole batch, as in the official code; strengths stay one an image."""
@@ -72,7 +72,9 @@ def strong_view(
     if settings.shared_coins:
         coins = [coins[0]] * len(coins)
     views = []
-    for image, own, (jitter_coin, blur_coin) in zip(denormalize(images.detach(), mean, std), generators, coins):
+    for image, own, (jitter_coin, blur_coin) in zip(
+        denormalize(images.detach(), mean, std), generators, coins, strict=True
+    ):
         if jitter_coin < settings.jitter_probability:
             image = jitter_colors(image, settings.jitter, own)
         if blur_coin < settings.blur_probability:
@@ -85,19 +87,19 @@ def strong_view(
 class AffineViewSettings(Settings):
     """RandAugment with one affine map, Cutout, jitter and blur; the defaults are the constants of CPSL's code."""
 
-    flip: float = Field(0.5, ge=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
-    blur: float = Field(0.5, ge=0, le=1)
+    blur: float = Field(default=0.5, ge=0, le=1)
     """Probability of a Gaussian blur with sigma 1."""
-    jitter: float = Field(0.4, ge=0, le=1)
+    jitter: float = Field(default=0.4, ge=0, le=1)
     """Strength of the colour jitter."""
-    jitter_probability: float = Field(0.5, ge=0, le=1)
+    jitter_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability of the colour jitter; ProDA has none, and no blur."""
-    operations: int = Field(2, ge=0)
+    operations: int = Field(default=2, ge=0)
     """Operations drawn with replacement from FixMatch's pool of 14."""
-    operation_probability: float = Field(0.5, ge=0, le=1)
+    operation_probability: float = Field(default=0.5, ge=0, le=1)
     """Probability that a drawn operation is applied."""
-    cutout: float = Field(1 / 3, ge=0, le=1)
+    cutout: float = Field(default=1 / 3, ge=0, le=1)
     """Side of the grey Cutout square over the shorter side of the image; 0 = none."""
 
 
@@ -135,7 +137,7 @@ def affine_strong_view(
     _one_each(images, generators)
     height, width = images.shape[-2:]
     matrices, holes, views = [], [], []
-    for image, own in zip(denormalize(images.detach(), mean, std), generators):
+    for image, own in zip(denormalize(images.detach(), mean, std), generators, strict=True):
         flipped = uniform(0, 1, own) < settings.flip
         forward = _scaling(-1.0, 1.0) if flipped else _scaling(1.0, 1.0)
         if uniform(0, 1, own) < settings.blur:
@@ -155,7 +157,7 @@ def affine_strong_view(
         views.append(image)
         matrices.append(torch.linalg.inv(forward)[:2])
         holes.append(_hole(settings.cutout, height, width, own))
-    warp = Warp(torch.stack(matrices).to(images), torch.tensor(holes, dtype=torch.float64).to(images.device))
+    warp = Warp(torch.stack(matrices).float().to(images.device), torch.tensor(holes).to(images.device))
     moved, _ = apply_affine(torch.stack(views), warp, fill=GREY)
     return normalize(moved, mean, std), warp
 
@@ -176,14 +178,8 @@ def apply_affine(
     """
     planes = maps if maps.ndim == 4 else maps[:, None]
     height, width = planes.shape[-2:]
-    grid = F.affine_grid(warp.matrix.float(), [len(planes), 1, height, width], align_corners=False)
-    moved = F.grid_sample(
-        planes if planes.is_floating_point() else planes.float(),
-        grid.to(planes.dtype) if planes.is_floating_point() else grid,
-        mode=mode,
-        padding_mode="border",
-        align_corners=False,
-    )
+    grid = F.affine_grid(warp.matrix, [len(planes), 1, height, width], align_corners=False)
+    moved = F.grid_sample(planes.float(), grid, mode=mode, padding_mode="border", align_corners=False)
     top, left, bottom, right = (edge.view(-1, 1, 1) for edge in warp.hole.unbind(dim=1))
     y = ((torch.arange(height, device=maps.device) + 0.5) / height)[None, :, None]
     x = ((torch.arange(width, device=maps.device) + 0.5) / width)[None, None, :]

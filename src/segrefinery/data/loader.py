@@ -25,6 +25,7 @@ from segrefinery.data.transforms import (
 from segrefinery.errors import SegRefineryError
 from segrefinery.randomness import generator
 
+_Sample = tuple[int, View] | SegRefineryError
 Batch = LabeledBatch | UnlabeledBatch | PseudoLabeledBatch
 
 
@@ -90,6 +91,11 @@ class Cached:
                 list(pool.map(self.label, range(len(self))))
 
 
+def with_cache(dataset: Any, settings: DataSettings) -> Any:
+    """The data set, cached if the settings ask for it."""
+    return Cached(dataset, settings) if settings.cache else dataset
+
+
 def has_labels(dataset: Any) -> bool:
     """Whether a data set offers reference labels."""
     return bool(getattr(dataset, "has_labels", hasattr(dataset, "label")))
@@ -132,16 +138,7 @@ def training_batches(
         for step in range(first_step, first_step + steps)
     ]
     workers = settings.workers if workers is None else workers
-    if workers and isinstance(dataset, Cached):
-        dataset.fill(workers)
-    return _loaded(
-        DataLoader(
-            _Crops(dataset, settings),
-            batch_sampler=_Plan(plan, sampler),
-            num_workers=workers,
-            collate_fn=_collate,
-        )
-    )
+    return _read(_Crops(dataset, settings), workers=workers, batch_sampler=_Plan(plan, sampler), collate_fn=_collate)
 
 
 class Pass:
@@ -177,14 +174,9 @@ class Pass:
 
     def __iter__(self) -> Iterator[Any]:
         group: list[tuple[int, View]] = []
-        for index, view in _loaded(
-            DataLoader(
-                _Whole(self.dataset, self.settings, self.resize_labels),
-                batch_size=None,
-                sampler=range(self.rank, len(self.dataset), self.world),
-                num_workers=self.workers,
-            )
-        ):
+        samples = _Whole(self.dataset, self.settings, self.resize_labels)
+        places = range(self.rank, len(self.dataset), self.world)
+        for index, view in _read(samples, workers=self.workers, batch_size=None, sampler=places):
             if group and (len(group) == self.batch or not _alike(group[-1][1], view)):
                 yield _stack(group)
                 group = []
@@ -215,7 +207,7 @@ class _Crops(TorchDataset):
             settings = settings.model_copy(update={"photometric": 0.0, "blur": 0.0})
         self.transform = TrainTransform(settings)
 
-    def __getitem__(self, draw: Draw) -> _Read:
+    def __getitem__(self, draw: Draw) -> _Sample:
         return _safely(self._crop, draw)
 
     def _crop(self, draw: Draw) -> tuple[int, View]:
@@ -234,7 +226,7 @@ class _Whole(TorchDataset):
         self.dataset, self.settings, self.resize_labels = dataset, settings, resize_labels
         self.labeled = has_labels(dataset)
 
-    def __getitem__(self, index: int) -> _Read:
+    def __getitem__(self, index: int) -> _Sample:
         return _safely(self._whole, index)
 
     def _whole(self, index: int) -> tuple[int, View]:
@@ -245,10 +237,7 @@ class _Whole(TorchDataset):
         return index, View(image, (resize_map(label, image.shape[-2:]) if self.resize_labels else label).long())
 
 
-_Read = tuple[int, View] | SegRefineryError
-
-
-def _safely(read: Callable[[Any], tuple[int, View]], what: Any) -> _Read:
+def _safely(read: Callable[[Any], tuple[int, View]], what: Any) -> _Sample:
     """Read on one thread, so that sums round alike in a worker and in the main process. A user's mistake comes back as
     a value: raised in a worker it would reach the user wrapped in a traceback."""
     threads = torch.get_num_threads()
@@ -261,15 +250,18 @@ def _safely(read: Callable[[Any], tuple[int, View]], what: Any) -> _Read:
         torch.set_num_threads(threads)
 
 
-def _loaded(loader: DataLoader) -> Iterator[Any]:
-    """What a loader yields, with errors that travelled as values raised."""
-    for item in loader:
+def _read(samples: _Crops | _Whole, *, workers: int, **options: Any) -> Iterator[Any]:
+    """What torch's loader yields, with errors that travelled as values raised. It gets a generator of its own, so that
+    starting it does not move the global one."""
+    if workers and isinstance(samples.dataset, Cached):
+        samples.dataset.fill(workers)
+    for item in DataLoader(samples, num_workers=workers, generator=torch.Generator(), **options):
         if isinstance(item, SegRefineryError):
             raise item
         yield item
 
 
-def _collate(read: list[_Read]) -> Batch | SegRefineryError:
+def _collate(read: list[_Sample]) -> Batch | SegRefineryError:
     """One batch of what was read, or the first error in it."""
     for item in read:
         if isinstance(item, SegRefineryError):

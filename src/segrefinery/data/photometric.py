@@ -75,10 +75,10 @@ def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -
         offset = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
         taps = (-0.5 * (offset / sigma) ** 2).exp()
         taps = taps / taps.sum()
-        if axis == 2:
-            planes = F.conv2d(F.pad(planes, (0, 0, radius, radius), mode="reflect"), taps.view(1, 1, -1, 1))
-        else:
-            planes = F.conv2d(F.pad(planes, (radius, radius, 0, 0), mode="reflect"), taps.view(1, 1, 1, -1))
+        padding = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
+        window = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
+        with torch.autocast(image.device.type, enabled=False):
+            planes = F.conv2d(F.pad(planes, padding, mode="reflect"), taps.view(window))
     return planes.reshape(image.shape)
 
 

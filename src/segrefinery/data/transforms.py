@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "TrainTransform",
     "View",
     "denormalize",
+    "evaluation_size",
     "normalize",
     "resize_for_evaluation",
     "resize_image",
@@ -40,28 +42,28 @@ TRIES = 10
 class DataSettings(Settings):
     """How images are read, cropped and batched."""
 
-    short_side: int | None = Field(None, ge=1)
+    short_side: int | None = Field(default=None, ge=1)
     """Shorter side in pixels that every image is resized to, its aspect kept; None leaves images as they are."""
     crop: tuple[int, int] = (512, 512)
     """Height and width of a training crop in pixels."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Smallest and largest random scale, on top of the resize."""
-    flip: float = Field(0.5, ge=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
-    photometric: float = Field(0.0, ge=0, le=1)
+    photometric: float = Field(default=0.0, ge=0, le=1)
     """Strength of the colour jitter of source images (brightness, contrast, saturation, hue); 0 = none."""
-    blur: float = Field(0.0, ge=0, le=1)
+    blur: float = Field(default=0.0, ge=0, le=1)
     """Probability of a Gaussian blur of source images, sigma U(0.15, 1.15)."""
-    max_class_share: float = Field(1.0, gt=0, le=1)
+    max_class_share: float = Field(default=1.0, gt=0, le=1)
     """Draw a labelled crop again, up to ten times, while one class covers more of it than this (DAFormer: 0.75)."""
-    rare_min_pixels: int = Field(3000, ge=0)
+    rare_min_pixels: int = Field(default=3000, ge=0)
     """Rare class sampling: an image counts for a class if it has more than this many pixels of it."""
-    rare_crop_ratio: float = Field(0.5, ge=0)
+    rare_crop_ratio: float = Field(default=0.5, ge=0)
     """Rare class sampling: draw the crop again, up to ten times, until it has more than this times
     ``rare_min_pixels`` pixels of the wanted class (DAFormer 0.5, HRDA and MIC 2)."""
-    batch: int = Field(2, ge=1)
+    batch: int = Field(default=2, ge=1)
     """Source and target images per step, each, over all ranks."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(default=2, ge=0)
     """Processes that read and augment ahead; 0 = in the training process. Batches do not depend on it."""
     cache: bool = False
     """Keep decoded and resized images in memory."""
@@ -135,12 +137,11 @@ class TrainTransform:
         flip = uniform(0, 1, generator) < self.settings.flip
         picture = self._colors(self._cut(image, window, bilinear=True), generator)
         picture = normalize(picture, self.settings.pixel_mean, self.settings.pixel_std)
-        view = View(
+        return View(
             self._fit(picture, 0.0, flip),
             None if label is None else self._fit(self._cut(label, window).long(), IGNORE, flip),
             None if weight is None else self._fit(_unit(self._cut(weight, window)), 0.0, flip),
         )
-        return view
 
     def _choose(
         self, size: torch.Size, label: Tensor | None, generator: torch.Generator, wanted_class: int | None
@@ -198,23 +199,22 @@ class TrainTransform:
         return cut.contiguous()
 
 
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
     """A uint8 image 3 x H x W at another size: bilinear, antialiased."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return T.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 
-def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_map(values: Tensor, size: Sequence[int]) -> Tensor:
     """An H x W label or weight map at another size: the nearest pixel, centre to centre; no new values appear."""
     if tuple(values.shape[-2:]) == tuple(size):
         return values
-    rows = _nearest(values.shape[-2], size[0])
-    columns = _nearest(values.shape[-1], size[1])
-    return values[..., rows[:, None].to(values.device), columns.to(values.device)]
+    rows, columns = (_nearest(old, new).to(values.device) for old, new in zip(values.shape[-2:], size, strict=True))
+    return values.index_select(-2, rows).index_select(-1, columns)
 
 
-def evaluation_size(size: tuple[int, int] | torch.Size, settings: DataSettings) -> tuple[int, int]:
+def evaluation_size(size: Sequence[int], settings: DataSettings) -> tuple[int, int]:
     """Height and width after the aspect-true resize to ``short_side``."""
     zoom = _zoom(size, settings.short_side)
     return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
@@ -226,7 +226,7 @@ def resize_for_evaluation(image: Tensor, settings: DataSettings) -> Tensor:
     return normalize(resized, settings.pixel_mean, settings.pixel_std).contiguous()
 
 
-def _zoom(size: tuple[int, int] | torch.Size, short_side: int | None) -> float:
+def _zoom(size: Sequence[int], short_side: int | None) -> float:
     return short_side / min(size) if short_side else 1.0
 
 
