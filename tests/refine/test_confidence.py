@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from toys import toy_teacher, toy_view, unlabeled
 
 from segrefinery.refine.base import PseudoLabels
 from segrefinery.refine.confidence import (
@@ -14,6 +13,7 @@ from segrefinery.refine.confidence import (
     confidence_histogram,
     normalized_entropy,
 )
+from toys import toy_teacher, toy_view, unlabeled
 
 
 def labels_of(confidence: torch.Tensor, label: torch.Tensor, classes: int = 3) -> PseudoLabels:
