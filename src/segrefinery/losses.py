@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -119,3 +120,36 @@ def _masked_mean(per_pixel: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return per_pixel.mean()
     return per_pixel.masked_fill(~mask, 0.0).sum() / mask.sum().clamp_min(1)
+
+
+def pixel_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """InfoNCE over a pool of labelled pixels: each is drawn to every other of its class, away from all of other classes.
+
+    L_i = mean over positives p of -log(exp(s_ip) / (exp(s_ip) + sum over negatives n of exp(s_in))), s = cosine /
+    temperature, averaged over the pixels that have a positive. (ContrastiveSeg: Wang et al., ICCV 2021, eq. 3.)
+
+    Args:
+        vectors: M x D, of any length; they are normalised here.
+        labels: M class ids.
+        temperature: tau.
+
+    Returns:
+        A scalar; 0, still part of the graph, where there are fewer than two classes or no pair of one class.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if vectors.ndim != 2 or labels.shape != vectors.shape[:1]:
+        raise ValueError(f"vectors must be M x D and labels M, got {list(vectors.shape)} and {list(labels.shape)}")
+    with torch.autocast(vectors.device.type, enabled=False):
+        unit = F.normalize(vectors.float(), dim=1)
+        same = labels[:, None] == labels[None, :]
+        positive = same.clone().fill_diagonal_(False)
+        if same.all() or not positive.any():
+            return unit.sum() * 0.0
+        similarity = unit @ unit.T / temperature
+        negatives = similarity.masked_fill(same, -torch.inf).logsumexp(dim=1, keepdim=True)
+        # -log(e^s / (e^s + e^n)) = softplus(n - s), which neither over- nor underflows.
+        loss = F.softplus(negatives - similarity).masked_fill(~positive, 0.0)
+        count = positive.sum(dim=1)
+        return (loss.sum(dim=1) / count.clamp(min=1)).sum() / (count > 0).sum()
