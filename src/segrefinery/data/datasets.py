@@ -1,0 +1,178 @@
+"""Data sets by reference, and the views of them that training gets to see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from segrefinery.data.discover import plain_images
+from segrefinery.data.files import DataError, FileDataset
+from segrefinery.data.folder import open_folder
+from segrefinery.data.layouts import LAYOUTS
+from segrefinery.errors import SegRefineryError
+from segrefinery.labels import IGNORE, LabelSpace, Merge, apply_table, lookup_table
+from segrefinery.settings import choose
+
+
+@runtime_checkable
+class ImageDataset(Protocol):
+    """Images with names. ``space`` is None where no classes are known."""
+
+    reference: str
+    space: LabelSpace | None
+    has_labels: bool
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """A stable, unique id that looks like a path without suffix."""
+        ...
+
+    def image(self, index: int) -> Tensor:
+        """uint8 RGB, 3 x H x W."""
+        ...
+
+
+@runtime_checkable
+class SegmentationDataset(ImageDataset, Protocol):
+    """Images that may have labels (``has_labels``)."""
+
+    def label(self, index: int) -> Tensor:
+        """int64, H x W, ids of ``space``, 255 where ignored."""
+        ...
+
+
+class _View:
+    """Passes on all that does not touch labels."""
+
+    def __init__(self, dataset: ImageDataset, space: LabelSpace | None) -> None:
+        self._dataset = dataset
+        self.reference = dataset.reference
+        self.space = space
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def name(self, index: int) -> str:
+        return self._dataset.name(index)
+
+    def image(self, index: int) -> Tensor:
+        return self._dataset.image(index)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return files_of(self._dataset, index)
+
+    def content_key(self) -> Iterator[str]:
+        yield f"{type(self).__name__} {self.space}"
+        yield from content_key(self._dataset)
+
+
+class UnlabeledView(_View):
+    """A data set as a target: it has no ``label``, whatever lies on disk."""
+
+    has_labels = False
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        super().__init__(dataset, dataset.space)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return super().files(index)[:1]
+
+
+class Remapped(_View):
+    """A labelled data set whose labels are ids of another space; pixels of classes it lacks are ignored.
+
+    Raises:
+        SegRefineryError: the data set has no labels.
+    """
+
+    has_labels = True
+
+    def __init__(self, dataset: SegmentationDataset, space: LabelSpace, merge: Merge | None = None) -> None:
+        if dataset.space is None or not dataset.has_labels:
+            raise SegRefineryError(f"{dataset.reference}: has no labels; use it as a target only, or name its masks.")
+        super().__init__(dataset, space)
+        self._labels = dataset
+        self._table = lookup_table({**dict(enumerate(dataset.space.classes)), IGNORE: None}, space, merge)
+
+    def label(self, index: int) -> Tensor:
+        return apply_table(self._labels.label(index), self._table)
+
+    def content_key(self) -> Iterator[str]:
+        yield str(self._table[self._table >= 0].tolist())
+        yield from super().content_key()
+
+
+def files_of(dataset: ImageDataset, index: int) -> tuple[Path, ...]:
+    """The image file and, if the data set shows one, the mask file; empty for images that are not files."""
+    files: Callable[[int], tuple[Path, ...]] | None = getattr(dataset, "files", None)
+    return files(index) if files else ()
+
+
+def content_key(dataset: ImageDataset) -> Iterator[str]:
+    """Lines that identify the content of a data set; without files, its reference, size and classes do."""
+    own: Callable[[], Iterator[str]] | None = getattr(dataset, "content_key", None)
+    if own:
+        yield from own()
+    else:
+        yield f"{dataset.reference} {len(dataset)} {dataset.space}"
+
+
+def open_dataset(reference: str) -> SegmentationDataset:
+    """The data set that a reference names.
+
+    * ``gta5:PATH``, ``synthia:PATH``, ``cityscapes:PATH@SPLIT``, ``acdc:PATH@SPLIT[/CONDITION]``,
+      ``dark_zurich:PATH@SPLIT[/CONDITION]``: as published.
+    * ``folder:PATH[@SPLIT]``: whatever its ``dataset.yaml`` describes (see ``folder.FolderSettings``).
+    * ``scenes:LOOK[,count=N][,size=HxW][@SPLIT]``: the embedded street scenes; the split is ``train`` if none is named.
+    * a directory, a glob or an image file: images without labels.
+
+    Raises:
+        SegRefineryError: the name, the path or the split does not exist, or nothing usable is there.
+    """
+    hit = re.match(r"([a-z][a-z0-9_]+):", reference)
+    if hit is None or Path(reference).exists():
+        return FileDataset(reference, plain_images(str(Path(reference).expanduser())))
+    kind, rest = hit[1], reference[hit.end() :]
+    if not rest:
+        raise DataError(reference, "reference", "names no path", f"write {kind}:PATH")
+    if kind == "scenes":
+        return _scenes(rest, reference)
+    opener = choose({**LAYOUTS, "folder": open_folder, "scenes": None}, kind, "data set")
+    assert opener is not None
+    path, split = _path_and_split(rest)
+    return opener(Path(path).expanduser(), split, reference)
+
+
+def _path_and_split(text: str) -> tuple[str, str | None]:
+    """``PATH@SPLIT``; an @ in an existing path is not taken for a split."""
+    path, mark, split = text.rpartition("@")
+    if not mark or not path or Path(text).expanduser().exists():
+        return text, None
+    return path, split or None
+
+
+def _scenes(text: str, reference: str) -> SegmentationDataset:
+    from segrefinery.data.scenes import SceneDataset
+
+    described, _, split = text.partition("@")
+    look, *options = described.split(",")
+    count: int | None = None
+    size: tuple[int, int] | None = None
+    for option in options:
+        if hit := re.fullmatch(r"count=([1-9]\d*)", option):
+            count = int(hit[1])
+        elif hit := re.fullmatch(r"size=([1-9]\d*)x([1-9]\d*)", option):
+            size = int(hit[1]), int(hit[2])
+        else:
+            raise DataError(
+                reference,
+                "reference",
+                f"cannot read {option!r}",
+                "write scenes:LOOK,count=40,size=96x192@SPLIT (height x width)",
+            )
+    return SceneDataset(look, split or "train", count, size)

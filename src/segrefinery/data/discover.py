@@ -1,0 +1,115 @@
+"""Finding the files of a data set: patterns with ``{name}``, plain directories and globs."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from segrefinery.data.files import IMAGE_SUFFIXES, DataError, Sample
+
+
+def walk(root: Path) -> Iterator[str]:
+    """The files under ``root`` as sorted relative POSIX paths. Follows links once each; leaves hidden files out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            error.filename, "path", f"cannot be read ({error.strerror})", "check its permissions"
+        ) from error
+
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(folder, name).relative_to(root).as_posix()
+
+
+def require_folder(path: Path, field: str = "path") -> None:
+    """Refuse a path that is missing or no folder."""
+    if not path.exists():
+        raise DataError(path, field, "does not exist", "check the spelling and that the data is where you say")
+    if not path.is_dir():
+        raise DataError(path, field, "is not a folder", "name the folder that holds the data set")
+
+
+def find(root: Path, pattern: str) -> dict[str, Path]:
+    """Files below ``root`` that fit ``pattern``: name -> path, in order of name.
+
+    ``{name}`` stands for the name and may reach over several folders; ``*`` is anything inside one folder, ``**/`` any
+    number of folders; all else is meant literally. Without ``{name}``, the name is the path after the fixed part of the
+    pattern, without suffix.
+
+    Raises:
+        DataError: the fixed part of the pattern is no folder, or two files have one name.
+    """
+    fixed = re.split(r"\{name\}|\*", pattern, maxsplit=1)[0].rpartition("/")[0]
+    base = root / fixed
+    require_folder(base)
+    regex = re.compile(_regex(pattern[len(fixed) :].lstrip("/")))
+    found: dict[str, Path] = {}
+    for relative in walk(base):
+        hit = regex.fullmatch(relative)
+        if hit is None:
+            continue
+        name = hit["name"] if "{name}" in pattern else os.path.splitext(relative)[0]
+        if name in found:
+            raise DataError(
+                base / relative, "images", f"has the same name as {found[name]}", "make the pattern narrower"
+            )
+        found[name] = base / relative
+    return dict(sorted(found.items()))
+
+
+def _regex(pattern: str) -> str:
+    wild = {"{name}": "(?P<name>.+)", "**/": "(?:.*/)?", "*": "[^/]*"}
+    parts = re.split(r"(\{name\}|\*\*/|\*)", pattern)
+    # A second {name} means the same text again.
+    text = "".join(wild.get(part, re.escape(part)) for part in parts)
+    head, first, tail = text.partition("(?P<name>.+)")
+    return head + first + tail.replace("(?P<name>.+)", "(?P=name)")
+
+
+def plain_images(path: str) -> list[Sample]:
+    """The images of a directory (with its subfolders), of a glob, or a single image file; no masks.
+
+    Raises:
+        DataError: nothing is there, or no image is among it.
+    """
+    root = Path(path)
+    if root.is_dir():
+        if (root / "dataset.yaml").exists():
+            raise DataError(
+                root,
+                "path",
+                "holds a dataset.yaml, so it is more than a directory of images",
+                f"write folder:{path}, or name the folder of its images",
+            )
+        names = list(walk(root))
+    elif root.exists():
+        root, names = root.parent, [root.name]
+    else:
+        hits = sorted(hit for hit in glob.glob(path, recursive=True) if os.path.isfile(hit))
+        if not hits:
+            raise DataError(path, "path", "does not exist, and is no pattern of existing files", "check the spelling")
+        root = Path(os.path.commonpath([os.path.dirname(hit) for hit in hits]))
+        names = [Path(hit).relative_to(root).as_posix() for hit in hits]
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    if not images:
+        others = sorted({os.path.splitext(name)[1] or name for name in names})
+        held = f"only {', '.join(others[:5])} files" if others else "nothing"
+        raise DataError(path, "path", f"holds no image ({held})", f"give images as {', '.join(IMAGE_SUFFIXES)}")
+    stems = {os.path.splitext(name)[0] for name in images}
+    unique = len(stems) == len(images)
+    return [Sample(os.path.splitext(name)[0] if unique else name, root / name) for name in images]

@@ -1,0 +1,237 @@
+"""``folder``: any data set, described by a short ``dataset.yaml``."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from segrefinery.data.discover import find, require_folder
+from segrefinery.data.files import ColorMasks, DataError, FileDataset, IdMasks, MaskEncoding, Sample
+from segrefinery.data.layouts import require_masks
+from segrefinery.errors import SegRefineryError
+from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
+from segrefinery.settings import Settings
+
+# The colour of VOC's object borders, which its labelmap.txt does not list.
+_VOC_BORDER: Color = (224, 224, 192)
+
+
+class SplitSettings(Settings):
+    """Which images belong to a split."""
+
+    file: str
+    """A CSV file with a header, or without ``column`` a plain list of names, one a line. Relative to the root."""
+    column: str | None = None
+    """The column that says where an image belongs."""
+    value: str | int | list[str | int] | None = None
+    """The value, or values, of that column that make the split."""
+    name: str | None = None
+    """The column with the image's name; without it, the first."""
+
+
+class FolderSettings(Settings):
+    """The keys of ``dataset.yaml``."""
+
+    name: str | None = None
+    """The label space's name; without it, that of the file's folder (or of the file, if not called dataset.yaml)."""
+    root: str = "."
+    """Where the files lie, relative to the yaml. ``$NAME`` and ``${NAME:-default}`` are taken from the environment."""
+    images: str
+    """Pattern of the images below the root, for instance ``images/{name}.jpg``."""
+    masks: str | None = None
+    """Pattern of their masks, with the same ``{name}``. Without it the data set has no labels."""
+    classes: str | list[str] | dict[int, str | None] | None = None
+    """Class names in the order of their ids, or id -> name (null: ignored), or the name of a known label space."""
+    colors: dict[str, Color] | None = None
+    """Class name -> RGB. With ``classes`` it colours pictures; without, the masks themselves are colour PNGs."""
+    labelmap: str | None = None
+    """A ``labelmap.txt`` of VOC or CVAT, for masks that are colour PNGs."""
+    merge: dict[str, str | None] = Field(default_factory=dict)
+    """Renames classes: name -> new name (several may share one), or null to ignore the class."""
+    ignore: tuple[int | Color, ...] = ()
+    """Ids, or colours of colour masks, that are not to be learned. 255 always is, unless it is a class."""
+    splits: dict[str, SplitSettings] = Field(default_factory=dict)
+    """Split name -> which images belong to it."""
+
+
+def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
+    """The data set that ``path``, a yaml or the folder of a ``dataset.yaml``, describes; all images, or one split.
+
+    Raises:
+        SegRefineryError: the description, a file it names or the split is wrong or missing.
+    """
+    file = path / "dataset.yaml" if path.is_dir() else path
+    settings = _load(file)
+    root = file.parent / _expand(settings.root, file)
+    require_folder(root, "root")
+    images = find(root, settings.images)
+    if not images:
+        raise DataError(
+            file, "images", f"no file fits {settings.images!r} under {root}", "correct the pattern or the root"
+        )
+    if split is not None:
+        images = _select(images, file, root, settings, split)
+    if settings.masks is None:
+        return FileDataset(reference, [Sample(name, image) for name, image in images.items()])
+    if "{name}" not in settings.masks:
+        raise DataError(file, "masks", "has no {name}", "write for instance masks/{name}.png")
+    samples = [Sample(name, image, root / settings.masks.replace("{name}", name)) for name, image in images.items()]
+    require_masks(samples)
+    space, masks = _encoding(settings, file, root)
+    return FileDataset(reference, samples, space, masks)
+
+
+def _load(file: Path) -> FolderSettings:
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(file, "dataset.yaml", f"cannot be read ({error.strerror})", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(file, "dataset.yaml", f"is no YAML: {' '.join(str(error).split())}", "correct it") from error
+    if not isinstance(content, dict):
+        raise DataError(file, "dataset.yaml", "has no keys", f"it needs {', '.join(FolderSettings.model_fields)}")
+    try:
+        return FolderSettings(**content)
+    except (ValidationError, TypeError) as error:
+        if not isinstance(error, ValidationError):
+            raise DataError(file, "dataset.yaml", "has a key that is no text", "write keys as words") from error
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        keys = f"the keys are {', '.join(FolderSettings.model_fields)}"
+        raise DataError(file, field, first["msg"], f"correct it ({keys})") from error
+
+
+def _expand(text: str, file: Path) -> str:
+    def value(hit: re.Match[str]) -> str:
+        name, default = hit["braced"] or hit["bare"], hit["default"]
+        found = os.environ.get(name) or default
+        if found is None:
+            raise DataError(
+                file, "root", f"the environment variable {name} is not set", f"set it, or write ${{{name}:-PATH}}"
+            )
+        return found
+
+    pattern = r"\$(?:\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|(?P<bare>\w+))"
+    return os.path.expanduser(re.sub(pattern, value, text))
+
+
+def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSettings, split: str) -> dict[str, Path]:
+    if split not in settings.splits:
+        choices = f"choose one of: {', '.join(settings.splits)}" if settings.splits else "declare it under 'splits'"
+        raise DataError(file, "splits", f"there is no split {split!r}", choices)
+    rule = settings.splits[split]
+    names = _listed(root / rule.file, rule)
+    if not names:
+        raise DataError(
+            root / rule.file, f"splits.{split}", f"no line has {rule.column} = {rule.value}", "correct the value"
+        )
+    lost = [name for name in names if name not in images]
+    if lost:
+        raise DataError(
+            root / rule.file,
+            f"splits.{split}",
+            f"{len(lost)} of its {len(names)} names fit no image, first {lost[0]!r}",
+            f"names must be what {{name}} stands for in {settings.images!r}",
+        )
+    return {name: images[name] for name in names}
+
+
+def _listed(file: Path, rule: SplitSettings) -> list[str]:
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            file, "splits.file", f"cannot be read ({error})", "check the path; it must be UTF-8 text"
+        ) from error
+    if rule.column is None:
+        return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    rows = csv.DictReader(text.splitlines())
+    header = list(rows.fieldnames or [])
+    for column in (rule.column, rule.name):
+        if column is not None and column not in header:
+            raise DataError(
+                file, "splits.column", f"there is no column {column!r}", f"choose one of: {', '.join(header)}"
+            )
+    values = {str(value) for value in (rule.value if isinstance(rule.value, list) else [rule.value])}
+    named = rule.name or header[0]
+    return list(dict.fromkeys(row[named] for row in rows if row[rule.column] in values))
+
+
+def _encoding(settings: FolderSettings, file: Path, root: Path) -> tuple[LabelSpace, MaskEncoding]:
+    name = settings.name or (file.parent.resolve().name if file.name == "dataset.yaml" else file.stem)
+    try:
+        if settings.classes is None:
+            return _color_masks(settings, name, file, root)
+        return _id_masks(settings, name, file)
+    except DataError:
+        raise
+    except SegRefineryError as error:
+        raise SegRefineryError(f"{file}: {error}") from error
+
+
+def _id_masks(settings: FolderSettings, name: str, file: Path) -> tuple[LabelSpace, IdMasks]:
+    classes = settings.classes
+    colors = dict(settings.colors or {})
+    if isinstance(classes, str):
+        known = parse_space(classes)
+        colors = {**dict(zip(known.classes, known.colors)), **colors}
+        classes = list(known.classes)
+    ids: dict[int, str | None] = dict(enumerate(classes)) if isinstance(classes, list) else dict(classes or {})
+    ignored = [i for i in settings.ignore if isinstance(i, int)]
+    if len(ignored) < len(settings.ignore):
+        raise DataError(file, "ignore", "names colours, but masks hold ids", "give ids")
+    both = [str(i) for i in ignored if i in ids]
+    if both:
+        raise DataError(file, "ignore", f"{', '.join(both)} is also a class", "take it out of one of them")
+    whole = LabelSpace.of(name, list(dict.fromkeys(n for n in ids.values() if n is not None)), colors)
+    check_merge(settings.merge, whole)
+    space = merged(whole, settings.merge)
+    return space, IdMasks(lookup_table({**dict.fromkeys([*ignored, IGNORE]), **ids}, space, settings.merge))
+
+
+def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tuple[LabelSpace, ColorMasks]:
+    if settings.labelmap:
+        colors = read_labelmap(root / settings.labelmap)
+    elif settings.colors:
+        colors = settings.colors
+    else:
+        raise DataError(file, "classes", "is missing", "give 'classes', or 'colors' or 'labelmap' for colour masks")
+    whole = LabelSpace.of(name, list(colors), colors)
+    check_merge(settings.merge, whole)
+    space = merged(whole, settings.merge)
+    ids: dict[Color, int] = {color: IGNORE for color in settings.ignore if not isinstance(color, int)}
+    ids.setdefault(_VOC_BORDER, IGNORE)
+    places = {key(class_name): i for i, class_name in enumerate(space.classes)}
+    for (class_name, color), new in zip(colors.items(), renamed(list(colors), settings.merge)):
+        if color in ids and color != _VOC_BORDER:
+            raise DataError(
+                file, "colors", f"{class_name!r} has the colour {color} of another class", "give each its own"
+            )
+        ids[color] = IGNORE if new is None else places[key(new)]
+    return space, ColorMasks(ids)
+
+
+def read_labelmap(path: Path) -> dict[str, Color]:
+    """Class name -> colour from lines ``name:r,g,b:parts:actions``; lines that start with ``#`` are comments.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not of that form.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, "labelmap", f"cannot be read ({error})", "check the path") from error
+    colors: dict[str, Color] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        hit = re.fullmatch(r"(?P<name>.+?):(\d+),\s*(\d+),\s*(\d+)(:.*)?", line.strip())
+        if hit is None or any(int(part) > 255 for part in hit.groups()[1:4]) or hit["name"] in colors:
+            raise DataError(path, f"line {number}", f"{line!r} is no new class", "write NAME:R,G,B:: with a name once")
+        colors[hit["name"]] = (int(hit[2]), int(hit[3]), int(hit[4]))
+    return colors
