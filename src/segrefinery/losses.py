@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -123,7 +123,7 @@ def _masked_mean(per_pixel: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def pixel_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE over a pool of labelled pixels: each is drawn to every other of its class, away from all of other classes.
+    """InfoNCE over a pool of labelled pixels: each is drawn to the others of its class and away from all other classes.
 
     L_i = mean over positives p of -log(exp(s_ip) / (exp(s_ip) + sum over negatives n of exp(s_in))), s = cosine /
     temperature, averaged over the pixels that have a positive. (ContrastiveSeg: Wang et al., ICCV 2021, eq. 3.)
@@ -153,3 +153,66 @@ def pixel_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float =
         loss = F.softplus(negatives - similarity).masked_fill(~positive, 0.0)
         count = positive.sum(dim=1)
         return (loss.sum(dim=1) / count.clamp(min=1)).sum() / (count > 0).sum()
+
+
+def variance_regularized_loss(
+    logits: Tensor, other_logits: Tensor, label: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """exp(-D) CE + D of one classifier: where two classifiers disagree the label is doubted, at a price (MRNet eq. 12).
+
+    D = KL(other || this), a pixel's sum over classes. The gradient flows through every term and reaches both
+    classifiers. An ignored pixel has no CE but keeps its D. Divided by *all* pixels.
+
+    Args:
+        logits, other_logits: B x C x h x w each, up-sampled to the label's size (bilinear).
+        label: B x H x W int64, 255 ignored.
+        weight: B x H x W in [0, 1] on the CE, or None for 1.
+    """
+    here, other = (
+        F.interpolate(x.float(), label.shape[-2:], mode="bilinear", align_corners=False).log_softmax(dim=1)
+        for x in (logits, other_logits)
+    )
+    divergence = (other.exp() * (other - here)).sum(dim=1)
+    cost = F.nll_loss(here, label, ignore_index=IGNORE, reduction="none")
+    if weight is not None:
+        cost = cost * weight
+    return ((-divergence).exp() * cost + divergence).mean()
+
+
+def symmetric_variance_loss(
+    logits: Tensor, aux_logits: Tensor, label: Tensor, weight: Tensor | None = None, aux_weight: float = 0.5
+) -> Tensor:
+    """``variance_regularized_loss`` of the main classifier plus ``aux_weight`` times the auxiliary one's (MRNet)."""
+    main = variance_regularized_loss(logits, aux_logits, label, weight)
+    return main + aux_weight * variance_regularized_loss(aux_logits, logits, label, weight)
+
+
+def entropy_loss(logits: Tensor, power: float | None = None) -> Tensor:
+    """Mean entropy of the prediction, divided by log C (MinEnt: ADVENT eq. 3).
+
+    Args:
+        logits: B x C x h x w.
+        power: eta of FDA's robust penalty (H^2 + 1e-8)^eta, which weighs uncertain pixels more; None for H itself.
+    """
+    entropy = self_information(logits).sum(dim=1)
+    return entropy.mean() if power is None else (entropy.square() + 1e-8).pow(power).mean()
+
+
+def self_information(logits: Tensor) -> Tensor:
+    """-p log p / log C of each class, B x C x h x w; its sum over classes is the normalised entropy (ADVENT eq. 6)."""
+    log_probs = logits.float().log_softmax(dim=1)
+    return -(log_probs.exp() * log_probs) / math.log(logits.shape[1])
+
+
+def domain_loss(scores: Tensor, domain: float, objective: Literal["vanilla", "least_squares"] = "vanilla") -> Tensor:
+    """How far a discriminator's scores are from calling every place ``domain``: source = 0, target = 1.
+
+    Args:
+        scores: logits, any shape.
+        objective: binary cross-entropy (AdaptSegNet), or squared distance (LS-GAN).
+    """
+    scores = scores.float()
+    wanted = torch.full_like(scores, domain)
+    if objective == "vanilla":
+        return F.binary_cross_entropy_with_logits(scores, wanted)
+    return F.mse_loss(scores, wanted)
