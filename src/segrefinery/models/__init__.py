@@ -1,1 +1,26 @@
+"""Networks: the words they speak, the table of those we know, the teacher, and models as folders."""
 
+from segrefinery.models.build import NETWORKS, ModelSettings, build_model
+from segrefinery.models.foreign import wrap
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.states import load_weights, read_state
+from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
+from segrefinery.models.weights import ModelConfig, load_model, save_model
+
+__all__ = [
+    "NETWORKS",
+    "Learner",
+    "ModelConfig",
+    "ModelSettings",
+    "Prediction",
+    "Segmenter",
+    "Teacher",
+    "TeacherSettings",
+    "TeacherView",
+    "build_model",
+    "load_model",
+    "load_weights",
+    "read_state",
+    "save_model",
+    "wrap",
+]

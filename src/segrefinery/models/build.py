@@ -1,0 +1,139 @@
+"""The table of networks, and how one is made from settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from segrefinery.errors import SegRefineryError
+from segrefinery.models.deeplab import DeepLabV2, DeepLabV2Settings
+from segrefinery.models.dinov2 import DINOv2, DINOv2Settings
+from segrefinery.models.encoders import MIT_SIZES, MiTSettings, TimmSettings, daformer, segformer
+from segrefinery.models.fcn8s import FCN8s, FCN8sSettings
+from segrefinery.models.foreign import SMP, SMPSettings
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.small import Small, SmallSettings
+from segrefinery.models.states import hub_file, load_weights
+from segrefinery.settings import Settings, choose
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of the table.
+
+    Attributes:
+        settings: the class that validates ``ModelSettings.options``.
+        build: ``build(num_classes, settings, pretrained)``.
+        pretrained: whether published encoder weights exist.
+    """
+
+    settings: type[Settings]
+    build: Callable[..., Segmenter]
+    pretrained: bool = True
+
+
+def _small(num_classes: int, settings: SmallSettings, pretrained: bool) -> Segmenter:
+    del pretrained
+    return Small(num_classes, settings)
+
+
+NETWORKS: dict[str, Network] = {
+    "small": Network(SmallSettings, _small, pretrained=False),
+    "deeplabv2_resnet101": Network(DeepLabV2Settings, DeepLabV2),
+    "fcn8s_vgg16": Network(FCN8sSettings, FCN8s),
+    **{f"segformer_{size}": Network(MiTSettings, partial(segformer, size=size)) for size in MIT_SIZES},
+    **{f"daformer_{size}": Network(MiTSettings, partial(daformer, encoder=size)) for size in MIT_SIZES},
+    **{
+        f"dinov2_{size}{suffix}": Network(
+            DINOv2Settings, partial(DINOv2, encoder=f"vit_{size}_patch14_{register}dinov2.lvd142m")
+        )
+        for size in ("small", "base", "large")
+        for suffix, register in (("", ""), ("_reg", "reg4_"))
+    },
+}
+
+# Networks whose name goes on: what follows the colon is looked up in another library.
+_PATTERNS = ("daformer:TIMM_ENCODER", "smp:ARCHITECTURE/ENCODER")
+
+
+def network(name: str) -> Network:
+    """The table's row for a name, or one made for ``daformer:...`` and ``smp:...``.
+
+    Raises:
+        SegRefineryError: unknown name; the message prints the table.
+    """
+    family, colon, rest = name.partition(":")
+    if family == "daformer" and colon and rest:
+        return Network(TimmSettings, partial(daformer, encoder=rest))
+    if family == "smp" and colon:
+        architecture, slash, encoder = rest.partition("/")
+        if not (slash and architecture and encoder):
+            raise SegRefineryError(f"model name {name!r}: expected smp:ARCHITECTURE/ENCODER, as in smp:unet/resnet34.")
+        return Network(SMPSettings, partial(SMP, architecture=architecture, encoder=encoder))
+    known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(_PATTERNS)}
+    found = choose(known, name, "model")
+    if found is None:
+        raise SegRefineryError(f"model name {name!r}: put the real names in place of the capitals.")
+    return found
+
+
+class ModelSettings(Settings):
+    """Which network, from which weights."""
+
+    name: str = "small"
+    """A name of the table, ``daformer:TIMM_ENCODER`` or ``smp:ARCHITECTURE/ENCODER``."""
+    weights: str | None = None
+    """``imagenet``: the encoder's published pre-training (DINOv2: LVD-142M); ``none``: random; ``hf://ORG/REPO`` or a
+    path: weights of the whole network, safetensors or torch. By default ``imagenet`` where the network has it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The network's own settings."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSettings:
+        try:
+            self.network_settings()
+        except SegRefineryError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def network_settings(self) -> Settings:
+        """``options`` as the network's own settings class.
+
+        Raises:
+            SegRefineryError: unknown network, unknown option or wrong value.
+        """
+        kind = network(self.name).settings
+        try:
+            return kind(**self.options)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            place = ".".join(str(part) for part in ("options", *wrong["loc"]))
+            raise SegRefineryError(
+                f"{place}: {wrong['msg']} ({self.name}). Options: {', '.join(kind.model_fields)}."
+            ) from error
+
+
+def build_model(settings: ModelSettings, num_classes: int) -> Segmenter:
+    """The network that the settings name, with its weights.
+
+    Raises:
+        SegRefineryError: unknown name or option, a missing library, or weights that are not to be had or do not fit.
+    """
+    row = network(settings.name)
+    weights = settings.weights or ("imagenet" if row.pretrained else "none")
+    if weights == "imagenet" and not row.pretrained:
+        raise SegRefineryError(f"there are no imagenet weights for {settings.name}: set weights: none, or a path.")
+    model = row.build(num_classes, settings.network_settings(), weights == "imagenet")
+    if weights not in ("imagenet", "none"):
+        path = hub_file(weights, "model.safetensors") if weights.startswith("hf://") else Path(weights)
+        load_weights(model, path)
+        log.info("weights of %s from %s", settings.name, path)
+    return model

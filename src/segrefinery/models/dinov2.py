@@ -1,0 +1,113 @@
+"""DINOv2 (timm's ViT-S/B/L with patch 14, with or without register tokens) under a light multi-level head."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.models.encoders import Encoder, create_timm
+from segrefinery.models.heads import AuxiliaryHead, HeadSettings, conv_norm, enlarge, initialise
+from segrefinery.models.segmenter import Prediction, Segmenter
+
+_WIDTH = 256
+PATCH = 14
+
+
+class DINOv2Settings(HeadSettings):
+    """DINOv2 and its head."""
+
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth of the encoder."""
+    checkpointing: bool = False
+    """Recompute the encoder's blocks in the backward pass: about a third more time, far less memory."""
+    upsample: Literal[1, 2, 4] = 4
+    """The head's grid is this many times finer than the patches: stride 14, 7 or 3.5."""
+
+
+class DINOv2Encoder(Encoder):
+    """Token maps after four evenly spaced blocks, each through the final norm, as B x D x ceil(H/14) x ceil(W/14)."""
+
+    multiple = PATCH
+
+    def __init__(self, name: str, pretrained: bool, settings: DINOv2Settings) -> None:
+        super().__init__()
+        network: Any = create_timm(
+            name, pretrained, num_classes=0, dynamic_img_size=True, drop_path_rate=settings.drop_path
+        )
+        network.set_grad_checkpointing(settings.checkpointing)
+        depth = len(network.blocks)
+        self.taken = [depth * i // 4 - 1 for i in range(1, 5)]
+        self.channels = (network.embed_dim,) * 4
+        self.network = network
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        network: Any = self.network
+        return network.forward_intermediates(image, indices=self.taken, norm=True, intermediates_only=True)
+
+
+class LightHead(nn.Module):
+    """All levels joined by a 1x1 convolution, then as often as asked: twice the size and a 3x3 convolution."""
+
+    def __init__(self, channels: tuple[int, ...], num_classes: int, settings: DINOv2Settings) -> None:
+        super().__init__()
+        self.width = _WIDTH
+        self.fusion = conv_norm(sum(channels), _WIDTH, norm=settings.norm)
+        doublings = settings.upsample.bit_length() - 1
+        self.finer = nn.ModuleList(conv_norm(_WIDTH, _WIDTH, kernel=3, norm=settings.norm) for _ in range(doublings))
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.classifier = nn.Conv2d(_WIDTH, num_classes, 1)
+        initialise(self, self.classifier)
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and the features they read."""
+        x = self.fusion(torch.cat(levels, dim=1))
+        for convolution in self.finer:
+            x = convolution(enlarge(x, (2 * x.shape[-2], 2 * x.shape[-1])))
+        features = self.dropout(x)
+        return self.classifier(features), features
+
+
+class DINOv2(Segmenter):
+    """A DINOv2 vision transformer, its light head, and optionally an auxiliary classifier on the third level."""
+
+    def __init__(
+        self, num_classes: int, settings: DINOv2Settings | None = None, pretrained: bool = False, *, encoder: str
+    ) -> None:
+        super().__init__()
+        settings = settings or DINOv2Settings()
+        self.encoder = DINOv2Encoder(encoder, pretrained, settings)
+        self.head = LightHead(self.encoder.channels, num_classes, settings)
+        self.auxiliary = AuxiliaryHead(self.encoder.channels[-2], num_classes, settings) if settings.auxiliary else None
+        self.num_classes = num_classes
+        self.feature_channels = self.head.width
+        self.level_channels = self.encoder.channels
+        self.learner_channels = (self.head.width, self.auxiliary.width) if self.auxiliary else (self.head.width,)
+
+    def forward(self, image: Tensor) -> Prediction:
+        levels = self.encoder(image)
+        logits, features = self.head(levels)
+        aux_logits, aux_features = self.auxiliary(levels[-2]) if self.auxiliary else (None, None)
+        return Prediction(logits, features, aux_logits, aux_features, levels)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+    def layer_of(self, parameter: nn.Parameter) -> int:
+        """How many layers lie above an encoder parameter: 0 for the last block and the final norm, the number of
+        blocks for what precedes the first one. With a rate of ``decay ** layer_of`` each layer moves less than the
+        one above it.
+
+        Raises:
+            ValueError: the parameter is not the encoder's.
+        """
+        network: Any = self.encoder.network
+        depth = len(network.blocks)
+        for name, own in network.named_parameters():
+            if own is parameter:
+                if name.startswith("blocks."):
+                    return depth - 1 - int(name.split(".")[1])
+                return 0 if name.startswith("norm.") else depth
+        raise ValueError(f"layer_of: a parameter of shape {tuple(parameter.shape)} that is not the encoder's")

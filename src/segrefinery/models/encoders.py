@@ -1,0 +1,182 @@
+"""Multi-level encoders from timm and transformers, and the segmenter that puts a head on one."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.errors import SegRefineryError
+from segrefinery.models.daformer import DAFormerHead
+from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
+from segrefinery.models.padding import pad_to_multiple, unpad
+from segrefinery.models.segmenter import Prediction, Segmenter
+
+log = logging.getLogger(__name__)
+
+# Embedding width, depths of the four stages, and width of SegFormer's head (Xie et al. 2021, tables 1 and 6).
+_MIT = {
+    "b0": (32, (2, 2, 2, 2), 256),
+    "b1": (64, (2, 2, 2, 2), 256),
+    "b2": (64, (3, 4, 6, 3), 768),
+    "b3": (64, (3, 4, 18, 3), 768),
+    "b4": (64, (3, 8, 27, 3), 768),
+    "b5": (64, (3, 6, 40, 3), 768),
+}
+MIT_SIZES = tuple(_MIT)
+
+
+class MiTSettings(HeadSettings):
+    """A head on a Mix Transformer."""
+
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Stochastic depth of the encoder."""
+
+
+class TimmSettings(HeadSettings):
+    """A head on a timm encoder."""
+
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth of the encoder, for encoders that know it."""
+
+
+class Encoder(nn.Module):
+    """Images to feature maps, finest first; a subclass sets ``channels`` and the ``network`` and says how to call it.
+
+    Attributes:
+        channels: of each level.
+        multiple: images are padded to multiples of this, and the levels cut back to the image.
+    """
+
+    channels: tuple[int, ...]
+    multiple: int = 32
+    network: nn.Module
+
+    def levels(self, image: Tensor) -> Sequence[Tensor]:
+        """The feature maps of an image whose sides are multiples of ``multiple``."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        padded = pad_to_multiple(image, self.multiple)
+        size, whole = image.shape[-2:], padded.shape[-2:]
+        return [unpad(level, whole, size) for level in self.levels(padded)]
+
+
+class MiT(Encoder):
+    """SegFormer's Mix Transformer through transformers; strides 4, 8, 16, 32. Its licence is non-commercial."""
+
+    def __init__(self, size: str, pretrained: bool, drop_path: float = 0.1) -> None:
+        super().__init__()
+        try:
+            from transformers import SegformerConfig, SegformerModel
+        except ImportError as error:
+            raise SegRefineryError("MiT encoders need transformers: pip install 'segrefinery[segformer]'.") from error
+        log.warning("MiT weights and code are NVIDIA's, for research only (no commercial use): see its licence.")
+        width, depths, _ = _MIT[size]
+        self.channels = (width, 2 * width, 5 * width, 8 * width)
+        config: dict[str, Any] = {"hidden_sizes": list(self.channels), "depths": list(depths)}
+        if pretrained:
+            repository = f"nvidia/mit-{size}"
+            try:
+                self.network = SegformerModel.from_pretrained(repository, drop_path_rate=drop_path)
+            except (OSError, ValueError) as error:
+                raise missing_hub_weights(repository) from error
+        else:
+            self.network = SegformerModel(SegformerConfig(**config, drop_path_rate=drop_path))
+
+    def levels(self, image: Tensor) -> Sequence[Tensor]:
+        return self.network(image, output_hidden_states=True).hidden_states
+
+
+class TimmEncoder(Encoder):
+    """The last four levels of any multi-level timm encoder."""
+
+    def __init__(self, name: str, pretrained: bool, drop_path: float = 0.0) -> None:
+        super().__init__()
+        options = {"drop_path_rate": drop_path} if drop_path else {}
+        self.network = create_timm(name, pretrained, features_only=True, **options)
+        info: Any = self.network.feature_info
+        self.channels = tuple(info.channels()[-4:])
+        self.multiple = max(info.reduction())
+
+    def levels(self, image: Tensor) -> Sequence[Tensor]:
+        found = self.network(image)[-4:]
+        # Some encoders (Swin) put the channels last.
+        return [x if x.shape[1] == c else x.movedim(-1, 1) for x, c in zip(found, self.channels)]
+
+
+def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
+    """A timm network.
+
+    Raises:
+        SegRefineryError: timm does not know the name (with the nearest ones), the network has no such levels, or its
+            weights cannot be fetched.
+    """
+    import timm  # here, for it takes seconds to import
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise SegRefineryError(f"timm has no encoder {name!r}.{hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (OSError, RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        if pretrained:
+            config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+            if config is None or not (config.hf_hub_id or config.url):
+                raise SegRefineryError(f"timm has no weights for {name!r}: set weights: none.") from error
+            if isinstance(error, OSError):
+                raise missing_hub_weights(str(config.hf_hub_id or config.url)) from error
+        raise SegRefineryError(f"timm cannot make {name!r} as a multi-level encoder: {error}") from error
+
+
+def missing_hub_weights(repository: str) -> SegRefineryError:
+    """The error for weights that are neither in the hub's cache nor to be had from it."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return SegRefineryError(
+        f"the pre-trained weights of {repository} are not in the hub's cache {HF_HUB_CACHE} and cannot be fetched. "
+        f"Run 'hf download {repository}' on a connected machine and copy that cache here (HF_HUB_CACHE names it), "
+        "or set weights: none to train from random weights."
+    )
+
+
+class EncoderHead(Segmenter):
+    """An encoder and a multi-level head, and optionally an auxiliary classifier on the last level but one."""
+
+    def __init__(self, encoder: Encoder, head: SegFormerHead, num_classes: int, settings: HeadSettings) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.auxiliary = AuxiliaryHead(encoder.channels[-2], num_classes, settings) if settings.auxiliary else None
+        self.num_classes = num_classes
+        self.feature_channels = head.width
+        self.level_channels = encoder.channels
+        self.learner_channels = (head.width, self.auxiliary.width) if self.auxiliary else (head.width,)
+
+    def forward(self, image: Tensor) -> Prediction:
+        levels = self.encoder(image)
+        logits, features = self.head(levels)
+        aux_logits, aux_features = self.auxiliary(levels[-2]) if self.auxiliary else (None, None)
+        return Prediction(logits, features, aux_logits, aux_features, levels)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+
+def segformer(num_classes: int, settings: MiTSettings, pretrained: bool, size: str) -> EncoderHead:
+    """SegFormer: MiT of a size (``b0`` to ``b5``) and its all-linear head."""
+    encoder = MiT(size, pretrained, settings.drop_path)
+    head = SegFormerHead(encoder.channels, num_classes, _MIT[size][2], settings)
+    return EncoderHead(encoder, head, num_classes, settings)
+
+
+def daformer(num_classes: int, settings: MiTSettings | TimmSettings, pretrained: bool, encoder: str) -> EncoderHead:
+    """DAFormer: its head on MiT (``b0`` to ``b5``) or on any multi-level timm encoder, by timm's name."""
+    kind = MiT if encoder in _MIT else TimmEncoder
+    levels = kind(encoder, pretrained, settings.drop_path)
+    return EncoderHead(levels, DAFormerHead(levels.channels, num_classes, settings), num_classes, settings)

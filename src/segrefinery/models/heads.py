@@ -1,0 +1,108 @@
+"""What the decoder heads share: a convolution block, an auxiliary classifier, and the all-linear head of SegFormer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.settings import Settings
+
+Norm = Literal["batch", "group", "none"]
+
+
+class HeadSettings(Settings):
+    """What every multi-level head can be told."""
+
+    norm: Norm = "batch"
+    """``batch`` is what was published; ``group`` does not depend on the batch and suits small ones."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of feature channels dropped before the classifier."""
+    auxiliary: bool = False
+    """Adds a second classifier on the last level but one, for refiners that compare two learners."""
+
+
+def conv_norm(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    norm: Norm = "batch",
+) -> nn.Sequential:
+    """Convolution that keeps the size, norm and ReLU; without a norm the convolution has a bias."""
+    convolution = nn.Conv2d(
+        inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=groups, bias=norm == "none"
+    )
+    norms = {
+        "batch": lambda: [nn.BatchNorm2d(outputs)],
+        "group": lambda: [nn.GroupNorm(min(32, outputs // 8), outputs)],
+        "none": list,
+    }
+    return nn.Sequential(convolution, *norms[norm](), nn.ReLU(inplace=True))
+
+
+def initialise(head: nn.Module, *classifiers: nn.Module) -> None:
+    """Kaiming for the convolutions of a head, N(0, 0.01) for its classifiers."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for classifier in classifiers:
+        for name, parameter in classifier.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.01)
+
+
+def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation to (h, w)."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+class AuxiliaryHead(nn.Module):
+    """3x3 convolution, norm, ReLU, dropout, 1x1 classifier: B x D x h x w -> logits and the features they read."""
+
+    def __init__(self, channels: int, num_classes: int, settings: HeadSettings, width: int = 256) -> None:
+        super().__init__()
+        self.width = width
+        self.convolution = conv_norm(channels, width, kernel=3, norm=settings.norm)
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        initialise(self, self.classifier)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.dropout(self.convolution(x))
+        return self.classifier(features), features
+
+
+class SegFormerHead(nn.Module):
+    """SegFormer's head: every level through a linear map to ``width`` channels, brought to the finest grid, joined by
+    one more linear map with norm and ReLU (Xie et al. 2021, eq. 4).
+
+    With ``width`` 256 it is also the scale attention of HRDA.
+    """
+
+    def __init__(self, channels: Sequence[int], num_classes: int, width: int, settings: HeadSettings) -> None:
+        super().__init__()
+        self.width = width
+        self.embeddings = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)
+        self.fusion = self.fusion_block(len(channels) * width, width, settings)
+        self.dropout = nn.Dropout2d(settings.dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        initialise(self, self.classifier)
+
+    def fusion_block(self, inputs: int, outputs: int, settings: HeadSettings) -> nn.Module:
+        """What joins the embedded levels."""
+        return conv_norm(inputs, outputs, norm=settings.norm)
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and the features they read, both on the finest level's grid."""
+        size = levels[0].shape[-2:]
+        embedded = [enlarge(embed(x), size) for embed, x in zip(self.embeddings, levels, strict=True)]
+        features = self.dropout(self.fusion(torch.cat(embedded, dim=1)))
+        return self.classifier(features), features

@@ -1,0 +1,154 @@
+"""Weights from files: read without executing code, and never loaded in silence when names or shapes differ."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from segrefinery.errors import SegRefineryError
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 4
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a torch file, which is opened with ``weights_only``.
+
+    Torch files may hold the tensors themselves or have them under ``state_dict`` or ``model``.
+
+    Raises:
+        SegRefineryError: no such file, not a weights file, or a pickle that wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SegRefineryError(f"{path}: no such weights file.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise SegRefineryError(f"{path}: not a readable safetensors file ({error}).") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SegRefineryError(
+            f"{path}: holds more than tensors, and loading it could run code, so it was not loaded. "
+            "Save its state_dict alone, best as .safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise SegRefineryError(f"{path}: not a readable torch file ({_first_line(error)}).") from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise SegRefineryError(f"{path}: holds no mapping of names to tensors (a state_dict).")
+    return dict(loaded)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load tensors whose names and shapes are exactly the module's; ``origin`` names them in the error.
+
+    Raises:
+        SegRefineryError: names or shapes differ; the message lists the first few. Nothing has been loaded then.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    extra = [name for name in state if name not in own]
+    differing = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("unknown", extra), ("of another shape", differing))
+        if names
+    ]
+    if problems:
+        raise SegRefineryError(
+            f"{origin}: the weights do not fit {type(module).__name__} ({'; '.join(problems)}). "
+            "Check the network's name, options and number of classes."
+        )
+    module.load_state_dict(dict(state))
+
+
+def load_weights(module: nn.Module, path: str | Path, strip: Sequence[str] = ()) -> None:
+    """Load a weights file into a module, which must have exactly its names and shapes.
+
+    Args:
+        path: a ``.safetensors`` file or a torch file.
+        strip: prefixes that wrappers put before the names, for instance ``"module."`` or ``"backbone."``. Each is
+            removed from every name, and it is an error if some name does not begin with it.
+
+    Raises:
+        SegRefineryError: see ``read_state`` and ``load_state``.
+    """
+    state = read_state(path)
+    for prefix in strip:
+        odd = [name for name in state if not name.startswith(prefix)]
+        if odd:
+            raise SegRefineryError(f"{path}: cannot strip {prefix!r}: {odd[0]!r} does not begin with it.")
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    load_state(module, state, str(path))
+
+
+def downloaded(url: str) -> Path:
+    """The local copy of a published weights file, fetched into torch's hub cache if it is not there.
+
+    Raises:
+        SegRefineryError: it cannot be fetched; the message says which file is wanted and where to put it.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.info("downloading %s to %s", url, path)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path.name))
+        except (OSError, RuntimeError) as error:
+            raise SegRefineryError(
+                f"cannot download the pre-trained weights {url} ({_first_line(error)}). "
+                f"Put that file at {path}, or set weights: none to train from random weights."
+            ) from error
+    prefix = _hash_prefix(path.name)
+    if prefix and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(prefix):
+        raise SegRefineryError(f"{path}: damaged, its checksum does not begin with {prefix}. Delete it and try again.")
+    return path
+
+
+def _hash_prefix(filename: str) -> str | None:
+    found = re.search(r"-([0-9a-f]{8,})\.", filename)
+    return found[1] if found else None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def hub_file(address: str, filename: str) -> Path:
+    """The local copy of a file of the repository ``hf://ORG/REPO`` or ``hf://ORG/REPO@REVISION``.
+
+    Raises:
+        SegRefineryError: malformed address, no such repository or file, or no way to fetch it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, _, revision = address.removeprefix("hf://").partition("@")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise SegRefineryError(f"{address}: expected hf://ORG/REPO.")
+    try:
+        return Path(hf_hub_download(repository, filename, revision=revision or None))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise SegRefineryError(
+            f"{address}: cannot fetch {filename} ({_first_line(error)}). Check the name and the connection, "
+            f"or copy the file here and give its path."
+        ) from error
