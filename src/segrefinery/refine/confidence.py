@@ -80,17 +80,17 @@ def confidence_histogram(probs: Tensor, bins: int) -> Tensor:
 class ConfidenceThresholdSettings(Settings):
     """Learn only from pixels whose confidence reaches a threshold."""
 
-    threshold: float = Field(0.0, ge=0, le=1)
+    threshold: float = Field(default=0.0, ge=0, le=1)
     """Pixels below it are never learned from, whatever their class; 0 = no fixed threshold."""
     classes: Literal["none", "fitted", "running"] = "fitted"
     """Class thresholds: ``fitted`` once over the target before a generation, ``running`` over the latest batches."""
-    portion: float = Field(0.5, ge=0, le=1)
+    portion: float = Field(default=0.5, ge=0, le=1)
     """Share of each class to keep: 0.5 = class median (BDL, SAM), 0.34 = FDA."""
-    cap: float = Field(0.9, ge=0, le=1)
+    cap: float = Field(default=0.9, ge=0, le=1)
     """No class threshold is higher."""
-    bins: int = Field(1000, ge=10, le=10000)
+    bins: int = Field(default=1000, ge=10, le=10000)
     """Confidence bins of [0, 1]; the resolution of a class threshold."""
-    momentum: float = Field(0.99, ge=0, lt=1)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
     """Weight of the past in a running histogram, per step."""
 
     @model_validator(mode="after")
@@ -149,7 +149,7 @@ class ConfidenceThreshold(Refiner):
 class ConfidenceShareSettings(Settings):
     """Trust an image as far as the share of its confident pixels (DACS, DAFormer)."""
 
-    threshold: float = Field(0.968, ge=0, le=1)
+    threshold: float = Field(default=0.968, ge=0, le=1)
     """A pixel is confident from here."""
     preset: Literal["paper", "official"] = "paper"
     """``paper``: share per image, p > threshold; ``official``: one share for the batch, p >= threshold."""

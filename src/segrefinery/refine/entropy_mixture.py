@@ -212,12 +212,12 @@ class EntropyMixtureSettings(Settings):
     """Weigh pixels by the posterior of the certain component, instead of keeping those above 1/2."""
     guard: bool = True
     """Also keep entropies below the certain mean, where a wide uncertain Gaussian may overtake a narrow certain one."""
-    min_pixels: int = Field(100, ge=2)
+    min_pixels: int = Field(default=100, ge=2)
     """A class with fewer pixels in an image uses the target set's mixture."""
-    bins: int = Field(256, ge=16, le=4096)
+    bins: int = Field(default=256, ge=16, le=4096)
     """Bins of [0, 1] that entropies are gathered in."""
-    iterations: int = Field(100, ge=1)
-    tolerance: float = Field(1e-6, gt=0)
+    iterations: int = Field(default=100, ge=1)
+    tolerance: float = Field(default=1e-6, gt=0)
     """Of the mean log-likelihood."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> EntropyMixture:
