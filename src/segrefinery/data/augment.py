@@ -71,16 +71,13 @@ def strong_view(
     coins = [(uniform(0, 1, own), uniform(0, 1, own)) for own in generators]
     if settings.shared_coins:
         coins = [coins[0]] * len(coins)
-    views = []
-    for image, own, (jitter_coin, blur_coin) in zip(
-        denormalize(images.detach(), mean, std), generators, coins, strict=True
-    ):
+    views = list(denormalize(images.detach(), mean, std))
+    for place, (own, (jitter_coin, blur_coin)) in enumerate(zip(generators, coins, strict=True)):
         if jitter_coin < settings.jitter_probability:
-            image = jitter_colors(image, settings.jitter, own)
+            views[place] = jitter_colors(views[place], settings.jitter, own)
         if blur_coin < settings.blur_probability:
-            taps = round(settings.kernel * min(image.shape[-2:]))
-            image = gaussian_blur(image, uniform(*settings.sigma, own), taps)
-        views.append(image)
+            taps = round(settings.kernel * min(images.shape[-2:]))
+            views[place] = gaussian_blur(views[place], uniform(*settings.sigma, own), taps)
     return normalize(torch.stack(views), mean, std)
 
 

@@ -133,12 +133,10 @@ def training_batches(
             f"batch {settings.batch} cannot be shared by {world} processes; make it a multiple of {world}."
         )
     share = settings.batch // world
-    plan = [
-        range(step * settings.batch + rank * share, step * settings.batch + (rank + 1) * share)
-        for step in range(first_step, first_step + steps)
-    ]
+    starts = range(first_step * settings.batch, (first_step + steps) * settings.batch, settings.batch)
+    plan = _Plan(starts, range(rank * share, (rank + 1) * share), sampler)
     workers = settings.workers if workers is None else workers
-    return _read(_Crops(dataset, settings), workers=workers, batch_sampler=_Plan(plan, sampler), collate_fn=_collate)
+    return _read(_Crops(dataset, settings), workers=workers, batch_sampler=plan, collate_fn=_collate)
 
 
 class Pass:
@@ -186,16 +184,17 @@ class Pass:
 
 
 class _Plan:
-    """The draws of every step, made when they are asked for."""
+    """The draws of every step, made when they are asked for: of the batch that starts at each of ``starts``, the
+    ``places`` of this rank."""
 
-    def __init__(self, steps: list[range], sampler: Sampler) -> None:
-        self.steps, self.sampler = steps, sampler
+    def __init__(self, starts: range, places: range, sampler: Sampler) -> None:
+        self.starts, self.places, self.sampler = starts, places, sampler
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return ([self.sampler.draw(position) for position in step] for step in self.steps)
+        return ([self.sampler.draw(start + place) for place in self.places] for start in self.starts)
 
 
 class _Crops(TorchDataset):

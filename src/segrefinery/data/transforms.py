@@ -102,8 +102,9 @@ class TrainTransform:
     """Random scaled crop, flip, colour jitter and normalisation of one image with the maps that belong to it.
 
     The window that the crop shows is cut from the source image first and resized once, so that resize, random scale and
-    crop cost what the crop costs. The window has whole source pixels; image and maps share it. What an image is too
-    small to fill is padded below and to the right: the mean colour, label 255, weight 0.
+    crop cost what the crop costs. The window has whole source pixels, so its scale is off by up to half of one over its
+    length; image and maps share it. What an image is too small to fill is padded below and to the right: the mean
+    colour, label 255, weight 0.
     """
 
     def __init__(self, settings: DataSettings) -> None:
