@@ -203,15 +203,18 @@ def lookup_table(ids: Mapping[int, str | None], space: LabelSpace, merge: Merge 
 def apply_table(mask: Tensor, table: Tensor) -> Tensor:
     """``table[mask]`` as int64; ids beyond the table are ``UNKNOWN`` too. The mask may have any integer type."""
     index = mask.long()
-    if index.numel() and int(index.max()) >= len(table):
+    fits = mask.dtype == torch.uint8 and len(table) >= 256
+    if not fits and index.numel() and int(index.max()) >= len(table):
         return torch.where(index < len(table), table[index.clamp(max=len(table) - 1)], UNKNOWN)
     return table[index]
 
 
 def parse_space(space: LabelSpace | str | Sequence[str]) -> LabelSpace:
-    """A space given as itself, as a name in ``SPACES``, or as a list of class names."""
+    """A space given as itself, as a name in ``SPACES``, or as class names: a list, or one text with commas."""
     if isinstance(space, LabelSpace):
         return space
+    if isinstance(space, str) and "," in space:
+        space = [name.strip() for name in space.split(",")]
     if isinstance(space, str):
         return choose(SPACES, space, "label space")
     return LabelSpace.of("custom", tuple(space))

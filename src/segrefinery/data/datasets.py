@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from segrefinery.data.discover import plain_images
 from segrefinery.data.files import DataError, FileDataset
 from segrefinery.data.folder import open_folder
 from segrefinery.data.layouts import LAYOUTS
+from segrefinery.data.scenes import SceneDataset
 from segrefinery.errors import SegRefineryError
 from segrefinery.labels import IGNORE, LabelSpace, Merge, apply_table, lookup_table
 from segrefinery.settings import choose
@@ -22,9 +24,14 @@ from segrefinery.settings import choose
 class ImageDataset(Protocol):
     """Images with names. ``space`` is None where no classes are known."""
 
-    reference: str
-    space: LabelSpace | None
-    has_labels: bool
+    @property
+    def reference(self) -> str: ...
+
+    @property
+    def space(self) -> LabelSpace | None: ...
+
+    @property
+    def has_labels(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -114,12 +121,19 @@ def files_of(dataset: ImageDataset, index: int) -> tuple[Path, ...]:
 
 
 def content_key(dataset: ImageDataset) -> Iterator[str]:
-    """Lines that identify the content of a data set; without files, its reference, size and classes do."""
+    """Lines that identify the content of a data set.
+
+    One that is not made of files is known by its reference, its classes and the pixels of its first and last sample.
+    """
     own: Callable[[], Iterator[str]] | None = getattr(dataset, "content_key", None)
     if own:
         yield from own()
     else:
         yield f"{dataset.reference} {len(dataset)} {dataset.space}"
+        for index in (0, len(dataset) - 1):
+            yield hashlib.sha256(dataset.image(index).numpy().tobytes()).hexdigest()
+            if isinstance(dataset, SegmentationDataset) and dataset.has_labels:
+                yield hashlib.sha256(dataset.label(index).numpy().tobytes()).hexdigest()
 
 
 def open_dataset(reference: str) -> SegmentationDataset:
@@ -157,8 +171,6 @@ def _path_and_split(text: str) -> tuple[str, str | None]:
 
 
 def _scenes(text: str, reference: str) -> SegmentationDataset:
-    from segrefinery.data.scenes import SceneDataset
-
     described, _, split = text.partition("@")
     look, *options = described.split(",")
     count: int | None = None
@@ -175,4 +187,6 @@ def _scenes(text: str, reference: str) -> SegmentationDataset:
                 f"cannot read {option!r}",
                 "write scenes:LOOK,count=40,size=96x192@SPLIT (height x width)",
             )
-    return SceneDataset(look, split or "train", count, size)
+    scenes = SceneDataset(look, split or "train", count, size)
+    scenes.reference = reference
+    return scenes

@@ -85,6 +85,10 @@ def _read(path: Path, field: str) -> bytes:
     return data
 
 
+def _unreadable(path: Path, field: str, error: OSError) -> DataError:
+    return DataError(path, field, f"cannot be read ({error.strerror})", "check the path and its permissions")
+
+
 def _decode(path: Path, data: bytes, mode: ImageReadMode, field: str) -> Tensor:
     try:
         buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -245,5 +249,8 @@ class FileDataset:
         for sample in self._samples:
             for file in (sample.image, sample.mask):
                 if file is not None:
-                    stat = file.stat()
+                    try:
+                        stat = file.stat()
+                    except OSError as error:
+                        raise _unreadable(file, "path", error) from error
                     yield f"{sample.name} {file.name} {stat.st_size} {stat.st_mtime_ns}"

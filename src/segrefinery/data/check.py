@@ -1,0 +1,169 @@
+"""The dry run on the data: what is there, and everything that is wrong with it, before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from segrefinery.data.align import align
+from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of
+from segrefinery.data.scan import scan
+from segrefinery.errors import SegRefineryError
+from segrefinery.labels import LabelSpace, Merge
+
+Role = Literal["source", "target", "evaluation"]
+RoleProgress = Callable[[Role, int, int], None]
+"""Called after every image with the side, its images done and its images in all."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that stops a run (``error``) or makes its result doubtful (``warning``)."""
+
+    severity: Literal["error", "warning"]
+    role: Role
+    file: str
+    """The file; where no single file is to blame, the data set's reference."""
+    field: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.file}: {self.field}: {self.message}; {self.remedy}."
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one data set holds."""
+
+    role: Role
+    reference: str
+    images: int
+    sizes: dict[str, int]
+    """``WIDTHxHEIGHT`` -> images."""
+    pixels: tuple[int, ...] | None
+    """Pixels of each class of the common space, then the ignored ones; None without labels or a common space."""
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The part of all labelled pixels that each class has; they sum to 1."""
+        if self.pixels is None:
+            return None
+        labelled = sum(self.pixels[:-1])
+        return tuple(count / max(labelled, 1) for count in self.pixels[:-1])
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The result of ``check``. ``space`` is None where source and target do not go together."""
+
+    space: LabelSpace | None
+    sentence: str
+    """Which classes are used, and which are ignored."""
+    sides: tuple[Side, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run can start: there may be warnings, but no error."""
+        return all(problem.severity != "error" for problem in self.problems)
+
+
+def check(
+    source: SegmentationDataset,
+    target: ImageDataset,
+    evaluation: SegmentationDataset | None = None,
+    space: LabelSpace | str | Sequence[str] | None = None,
+    merge: Merge | None = None,
+    progress: RoleProgress | None = None,
+) -> CheckReport:
+    """Decode every file of a planned run and say what is there and what is wrong.
+
+    The target's masks are not looked at, for no run does. Arguments as for ``align``.
+    """
+    problems: list[Problem] = []
+    given: list[tuple[Role, ImageDataset]] = [("source", source), ("target", UnlabeledView(target))]
+    if evaluation is not None:
+        given.append(("evaluation", evaluation))
+    common, sentence, datasets = None, "", list(given)
+    try:
+        together = align(source, target, evaluation, space, merge)
+        common, sentence = together.space, together.sentence
+        datasets = [("source", together.source), ("target", together.target)]
+        if together.evaluation is not None:
+            datasets.append(("evaluation", together.evaluation))
+        for role, dataset in datasets[1:]:
+            if ignored := together.ignored.get(role):
+                message = f"{', '.join(ignored)} is not used: the source or the label space lacks it"
+                remedy = "say with merge what the source calls it, if it has it"
+                problems.append(_about(role, dataset, "classes", message, remedy))
+    except SegRefineryError as error:
+        problems.append(Problem("error", "source", source.reference, "classes", str(error).rstrip("."), "see above"))
+    problems += _overlaps(given)
+    sides = []
+    for role, dataset in datasets:
+        side, found = _inspect(role, dataset, common, progress)
+        sides.append(side)
+        problems += found
+    return CheckReport(common, sentence, tuple(sides), tuple(sorted(problems, key=lambda p: p.severity)))
+
+
+def _inspect(
+    role: Role, dataset: ImageDataset, common: LabelSpace | None, progress: RoleProgress | None
+) -> tuple[Side, list[Problem]]:
+    found = scan(dataset, None if progress is None else lambda done, total: progress(role, done, total))
+    pixels = tuple(found.pixels) if common is not None and found.pixels else None
+    side = Side(role, dataset.reference, found.images, found.sizes, pixels)
+    problems = [Problem("error", role, fault.file, fault.field, fault.message, fault.remedy) for fault in found.faults]
+    if found.images == 1:
+        message = "there is one image only"
+        problems.append(_about(role, dataset, "images", message, "give more, or the result will fit this image alone"))
+    if common is not None and pixels is not None and not found.faults:
+        empty = [name for name, count in zip(common.classes, pixels) if count == 0]
+        if empty and role == "source":
+            message = f"no pixel of {', '.join(empty)}, which therefore cannot be learned"
+            problems.append(_about(role, dataset, "classes", message, "leave these classes out by the label space"))
+        elif empty:
+            message = f"no pixel of {', '.join(empty)}, which therefore cannot be measured"
+            problems.append(_about(role, dataset, "classes", message, "evaluate on more images"))
+    return side, problems
+
+
+def _overlaps(given: list[tuple[Role, ImageDataset]]) -> list[Problem]:
+    """Images that are on two sides."""
+    images = {role: _identities(dataset) for role, dataset in given}
+    datasets = dict(given)
+    problems = []
+    pairs: tuple[tuple[Role, Role], ...] = (("target", "source"), ("evaluation", "source"), ("evaluation", "target"))
+    for role, other in pairs:
+        shared = images.get(role, set()) & images[other]
+        if not shared:
+            continue
+        if role == "target" and shared == images[role]:
+            message, remedy = (
+                "the target is the source: there is nothing to adapt to",
+                "name other images as the target",
+            )
+            problems.append(Problem("error", role, datasets[role].reference, "path", message, remedy))
+        else:
+            message = f"{len(shared)} of its {len(images[role])} images are also in the {other}"
+            remedy = (
+                "choose splits that do not overlap" if other == "source" else "the score will flatter; use other images"
+            )
+            problems.append(_about(role, datasets[role], "path", message, remedy))
+    return problems
+
+
+def _identities(dataset: ImageDataset) -> set[tuple[str, str] | Path]:
+    """What tells the images of a data set from those of another: the file, or the kind of data set and the name."""
+    found: set[tuple[str, str] | Path] = set()
+    for index in range(len(dataset)):
+        files = files_of(dataset, index)
+        found.add(files[0].resolve() if files else (dataset.reference.partition(":")[0], dataset.name(index)))
+    return found
+
+
+def _about(role: Role, dataset: ImageDataset, field: str, message: str, remedy: str) -> Problem:
+    return Problem("warning", role, dataset.reference, field, message, remedy)

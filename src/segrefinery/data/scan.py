@@ -1,0 +1,177 @@
+"""Passes over a whole data set: one image at a time, and kept in a cache until a file changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segrefinery.data.datasets import ImageDataset, SegmentationDataset, content_key, files_of
+from segrefinery.data.files import DataError
+from segrefinery.errors import SegRefineryError
+
+Progress = Callable[[int, int], None]
+"""Called after every image with the images done and the images in all."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that cannot be used: which, which part of it, what is wrong, and the remedy."""
+
+    file: str
+    field: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a full decode of a data set found.
+
+    ``sizes`` are ``WIDTHxHEIGHT`` -> images; ``pixels`` is one count for each class of the data set's space, and last
+    the ignored pixels (empty without labels).
+    """
+
+    images: int
+    sizes: dict[str, int]
+    pixels: list[int]
+    faults: list[Fault]
+
+
+def fingerprint(dataset: ImageDataset) -> str:
+    """32 hexadecimal digits that change with the files' names, sizes or times, the split or the class mapping."""
+    digest = hashlib.blake2b(digest_size=16)
+    for line in content_key(dataset):
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+@_one_thread()
+def class_pixel_counts(dataset: SegmentationDataset, progress: Progress | None = None) -> Tensor:
+    """How many pixels each class has in each image, N x C int64; ignored pixels are not counted.
+
+    One label is in memory at a time. The result is cached under the data set's ``fingerprint``.
+
+    Raises:
+        SegRefineryError: the data set has no labels, or a mask is wrong.
+    """
+    if dataset.space is None or not dataset.has_labels:
+        raise SegRefineryError(f"{dataset.reference}: has no labels, so its classes cannot be counted; name its masks.")
+    classes = dataset.space.num_classes
+    file = cache_folder() / f"counts-{fingerprint(dataset)}.json"
+    rows = _load(file)
+    if rows is None:
+        rows = []
+        for index in range(len(dataset)):
+            rows.append(_count(dataset.label(index), classes)[:-1].tolist())
+            if progress:
+                progress(index + 1, len(dataset))
+        _store(file, rows)
+    elif progress:
+        progress(len(dataset), len(dataset))
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(dataset), classes)
+
+
+@_one_thread()
+def scan(dataset: ImageDataset, progress: Progress | None = None) -> Scan:
+    """Decode every image, and every mask if the data set shows any; collect faults instead of stopping at the first.
+
+    Cached under the data set's ``fingerprint`` once there is no fault.
+    """
+    file = _scan_file(dataset)
+    cached = _load(file) if file else None
+    if cached is not None:
+        if progress:
+            progress(len(dataset), len(dataset))
+        return Scan(**cached)
+    classes = dataset.space.num_classes if dataset.space is not None and dataset.has_labels else 0
+    pixels = torch.zeros(classes + 1, dtype=torch.int64)
+    sizes: dict[str, int] = {}
+    faults: list[Fault] = []
+    for index in range(len(dataset)):
+        try:
+            height, width = dataset.image(index).shape[-2:]
+            sizes[f"{width}x{height}"] = sizes.get(f"{width}x{height}", 0) + 1
+            if isinstance(dataset, SegmentationDataset) and classes:
+                pixels += _count(dataset.label(index), classes)
+        except SegRefineryError as error:
+            faults.append(_fault(dataset, index, error))
+        if progress:
+            progress(index + 1, len(dataset))
+    found = Scan(len(dataset), sizes, pixels.tolist() if classes else [], faults)
+    if file and not faults:
+        _store(file, asdict(found))
+    return found
+
+
+def cache_folder() -> Path:
+    """``SEGREFINERY_CACHE`` if set, else the platform's folder for caches."""
+    if own := os.environ.get("SEGREFINERY_CACHE"):
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segrefinery" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "segrefinery"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segrefinery"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small tensors one after the other: several threads only wait for each other, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _count(label: Tensor, classes: int) -> Tensor:
+    """Pixels of each class, and last of all that is ignored."""
+    return torch.bincount(label.clamp(max=classes).flatten(), minlength=classes + 1)
+
+
+def _fault(dataset: ImageDataset, index: int, error: SegRefineryError) -> Fault:
+    if isinstance(error, DataError):
+        return Fault(error.file, error.field, error.problem, error.remedy)
+    files = files_of(dataset, index)
+    return Fault(str(files[0]) if files else dataset.name(index), "image", str(error), "repair or remove it")
+
+
+def _scan_file(dataset: ImageDataset) -> Path | None:
+    # A file that has gone will be among the faults; it must not keep us from looking at the others.
+    try:
+        return cache_folder() / f"scan-{fingerprint(dataset)}.json"
+    except SegRefineryError:
+        return None
+
+
+def _load(file: Path):
+    """What the cache holds; None if nothing that can be read."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _store(file: Path, content: object) -> None:
+    """Write the whole file or nothing; a cache that cannot be written only costs time."""
+    part = ""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        os.replace(part, file)
+    except OSError:
+        if part:
+            Path(part).unlink(missing_ok=True)
