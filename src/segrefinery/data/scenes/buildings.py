@@ -19,8 +19,8 @@ def strip(canvas: Canvas, street: Street, lateral: float, near: float, far: floa
     if len(columns) == 0:
         return None
     cols = slice(int(columns[0]), int(columns[-1]) + 1)
-    z = np.maximum(depth[cols], np.float32(0.3))
-    return cols, z, np.float32(canvas.height * canvas.camera.focal) / z
+    z = np.maximum(depth[cols], 0.3)
+    return cols, z, (canvas.height * canvas.camera.focal) / z
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,18 @@ class House:
         canvas.rectangle(left, right, y0, y0 + (y1 - y0) * self.roof, paint(self.trim, z, shade), BUILDING)
         where = canvas.window(left, right, y0, y1)
         if where is not None:
-            along = (canvas.xs[where[1]] - x0) * np.float32(1 / canvas.scale(z))
-            up = (y1 - canvas.ys[where[0]]) * np.float32(1 / canvas.scale(z))
-            self._windows(canvas, where, np.abs(along) - 1.0, up, np.float32(canvas.scale(z)), 1.5)
+            along = (canvas.xs[where[1]] - x0) * (1 / canvas.scale(z))
+            up = (y1 - canvas.ys[where[0]]) * (1 / canvas.scale(z))
+            self._windows(canvas, where, np.abs(along) - 1.0, up, canvas.scale(z), 1.5)
 
     def _draw_facade(self, canvas: Canvas, street: Street) -> None:
         found = strip(canvas, street, self.lateral, self.near, self.far)
         if found is None:
             return
         cols, z, scale = found
-        horizon = np.float32(canvas.height * canvas.camera.horizon)
-        top = horizon - scale * np.float32(self.tall - canvas.camera.height)
-        bottom = horizon + scale * np.float32(canvas.camera.height)
+        horizon = canvas.height * canvas.camera.horizon
+        top = horizon - scale * (self.tall - canvas.camera.height)
+        bottom = horizon + scale * canvas.camera.height
         first = min(canvas.height - 1, max(0, int(max(-1.0, float(top.min())) - 1)))
         last = min(canvas.height, max(0, int(min(1e6, float(bottom.max()))) + 2))
         where = slice(first, last), cols
@@ -88,47 +88,47 @@ class House:
         block = canvas.planes[:, where[0], where[1]]
         block[NEARNESS] += alpha * (1 / z - 1)  # paint() had a depth of 1 m
         up = (bottom - ys) / scale
-        cornice = np.clip((up - np.float32(self.tall * (1 - self.roof))) * scale + 0.5, 0, 1) * alpha
+        cornice = np.clip((up - (self.tall * (1 - self.roof))) * scale + 0.5, 0, 1) * alpha
         for channel in range(3):
-            block[channel] += cornice * (np.float32(self.trim[channel] * self.trim[channel]) - block[channel])
-        self._windows(canvas, where, z - np.float32(self.near), up, scale, 1.0, alpha)
+            block[channel] += cornice * ((self.trim[channel] * self.trim[channel]) - block[channel])
+        self._windows(canvas, where, z - self.near, up, scale, 1.0, alpha)
 
     def _windows(self, canvas, where, along, up, scale, sparse: float, alpha=None) -> None:
         """Windows in metres along and up the wall; they fade to their mean where they are smaller than pixels."""
-        bay, storey = np.float32(self.bay * sparse), np.float32(self.storey)
+        bay, storey = (self.bay * sparse), self.storey
         wide, high = self.duty
         base = 3.4 if self.shop is not None else 0.6
-        floor = (up - np.float32(base)) * (1 / storey)
+        floor = (up - base) * (1 / storey)
         room = along * (1 / bay)
         row, col = np.floor(floor), np.floor(room)
         # Walls seen at a slant are foreshortened, so a pixel spans more of them sideways.
-        slant = np.minimum(scale * bay * np.float32(0.35 if alpha is not None else 1.0), 8)
+        slant = np.minimum(scale * bay * (0.35 if alpha is not None else 1.0), 8)
         glass_x = np.clip((0.5 * wide - np.abs(room - col - 0.5)) * slant + 0.5, 0, 1)
         glass_y = np.clip((0.5 * high - np.abs(floor - row - 0.5)) * np.minimum(scale * storey, 12) + 0.5, 0, 1)
-        fade = np.clip(scale * np.float32(0.5), 0, 1)
-        glass = glass_x * glass_y * fade * (floor > 0) * (up < np.float32(self.tall * (1 - self.roof)))
+        fade = np.clip(scale * 0.5, 0, 1)
+        glass = glass_x * glass_y * fade * (floor > 0) * (up < (self.tall * (1 - self.roof)))
         if alpha is not None:
             glass = glass * alpha
         decision = lookup(white_bank(), row + self.key, col * 3 + self.key)
         block = canvas.planes[:, where[0], where[1]]
         pane = 0.02 + 0.1 * decision
         for channel, tint in enumerate((0.8, 0.95, 1.1)):
-            block[channel] += glass * (pane * np.float32(tint) - block[channel])
+            block[channel] += glass * (pane * tint - block[channel])
         lit = glass * (decision < self.lit) * (0.35 + 1.3 * decision)
         for channel in range(3):
-            block[GLOW][channel] += lit * np.float32(self.warm[channel] * self.warm[channel])
+            block[GLOW][channel] += lit * (self.warm[channel] * self.warm[channel])
         wall = 1 + 0.3 * (lookup(noise_bank(), up * 6 + self.key, along * 5 + self.key) - 0.5) * (1 - glass)
         block[ALBEDO] *= wall
         if self.shop is not None:
             inside = (np.abs(room * 0.5 - np.floor(room * 0.5) - 0.5) < 0.42) & (up > 0.5) & (up < 2.5)
             front = inside * fade if alpha is None else inside * fade * alpha
             sign = ((up > 2.6) & (up < 3.2)) * fade if alpha is None else ((up > 2.6) & (up < 3.2)) * fade * alpha
-            open_shop = np.float32(0.9 if self.key % 3 else 0.05)
+            open_shop = 0.9 if self.key % 3 else 0.05
             for channel in range(3):
-                hue = np.float32(self.shop[channel] * self.shop[channel])
+                hue = self.shop[channel] * self.shop[channel]
                 block[channel] += front * (0.06 - block[channel])
                 block[channel] += sign * (hue - block[channel])
-                warm = np.float32(self.warm[channel] * self.warm[channel])
+                warm = self.warm[channel] * self.warm[channel]
                 block[GLOW][channel] += (front * warm * 0.8 + sign * hue * 1.2) * open_shop
 
 
@@ -153,15 +153,15 @@ class Fence:
         if found is None:
             return
         cols, z, scale = found
-        horizon = np.float32(canvas.height * canvas.camera.horizon)
-        bottom = horizon + scale * np.float32(canvas.camera.height)
-        top = bottom - scale * np.float32(self.tall)
+        horizon = canvas.height * canvas.camera.horizon
+        bottom = horizon + scale * canvas.camera.height
+        top = bottom - scale * self.tall
         first = min(canvas.height - 1, max(0, int(float(top.min()) - 1)))
         last = min(canvas.height, max(0, int(min(1e6, float(bottom.max()))) + 2))
         where = slice(first, last), cols
         ys = canvas.ys[where[0]]
         cover = np.clip(np.minimum(ys - top, bottom - ys) + 0.5, 0, 1)
-        up = (bottom - ys) / scale * np.float32(1 / self.tall)
+        up = (bottom - ys) / scale * (1 / self.tall)
         pitch = 0.25 if self.boards else 0.5
         gap = np.abs(z % pitch * (1 / pitch) - 0.5)
         if self.boards:
@@ -191,22 +191,25 @@ class Backdrop:
     def draw(self, canvas: Canvas, street: Street) -> None:
         for number, ((left, right, tall), color) in enumerate(zip(self.profile, self.colors)):
             x0, y0 = canvas.project(left, tall, self.z)
-            x1, y1 = canvas.project(right, -0.5, self.z)
-            where = canvas.window(x0, x1, y0, y1)
-            if where is None:
-                continue
+            x1, y1 = canvas.project(right, 0.0, self.z)
             if self.label != BUILDING:
                 # Crowns: the top of a wood is a row of bumps.
                 middle, half = (x0 + x1) / 2, (x1 - x0) / 2
-                canvas.ellipse(middle, y1, half * 1.4, y1 - y0, paint(color, self.z, 0.8), self.label)
+                where = canvas.window(middle - half * 1.4, middle + half * 1.4, y0, y1)
+                if where is not None:
+                    crown = canvas.disc(where, middle, y1, half * 1.4, y1 - y0)
+                    canvas.lay(where, crown, paint(color, self.z, 0.8), self.label)
                 continue
             canvas.rectangle(x0, x1, y0, y1, paint(color, self.z, 0.6), self.label)
-            scale = np.float32(1 / canvas.scale(self.z))
+            where = canvas.window(x0, x1, y0, y1)
+            if where is None:
+                continue
+            scale = 1 / canvas.scale(self.z)
             along, up = (canvas.xs[where[1]] - x0) * scale, (y1 - canvas.ys[where[0]]) * scale
             pane = (np.abs(along % 3 - 1.5) < 0.8) & (np.abs(up % 3.2 - 1.6) < 0.9)
             decision = lookup(white_bank(), np.floor(up * 0.31) + number * 7, np.floor(along * 0.33))
             block = canvas.planes[:, where[0], where[1]]
-            block[ALBEDO] *= 1 - np.float32(0.3) * pane
-            lit = pane * (decision < self.lit) * np.float32(0.5)
+            block[ALBEDO] *= 1 - 0.3 * pane
+            lit = pane * (decision < self.lit) * 0.5
             block[GLOW] += lit * np.array([1.0, 0.75, 0.4], np.float32)[:, None, None]
-            block[SHADE] *= np.float32(0.9)
+            block[SHADE] *= 0.9

@@ -47,8 +47,8 @@ class Canvas:
         self.height, self.width = height, width
         self.planes = np.zeros((PLANES, height, width), np.float32)
         self.label: NDArray[np.uint8] = np.full((height, width), background, np.uint8)
-        self.xs = np.arange(width, dtype=np.float32) + np.float32(0.5)
-        self.ys = (np.arange(height, dtype=np.float32) + np.float32(0.5))[:, None]
+        self.xs = np.arange(width, dtype=np.float32) + 0.5
+        self.ys = (np.arange(height, dtype=np.float32) + 0.5)[:, None]
 
     def scale(self, z: float) -> float:
         """Pixels a metre at depth z."""

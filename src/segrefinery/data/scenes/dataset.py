@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from segrefinery.errors import SegRefineryError
+from segrefinery.labels import LabelSpace
 from segrefinery.randomness import seed_of
 
 from .canvas import Canvas
 from .classes import CLASSES, COLORS
 from .dice import Dice
+from .layout import make_world
 from .looks import LOOKS, develop
-from .world import World, make_world
-
-if TYPE_CHECKING:
-    from segrefinery.labels import LabelSpace
+from .world import World
 
 COUNTS = {"train": 600, "test": 200}
 SIZE = (128, 256)
+VERSION = 1
 
 
 class SceneDataset:
@@ -43,6 +42,7 @@ class SceneDataset:
     """
 
     has_labels = True
+    space = LabelSpace("scenes", CLASSES, COLORS)
 
     def __init__(
         self,
@@ -64,17 +64,15 @@ class SceneDataset:
             raise SegRefineryError(f"scenes: a count of {self.count} images is empty; ask for at least 1")
         if min(self.size) < 8:
             raise SegRefineryError(f"scenes: {self.size[0]} x {self.size[1]} pixels are too few; use at least 8 x 8")
-        self.reference = f"scenes:{look}"
+        self.reference = f"scenes:{look}@{split}"
         self._drawn: OrderedDict[int, tuple[World, Canvas]] = OrderedDict()
-
-    @cached_property
-    def space(self) -> LabelSpace:
-        from segrefinery.labels import LabelSpace
-
-        return LabelSpace("scenes", CLASSES, COLORS)
 
     def __len__(self) -> int:
         return self.count
+
+    def content_key(self) -> Iterator[str]:
+        """What the pixels depend on; the last number changes whenever the drawing does."""
+        yield f"scenes {self.look} {self.split} {self.count} {self.size} {self.seed} {self.paired} {VERSION}"
 
     def name(self, index: int) -> str:
         return f"{self.look}-{self.split}-{self._check(index):05d}"

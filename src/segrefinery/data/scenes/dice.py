@@ -1,4 +1,4 @@
-"""Random choices of a world. Only plain double arithmetic on raw random bits, so that every machine draws the same world."""
+"""Random choices of a world: plain double arithmetic on raw random bits, so that every machine draws the same world."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Tree:
-    """A trunk and a crown with a ragged edge; ``blobs`` are (x, y, rx, ry) in metres from the foot. Hedges have no trunk."""
+    """A trunk and a ragged crown; ``blobs`` are (x, y, rx, ry) in metres from the foot. Bushes have no trunk."""
 
     z: float
     lateral: float
@@ -184,9 +184,9 @@ class Tree:
         dx, dy = (canvas.xs[where[1]] - x) * (1 / rx), (canvas.ys[where[0]] - y) * (1 / ry)
         frequency = 14.0 / scale  # texels of the bank a pixel: 14 a metre
         v, u = (canvas.ys[where[0]] - y) * frequency + self.key, (canvas.xs[where[1]] - x) * frequency + self.key * 3
-        leaf = lookup(noise_bank(), v, u) - np.float32(0.5)
+        leaf = lookup(noise_bank(), v, u) - 0.5
         radius = dx * dx + dy * dy
-        alpha = np.clip((0.92 - radius + 0.9 * leaf) * np.float32(0.5 * min(rx, ry)) + 0.5, 0, 1)
+        alpha = np.clip((0.92 - radius + 0.9 * leaf) * (0.5 * min(rx, ry)) + 0.5, 0, 1)
         canvas.lay(where, alpha, leaves, VEGETATION)
         block = canvas.planes[:, where[0], where[1]]
         # Bright above, dark below and inside.

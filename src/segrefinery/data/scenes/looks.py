@@ -1,4 +1,4 @@
-"""The four looks: how daylight, night, fog and rain show the same painted world. Each returns linear light, 3 x H x W."""
+"""The four looks: how day, night, fog and rain show the same painted world. Each returns linear light, 3 x H x W."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def _rgb(*values: float) -> Plane:
     return np.array(values, np.float32)[:, None, None]
 
 
-def _sky_position(world: World, canvas: Canvas) -> tuple[Plane, Plane, Plane]:
-    """Height above the horizon (0 to 1 at the top), sideways position, and cloud texture."""
-    horizon = np.float32(world.camera.horizon)
+def _sky_position(world: World, canvas: Canvas) -> tuple[Plane, Plane]:
+    """Height above the horizon (0 there, 1 at the top), H x 1, and the texture of the clouds, H x W."""
+    horizon = world.camera.horizon
     up = np.clip((horizon - canvas.ys * (1 / canvas.height)) / horizon, 0, 1).astype(np.float32)
     sideways = ((canvas.xs - canvas.width / 2) * (1 / canvas.height)).astype(np.float32)
     # Clouds lie on a plane overhead: they get flat and small towards the horizon.
-    far = 1 / (up + np.float32(0.25))
+    far = 1 / (up + 0.25)
     v, u = world.sky.texture
     cloud = lookup(noise_bank(), far * 40 + v, sideways * far * 38 + u)
-    return up, sideways, cloud
+    return up, cloud
 
 
 def _over_sky(light: Plane, canvas: Canvas, sky: Plane) -> Plane:
@@ -36,16 +36,16 @@ def _over_sky(light: Plane, canvas: Canvas, sky: Plane) -> Plane:
 def day(world: World, canvas: Canvas, dice: Dice) -> Plane:
     """Clear light of a renderer: sun, long shadows, blue sky with clouds, a little haze."""
     planes, state = canvas.planes, world.sky
-    up, sideways, cloud = _sky_position(world, canvas)
+    up, cloud = _sky_position(world, canvas)
     warm = state.warmth
     sun = _rgb(1.25 + 0.12 * warm, 1.18, 1.06 - 0.14 * warm)
     shadow = _rgb(0.36, 0.4, 0.47)
-    light = planes[ALBEDO] * (shadow + sun * planes[SHADE]) + planes[GLOW] * np.float32(0.06)
+    light = planes[ALBEDO] * (shadow + sun * planes[SHADE]) + planes[GLOW] * 0.06
     blue = _rgb(0.1, 0.27, 0.62) * up + _rgb(0.52 + 0.1 * warm, 0.64, 0.76 - 0.08 * warm) * (1 - up)
-    cover = np.clip((cloud - np.float32(0.75 - 0.5 * state.clouds)) * 5, 0, 1)
-    white = (np.float32(0.72) + np.float32(0.5) * (cloud - 0.5)) * _rgb(1, 1, 1.02)
-    sky = blue + cover * np.float32(0.85) * (white - blue)
-    haze = 1 - decay(1 / (np.maximum(planes[NEARNESS], 1e-3) * np.float32(420)))
+    cover = np.clip((cloud - (0.75 - 0.5 * state.clouds)) * 5, 0, 1)
+    white = (0.72 + 0.5 * (cloud - 0.5)) * _rgb(1, 1, 1.02)
+    sky = blue + cover * 0.85 * (white - blue)
+    haze = 1 - decay(1 / (np.maximum(planes[NEARNESS], 1e-3) * 420))
     light = light + haze * planes[SOLID] * (_rgb(0.5, 0.6, 0.72) - light)
     return _over_sky(light, canvas, sky)
 
@@ -53,9 +53,9 @@ def day(world: World, canvas: Canvas, dice: Dice) -> Plane:
 def night(world: World, canvas: Canvas, dice: Dice) -> Plane:
     """Darkness with pools of lamp light, our headlights, lit windows, glare, a colour cast and a noisy sensor."""
     planes, camera, state = canvas.planes, world.camera, world.sky
-    up, _, cloud = _sky_position(world, canvas)
-    z = 1 / np.maximum(planes[NEARNESS], np.float32(1 / 150))
-    ray = z * np.float32(1 / (camera.focal * canvas.height))
+    up, cloud = _sky_position(world, canvas)
+    z = 1 / np.maximum(planes[NEARNESS], (1 / 150))
+    ray = z * (1 / (camera.focal * canvas.height))
     x = (canvas.xs - canvas.width / 2) * ray
     y = camera.height - (canvas.ys - camera.horizon * canvas.height) * ray
 
@@ -65,48 +65,48 @@ def night(world: World, canvas: Canvas, dice: Dice) -> Plane:
         lx, ly, lz = lamp.head(world.street)
         dx, dy, dz = x - lx, y - ly, z - lz
         distance = dx * dx + dy * dy + dz * dz
-        pool += 1 / (np.float32(6) + distance) * (y < ly)
+        pool += 1 / (6 + distance) * (y < ly)
     # Our own headlights: a wide low beam, dim above the height of a bonnet.
-    spread = x * np.float32(1) / (np.float32(1.2) + z * np.float32(0.28))
-    reach = z * np.float32(1 / 14)
-    low = np.clip(np.float32(1.5) - y * np.float32(0.75), 0.12, 1)
+    spread = x * 1 / (1.2 + z * 0.28)
+    reach = z * (1 / 14)
+    low = np.clip(1.5 - y * 0.75, 0.12, 1)
     beam = low / ((1 + spread * spread * 1.5) * (1 + reach * reach))
     lamp_light = np.array(lamps[0].light if lamps else (1, 0.7, 0.4), np.float32)[:, None, None]
-    ambient = _rgb(0.016, 0.02, 0.034) * np.float32(dice.between(0.7, 1.5))
-    strength, ours = np.float32(dice.between(5, 9)), np.float32(dice.between(0.35, 0.6))
+    ambient = _rgb(0.016, 0.02, 0.034) * dice.between(0.7, 1.5)
+    strength, ours = dice.between(5, 9), dice.between(0.35, 0.6)
     light = planes[ALBEDO] * (ambient + lamp_light * (pool * strength) + _rgb(1, 0.95, 0.82) * (beam * ours))
     # Signs throw our headlights straight back.
-    light += planes[ALBEDO] * ((canvas.label == SIGN) * np.float32(0.9) * beam)
+    light += planes[ALBEDO] * ((canvas.label == SIGN) * 0.9 * beam)
 
     town = _rgb(0.055, 0.035, 0.022) if dice.chance(0.6) else _rgb(0.02, 0.03, 0.06)
-    sky = _rgb(0.004, 0.006, 0.014) + town * (1 - up) * (1 - up) * np.float32(dice.between(0.4, 1.2))
-    sky = sky * (0.8 + np.float32(0.8 * state.clouds) * cloud)
+    sky = _rgb(0.004, 0.006, 0.014) + town * (1 - up) * (1 - up) * dice.between(0.4, 1.2)
+    sky = sky * (0.8 + (0.8 * state.clouds) * cloud)
     light = _over_sky(light, canvas, sky) + planes[GLOW]
     light = smooth(light)
     glare = np.minimum(planes[GLOW], 6) if canvas.height >= 16 else planes[GLOW]
-    light += bloom(glare, (0.3, 0.3, 0.35, 0.4)) * np.float32(dice.between(0.7, 1.3))
+    light += bloom(glare, (0.3, 0.3, 0.35, 0.4)) * dice.between(0.7, 1.3)
     light += _rgb(0.0022, 0.0022, 0.003)  # veil of the lens: black is never black
     cast = _rgb(dice.between(0.9, 1.2), 1.0, dice.between(0.75, 1.15))
-    light = light * cast * np.float32(dice.between(2.2, 3.4))
-    return light / (1 + np.float32(0.55) * light)
+    light = light * cast * dice.between(2.2, 3.4)
+    return light / (1 + 0.55 * light)
 
 
 def fog(world: World, canvas: Canvas, dice: Dice) -> Plane:
     """Airlight that swallows what is far: contrast falls with depth, colours fade, lamps get halos."""
     planes = canvas.planes
-    up, _, cloud = _sky_position(world, canvas)
+    up, cloud = _sky_position(world, canvas)
     soft = _rgb(0.62, 0.64, 0.68) * (0.85 + 0.15 * planes[SHADE])
-    light = planes[ALBEDO] * soft + planes[GLOW] * np.float32(0.25)
-    grey = np.float32(0.299) * light[0] + np.float32(0.587) * light[1] + np.float32(0.114) * light[2]
-    light += np.float32(0.35) * (grey - light)
-    bright = np.float32(dice.between(0.42, 0.62))
+    light = planes[ALBEDO] * soft + planes[GLOW] * 0.25
+    grey = 0.299 * light[0] + 0.587 * light[1] + 0.114 * light[2]
+    light += 0.35 * (grey - light)
+    bright = dice.between(0.42, 0.62)
     air = _rgb(0.98 + dice.between(-0.04, 0.05), 1.0, 1.02 + dice.between(-0.03, 0.05)) * bright
-    air = air * (0.92 + 0.12 * up + np.float32(0.05) * (cloud - 0.5))
-    visibility = np.float32(dice.between(14, 34))
-    clear = decay(1 / (np.maximum(planes[NEARNESS], np.float32(1e-4)) * visibility))
+    air = air * (0.92 + 0.12 * up + 0.05 * (cloud - 0.5))
+    visibility = dice.between(14, 34)
+    clear = decay(1 / (np.maximum(planes[NEARNESS], (1e-4)) * visibility))
     light = air + clear * (light - air * planes[SOLID])
     light = np.where(planes[SOLID] > 0, light, air)
-    light += bloom(planes[GLOW] * clear, (0.1, 0.15, 0.25, 0.3)) * np.float32(0.35)
+    light += bloom(planes[GLOW] * clear, (0.1, 0.15, 0.25, 0.3)) * 0.35
     return smooth(light)
 
 
@@ -114,15 +114,15 @@ def rain(world: World, canvas: Canvas, dice: Dice) -> Plane:
     """A dark wet day: the road mirrors what stands on it, streaks and drops on the lens, spray in the distance."""
     planes, camera = canvas.planes, world.camera
     height, width = canvas.height, canvas.width
-    up, _, cloud = _sky_position(world, canvas)
-    wet = (canvas.label == ROAD) | (canvas.label == SIDEWALK)
-    dim = np.float32(dice.between(0.26, 0.38))
+    _, cloud = _sky_position(world, canvas)
+    wet = ((canvas.label == ROAD) | (canvas.label == SIDEWALK)).astype(np.float32)
+    dim = dice.between(0.26, 0.38)
     light = planes[ALBEDO] * (_rgb(0.95, 1.0, 1.06) * dim * (0.9 + 0.1 * planes[SHADE]))
-    light *= np.where(wet, np.float32(0.55), np.float32(0.9))
-    light += planes[GLOW] * np.float32(0.35)
-    sky = _rgb(0.3, 0.33, 0.37) * (np.float32(0.5) + np.float32(0.75) * cloud) * np.float32(dice.between(0.8, 1.2))
+    light *= 0.9 - 0.35 * wet
+    light += planes[GLOW] * 0.35
+    sky = _rgb(0.3, 0.33, 0.37) * (0.5 + 0.75 * cloud) * dice.between(0.8, 1.2)
     mist = _rgb(0.25, 0.27, 0.3)
-    clear = decay(1 / (np.maximum(planes[NEARNESS], np.float32(1e-4)) * np.float32(dice.between(45, 80))))
+    clear = decay(1 / (np.maximum(planes[NEARNESS], (1e-4)) * dice.between(45, 80)))
     light = light + (1 - clear) * (mist * planes[SOLID] - light)
     light = _over_sky(light, canvas, sky)
 
@@ -132,31 +132,29 @@ def rain(world: World, canvas: Canvas, dice: Dice) -> Plane:
     mirrored = np.clip(2 * first - below - 1, 0, height - 1)
     near = planes[NEARNESS][first:]
     v, u = world.street.texture
-    ripple = (
-        lookup(noise_bank(), 40 / (near + np.float32(0.02)) * 0.1 + v, canvas.xs * np.float32(160 / height) + u) - 0.5
-    )
-    columns = np.clip(np.arange(width) + (ripple * np.float32(0.06 * height)).astype(np.int32), 0, width - 1)
-    image = smooth(smooth(light + planes[GLOW] * np.float32(0.5)))
+    ripple = lookup(noise_bank(), 40 / (near + 0.02) * 0.1 + v, canvas.xs * (160 / height) + u) - 0.5
+    columns = np.clip(np.arange(width) + (ripple * (0.06 * height)).astype(np.int32), 0, width - 1)
+    image = smooth(smooth(light + planes[GLOW] * 0.5))
     mirror = image[:, mirrored[:, None], columns]
-    grazing = np.clip(np.float32(0.95) - (canvas.ys[first:] / height - camera.horizon) * np.float32(1.2), 0.25, 0.9)
+    grazing = np.clip(0.95 - (canvas.ys[first:] / height - camera.horizon) * 1.2, 0.25, 0.9)
     puddle = np.clip(0.75 + 1.5 * ripple, 0.25, 1)
-    weight = wet[first:] * grazing * puddle * np.float32(0.75)
+    weight = wet[first:] * grazing * puddle * 0.75
     light[:, first:] += weight * (mirror - light[:, first:])
 
-    light = smooth(light) + bloom(planes[GLOW], (0.1, 0.15, 0.2)) * np.float32(0.3)
+    light = smooth(light) + bloom(planes[GLOW], (0.1, 0.15, 0.2)) * 0.3
     light = _streaks(light, canvas, dice)
     light = _drops(light, canvas, dice)
-    return light * np.float32(dice.between(0.95, 1.25)) + np.float32(0.015)
+    return light * dice.between(0.95, 1.25) + 0.015
 
 
 def _streaks(light: Plane, canvas: Canvas, dice: Dice) -> Plane:
     """Falling drops, blurred into slanted lines."""
-    fine = np.float32(256 / canvas.height)
-    slant, offset = np.float32(dice.between(-0.25, 0.25)), np.float32(dice.between(0, 256))
+    fine = 256 / canvas.height
+    slant, offset = dice.between(-0.25, 0.25), dice.between(0, 256)
     ys, xs = canvas.ys * fine, canvas.xs * fine
-    lines = lookup(white_bank(), ys * np.float32(0.045) + offset, xs + ys * slant + offset)
-    streaks = np.clip((lines - np.float32(0.93)) * 14, 0, 1) * np.float32(dice.between(0.06, 0.13))
-    return light + streaks * (np.float32(0.75) - light)
+    lines = lookup(white_bank(), ys * 0.045 + offset, xs + ys * slant + offset)
+    streaks = np.clip((lines - 0.93) * 14, 0, 1) * dice.between(0.06, 0.13)
+    return light + streaks * (0.75 - light)
 
 
 def _drops(light: Plane, canvas: Canvas, dice: Dice) -> Plane:
@@ -169,10 +167,10 @@ def _drops(light: Plane, canvas: Canvas, dice: Dice) -> Plane:
         where = canvas.window(x - r, x + r, y - r * 1.2, y + r * 1.2)
         if where is None:
             continue
-        alpha = canvas.disc(where, x, y, r, r * 1.2) * np.float32(0.7)
+        alpha = canvas.disc(where, x, y, r, r * 1.2) * 0.7
         block = light[:, where[0], where[1]]
         flipped = blurred[:, where[0], where[1]][:, ::-1, ::-1]
-        block += alpha * (flipped * np.float32(0.85) + np.float32(0.05) - block)
+        block += alpha * (flipped * 0.85 + 0.05 - block)
     return light
 
 
@@ -189,6 +187,6 @@ def develop(light: Plane, look: str, dice: Dice) -> np.ndarray:
     channels, height, width = tone.shape
     # The sum of two random bytes, centred: standard deviation 104.5.
     raw = np.frombuffer(dice.rng.bytes(2 * channels * height * width), np.uint8).reshape(2, channels, height, width)
-    noise = raw[0].astype(np.float32) + raw[1] - np.float32(255)
-    sigma = (np.float32(read) + np.float32(shot) * (1 - tone) * tone * 4) * np.float32(1 / 104.5)
-    return np.clip(tone * np.float32(255) + noise * sigma + np.float32(0.5), 0, 255).astype(np.uint8)
+    noise = raw[0].astype(np.float32) + raw[1] - 255
+    sigma = (read + shot * (1 - tone) * tone * 4) * (1 / 104.5)
+    return np.clip(tone * 255 + noise * sigma + 0.5, 0, 255).astype(np.uint8)

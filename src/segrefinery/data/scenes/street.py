@@ -58,12 +58,12 @@ class Street:
     def column_depths(self, canvas: Canvas, lateral: float) -> Plane:
         """Depth at which each column of the image meets a wall along the street; 0 where it does not."""
         d = self.center + lateral
-        w = (canvas.xs - canvas.width / 2) * np.float32(1 / (canvas.height * canvas.camera.focal))
-        inner = w * w - np.float32(4 * self.curve * d)
+        w = (canvas.xs - canvas.width / 2) * (1 / (canvas.height * canvas.camera.focal))
+        inner = w * w - (4 * self.curve * d)
         root = np.sqrt(np.maximum(inner, 0))
         slope = w + root if d > 0 else w - root
         met = (inner >= 0) & (slope * d > 1e-6)
-        return np.where(met, np.float32(2 * d) / np.where(met, slope, 1), 0).astype(np.float32)
+        return np.where(met, (2 * d) / np.where(met, slope, 1), 0).astype(np.float32)
 
     def draw(self, canvas: Canvas) -> None:
         """Everything that lies on the ground."""
@@ -74,30 +74,28 @@ class Street:
         rows = slice(top, canvas.height)
         z = np.minimum(camera.focal * camera.height / (canvas.ys[rows] * (1 / canvas.height) - camera.horizon), FAR)
         z = np.maximum(z, 0.5).astype(np.float32)
-        pixel = z * np.float32(1 / (camera.focal * canvas.height))  # metres across one pixel
+        pixel = z * (1 / (camera.focal * canvas.height))  # metres across one pixel
         lateral = (canvas.xs - canvas.width / 2) * pixel - (self.center + self.curve * z * z)
         beyond = np.abs(lateral)
         right = lateral > 0
 
         soft = 1 / pixel
         road = np.clip((self.half_width - beyond) * soft + 0.5, 0, 1)
-        rows_a_metre = np.float32(camera.focal * camera.height * canvas.height)
+        rows_a_metre = camera.focal * camera.height * canvas.height
         for side, near, far in self.crossings:
             rows_in = np.minimum(z - near, far - z) * (rows_a_metre / (z * z)) + 0.5
             road = np.maximum(road, np.clip(rows_in, 0, 1) * (right if side > 0 else ~right))
         walk_ends = [self.half_width + walk if green else FAR * 9 for walk, green in zip(self.walks, self.greens)]
-        grass = np.clip(
-            (beyond - np.where(right, np.float32(walk_ends[1]), np.float32(walk_ends[0]))) * soft + 0.5, 0, 1
-        )
+        grass = np.clip((beyond - np.where(right, walk_ends[1], walk_ends[0])) * soft + 0.5, 0, 1)
         grass *= 1 - road
 
         u, v = self.texture
         grain = lookup(noise_bank(), z * 9 + u, lateral * 14 + v) - 0.5
         patches = lookup(noise_bank(), z * 1.5 + v, lateral * 3.0 + u) - 0.5
-        detail = grain * np.clip(np.float32(18) / z, 0.15, 1)
+        detail = grain * np.clip(18 / z, 0.15, 1)
         asphalt = 1 + 0.35 * detail + 0.45 * patches
         # Kerb line and slabs of the sidewalk, tufts in the grass.
-        slabs = (np.abs(z % 1.5 - 0.75) > 0.7) * np.clip(np.float32(9) / z - 0.3, 0, 1)
+        slabs = (np.abs(z % 1.5 - 0.75) > 0.7) * np.clip(9 / z - 0.3, 0, 1)
         edge = np.clip(1 - np.abs(beyond - (self.half_width + 0.12)) * np.minimum(soft, 7), 0, 1) * (1 - road)
         paving = (1 + 0.25 * detail) * (1 - 0.25 * slabs) * (1 + 0.35 * edge)
         turf = 1 + 0.8 * detail + 0.7 * patches
@@ -106,9 +104,9 @@ class Street:
         planes = canvas.planes[:, rows]
         walk = 1 - road - grass
         for channel in range(3):
-            parts = [np.float32(c[channel] * c[channel]) for c in (self.asphalt, self.paving, self.grass)]
+            parts = [(c[channel] * c[channel]) for c in (self.asphalt, self.paving, self.grass)]
             color = road * asphalt * parts[0] + walk * paving * parts[1] + grass * turf * parts[2]
-            planes[channel] = color + white * (np.float32(0.62) * (1 + patches) - color)
+            planes[channel] = color + white * (0.62 * (1 + patches) - color)
         planes[SHADE] = 1 - 0.75 * np.clip((lateral * self.sun - self.shadow) * np.minimum(soft, 2.5) + 0.5, 0, 1)
         planes[NEARNESS] = 1 / z
         planes[SOLID] = 1
@@ -120,7 +118,7 @@ class Street:
         dash = (z % period) < length
         white = np.clip((0.08 - np.abs(lateral)) * soft + 0.5, 0, 1) * dash
         side_line = np.clip((0.07 - np.abs(beyond - (self.half_width - 0.25))) * soft + 0.5, 0, 1)
-        white = np.maximum(white, side_line * np.float32(0.7))
+        white = np.maximum(white, side_line * 0.7)
         if self.zebra is not None:
             bars = ((lateral + 40.0) % 1.0) < 0.5
             white = np.maximum(white, bars * (np.abs(z - self.zebra) < 1.5) * (beyond < self.half_width - 0.4))

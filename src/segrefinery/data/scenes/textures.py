@@ -1,4 +1,4 @@
-"""Noise and filters made of elementwise float32 operations only: no reductions, no transcendental functions, same bits everywhere."""
+"""Noise and filters of elementwise float32 operations: no sums, no transcendental functions, the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating]  # always float32; Python numbers leave an array's type as it is
 
 BANK_SIZE = 256
 
 
 def _smooth_cyclic(values: Plane) -> Plane:
     for axis in (0, 1):
-        values = (np.roll(values, 1, axis) + values + values + np.roll(values, -1, axis)) * np.float32(0.25)
+        values = (np.roll(values, 1, axis) + values + values + np.roll(values, -1, axis)) * 0.25
     return values
 
 
@@ -24,10 +24,10 @@ def noise_bank() -> Plane:
     rng = np.random.Generator(np.random.PCG64(20))
     bank = np.zeros((BANK_SIZE, BANK_SIZE), np.float32)
     for octave, cells in enumerate((8, 16, 32, 64, 128, 256)):
-        grid = rng.integers(0, 1 << 16, (cells, cells)).astype(np.float32) / np.float32(1 << 16)
+        grid = rng.integers(0, 1 << 16, (cells, cells)).astype(np.float32) / (1 << 16)
         while grid.shape[0] < BANK_SIZE:
             grid = _smooth_cyclic(grid.repeat(2, 0).repeat(2, 1))
-        bank += grid * np.float32((0.5, 0.3, 0.25, 0.2, 0.15, 0.12)[octave])
+        bank += grid * ((0.5, 0.3, 0.25, 0.2, 0.15, 0.12)[octave])
     low, high = bank.min(), bank.max()
     return (bank - low) / (high - low)
 
@@ -36,7 +36,7 @@ def noise_bank() -> Plane:
 def white_bank() -> Plane:
     """256 x 256 independent numbers in [0, 1): one decision for each window, drop or tile."""
     rng = np.random.Generator(np.random.PCG64(21))
-    return rng.integers(0, 1 << 16, (BANK_SIZE, BANK_SIZE)).astype(np.float32) / np.float32(1 << 16)
+    return rng.integers(0, 1 << 16, (BANK_SIZE, BANK_SIZE)).astype(np.float32) / (1 << 16)
 
 
 def lookup(bank: Plane, y: Plane, x: Plane) -> Plane:
@@ -48,7 +48,7 @@ def lookup(bank: Plane, y: Plane, x: Plane) -> Plane:
 
 def decay(x: Plane) -> Plane:
     """Falls from 1 to 0 much like exp(-x) for x >= 0, by (1 + x / 8) ** -8."""
-    y = np.float32(1) / (np.float32(1) + x * np.float32(0.125))
+    y = 1 / (1 + x * 0.125)
     y = y * y
     y = y * y
     return y * y
@@ -63,7 +63,7 @@ def smooth(values: Plane) -> Plane:
         out[:1] += v[:1]
         out[:-1] += v[1:]
         out[-1:] += v[-1:]
-        values = np.moveaxis(out * np.float32(0.25), 0, axis)
+        values = np.moveaxis(out * 0.25, 0, axis)
     return values
 
 
@@ -74,7 +74,7 @@ def halve(values: Plane) -> Plane:
         values = np.concatenate([values, values[..., -1:, :]], -2) if height % 2 else values
         values = np.concatenate([values, values[..., -1:]], -1) if width % 2 else values
     rows = values[..., ::2, :] + values[..., 1::2, :]
-    return (rows[..., ::2] + rows[..., 1::2]) * np.float32(0.25)
+    return (rows[..., ::2] + rows[..., 1::2]) * 0.25
 
 
 def double(values: Plane, height: int, width: int) -> Plane:
@@ -83,14 +83,14 @@ def double(values: Plane, height: int, width: int) -> Plane:
 
 
 def bloom(light: Plane, spread: tuple[float, ...]) -> Plane:
-    """Light scattered in the lens: a weighted sum of ever wider blurs, one weight a level (each twice as wide as the last)."""
+    """Light scattered in the lens: a weighted sum of blurs, each twice as wide as the last, with one weight for each."""
     levels = [light]
     for _ in spread:
         light = smooth(halve(light))
         levels.append(light)
-    glow = levels.pop() * np.float32(spread[-1])
+    glow = levels.pop() * spread[-1]
     for level, weight in zip(levels[::-1], (*spread[-2::-1], 0.0)):
         glow = double(glow, *level.shape[-2:])
         if weight:
-            glow += level * np.float32(weight)
+            glow += level * weight
     return glow

@@ -133,7 +133,7 @@ class Bus(_Vehicle):
 
     def draw(self, canvas: Canvas, street: Street) -> None:
         z = self.z
-        left, right, far, flank, flank_far = self._corners(street)
+        left, right, _, flank, flank_far = self._corners(street)
         self._ground(canvas, street)
         project, scale = canvas.project, canvas.scale(z)
         side = paint(tuple(c * 0.85 for c in self.color), z, self.sunny * 0.6)  # type: ignore[arg-type]
