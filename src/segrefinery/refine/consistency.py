@@ -1,0 +1,53 @@
+"""The student must say of a strong view what the teacher said of the weak one (CPSL eq. 13; ProDA's structure loss)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from segrefinery.data.augment import AffineViewSettings, Warp, affine_strong_view, apply_affine
+from segrefinery.losses import kl_divergence
+from segrefinery.models.segmenter import Prediction
+from segrefinery.refine.base import Step
+
+
+@dataclass
+class StrongView:
+    """What the student says of a strong view of the target batch, and how the weak view maps onto it.
+
+    Attributes:
+        prediction: the student's, with its graph.
+        warp: where the strong view moved each image; None where it left the geometry alone.
+    """
+
+    prediction: Prediction
+    warp: Warp | None
+
+    def compare(self, loss: Callable[..., Tensor], weak: Tensor, strong: Tensor) -> Tensor:
+        """``loss(weak, strong, mask)`` with the weak view's map moved as its image was, over the pixels both show.
+
+        Args:
+            weak, strong: B x C x h x w logits of the weak view and of the strong one.
+        """
+        if self.warp is None:
+            return loss(weak, strong, None)
+        moved, uncovered = apply_affine(weak, self.warp)
+        return loss(moved, strong, ~uncovered)
+
+
+def look_at_strong_view(step: Step, settings: AffineViewSettings | None) -> StrongView:
+    """Show the student a strong view of the target batch: affine, or the stage's own photometric one for None."""
+    if step.view is None:
+        raise ValueError("step.view is None: a strong view needs a teacher that looks at every batch")
+    image = step.view.image
+    if settings is not None:
+        image, warp = affine_strong_view(image, step.generators[: len(image)], settings)
+        return StrongView(step.student(image), warp)
+    return StrongView(step.student(image if step.strong is None else step.strong(image)), None)
+
+
+def symmetric_kl(weak_logits: Tensor, strong_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL in both directions between the softmaxes of two B x C x h x w logits, per pixel (CPSL eq. 13)."""
+    return kl_divergence(weak_logits, strong_logits, mask) + kl_divergence(strong_logits, weak_logits, mask)
