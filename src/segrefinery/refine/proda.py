@@ -1,0 +1,136 @@
+"""ProDA: a warm-up network's soft labels, denoised by each pixel's distance to the class prototypes.
+
+Zhang, Zhang, Zhang, Chen, Wang, Wen: Prototypical Pseudo Label Denoising and Target Structure Learning, CVPR 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from segrefinery.data.augment import AffineViewSettings
+from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import kl_divergence, mrkld
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.consistency import look_at_strong_view
+from segrefinery.refine.prototypes import gather_statistics, move_prototypes, prototype_distances, require_finite
+from segrefinery.refine.self_labeling import rectify
+from segrefinery.settings import PresetSettings
+
+
+class PrototypeDenoisingSettings(PresetSettings):
+    """ProDA. The ``paper`` preset takes means over pixels; ``official`` does as the authors' code does."""
+
+    presets: ClassVar = {
+        "official": {
+            "initial": "images",
+            "update": "image",
+            "update_labels": "teacher",
+            "divisor": "elements",
+        }
+    }
+    preset: Literal["paper", "official"] = "paper"
+    """The set of defaults."""
+    soft_labels: Literal["warmup", "chain"] = "warmup"
+    """What is denoised: the fixed opinion of the network as it was before this stage, or what the refiners before
+    this one hand in (to stack)."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides the distances."""
+    initial: Literal["pixels", "images"] = "pixels"
+    """First prototypes: means over all pixels of a class, or means of the images' class means."""
+    momentum: float = Field(0.9999, ge=0, le=1)
+    """Weight of the old prototype in each move."""
+    update: Literal["batch", "image"] = "batch"
+    """One move a batch, or one an image."""
+    update_labels: Literal["refined", "teacher"] = "refined"
+    """Whose classes move the prototypes: the refined labels, or the teacher's own argmax."""
+    min_pixels: int = Field(10, ge=1)
+    """A class with fewer pixels moves no prototype."""
+    structure_weight: float = Field(10.0, ge=0)
+    """gamma 1: of the KL between the prototype softmaxes of weak and strong view."""
+    regularizer_weight: float = Field(0.1, ge=0)
+    """gamma 2: of MRKLD on the student's target prediction; the authors use 0 for SYNTHIA."""
+    divisor: Literal["pixels", "elements"] = "pixels"
+    """Both losses as means over pixels, or over pixels and classes (1/C of that)."""
+    strong_view: AffineViewSettings | None = AffineViewSettings(blur=0.0, jitter_probability=0.0)
+    """RandAugment and Cutout by default; null for the stage's photometric view."""
+
+    def build(self, segmenter: Segmenter, space: LabelSpace) -> PrototypeDenoising:
+        """The refiner for networks of this one's shape."""
+        return PrototypeDenoising(self, segmenter, space)
+
+
+class PrototypeDenoising(Refiner):
+    """Prototypes of the target's classes, and the frozen warm-up network whose labels they denoise."""
+
+    prototypes: Tensor
+
+    def __init__(self, settings: PrototypeDenoisingSettings, segmenter: Segmenter, space: LabelSpace) -> None:
+        super().__init__()
+        self.settings = settings
+        self.space = space
+        self.warmup = Teacher(segmenter) if settings.soft_labels == "warmup" else None
+        self.register_buffer("prototypes", torch.zeros(space.num_classes, segmenter.feature_channels))
+
+    def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
+        settings = self.settings
+        if self.warmup is not None:
+            self.warmup.network.load_state_dict(teacher.network.state_dict())
+        found = gather_statistics(
+            teacher, source, target, self.space.classes, settings.initial, least=settings.min_pixels
+        )
+        self.prototypes.copy_(found.prototypes)
+
+    @torch.no_grad()
+    def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
+        soft_labels = labels.probs if self.warmup is None else self.warmup.view(view.image).probs
+        distances = prototype_distances(view.features, self.prototypes)
+        require_finite(distances)
+        weights = (distances / -self.settings.temperature).softmax(dim=1)
+        return PseudoLabels(rectify(weights, soft_labels), labels.weight)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if step.view is None:
+            return {}
+        settings = self.settings
+        share = 1.0 if settings.divisor == "pixels" else 1.0 / self.space.num_classes
+        losses = {}
+        if settings.structure_weight:
+            losses["structure"] = share * settings.structure_weight * self.structure_loss(step)
+        if settings.regularizer_weight and step.mixed_prediction is not None:
+            logits, mask = step.mixed_prediction.logits, None
+            if step.mixed_source is not None:
+                shown = F.interpolate(step.mixed_source[:, None].float(), logits.shape[-2:], mode="nearest")[:, 0]
+                mask = shown < 0.5
+            losses["mrkld"] = share * settings.regularizer_weight * mrkld(logits, mask)
+        return losses
+
+    def structure_loss(self, step: Step) -> Tensor:
+        """KL(z_T || z_T'): the student's strong view must lie to the prototypes as the teacher's weak view does.
+        Reaches the student alone."""
+        assert step.view is not None
+        strong = look_at_strong_view(step, self.settings.strong_view)
+        with torch.no_grad():
+            weak = prototype_distances(step.view.features, self.prototypes) / -self.settings.temperature
+        moved = prototype_distances(strong.prediction.features, self.prototypes) / -self.settings.temperature
+        return strong.compare(kl_divergence, weak, moved)
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        if step.view is None or step.labels is None:
+            return
+        settings = self.settings
+        labels = step.labels.labels if settings.update_labels == "refined" else step.view.logits.argmax(dim=1)
+        self.prototypes.copy_(
+            move_prototypes(
+                self.prototypes, step.view.features, labels, settings.momentum, settings.update, settings.min_pixels
+            )
+        )
