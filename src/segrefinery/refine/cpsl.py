@@ -1,0 +1,246 @@
+"""CPSL: pixels of the target are clustered as training goes, and the clusters rectify the warm-up network's labels.
+
+Li, Li, He, Zhang, Jia, Zhang: Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation,
+CVPR 2022. The formulas are in ``self_labeling.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.data.augment import AffineViewSettings
+from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import kl_divergence
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.consistency import look_at_strong_view, symmetric_kl
+from segrefinery.refine.feature_bank import FeatureBank
+from segrefinery.refine.prototypes import cosine_similarities, gather_statistics, require_finite
+from segrefinery.refine.self_labeling import (
+    balanced_positions,
+    rectify,
+    sinkhorn,
+    uniform_positions,
+    update_class_distribution,
+)
+from segrefinery.settings import PresetSettings
+
+
+class SelfLabelingSettings(PresetSettings):
+    """CPSL. Each component of the paper's ablations is a field; w/o Mom also needs the stage's ``teacher.decay: 0``."""
+
+    presets: ClassVar = {
+        "official": {
+            "initial": "images",
+            "samples": 256,
+            "sampling": "uniform",
+            "distribution_momentum": 1.0,
+            "assign": "image",
+            "assign_logits": True,
+            "wait_for_bank": True,
+            "consistency": "clusters",
+        }
+    }
+    preset: Literal["paper", "official"] = "paper"
+    """The set of defaults."""
+    labels: Literal["rectified", "soft_labels", "clusters"] = "rectified"
+    """Labels from clusters times soft labels, from the soft labels alone (w/o SL, with ``self_labeling_weight: 0``) or
+    from the clusters alone (w/o ST)."""
+    soft_labels: Literal["warmup", "chain"] = "warmup"
+    """What is rectified: the fixed opinion of the network as it was before this stage, or what the refiners before
+    this one hand in (to stack)."""
+    temperature: float = Field(0.08, gt=0)
+    """tau, of the cluster softmax; towards 0 the labels follow the clusters."""
+    initial: Literal["pixels", "images", "random"] = "pixels"
+    """First cluster weights: class means over all pixels, class means of image means, or random (w/o Init)."""
+    head_momentum: float = Field(0.999, ge=0, le=1)
+    """Weight of the old copy of the head in its moving average; 0 for none (w/o Mom)."""
+    head_factor: float = Field(5.0, gt=0)
+    """Learning rate of the head over the base rate."""
+    samples: int = Field(512, ge=1)
+    """M, pixels drawn from each image."""
+    sampling: Literal["balanced", "uniform"] = "balanced"
+    """By class (eq. 9), or evenly (w/o CB)."""
+    marginal: Literal["distribution", "uniform"] = "distribution"
+    """Class shares of the assignment: those of the labels (eq. 12), or equal ones (w/o CB)."""
+    distribution_momentum: float = Field(0.999, ge=0, le=1)
+    """Weight of the old class distribution in eq. 11; 1 keeps that of the warm-up network."""
+    epsilon: float = Field(0.05, gt=0)
+    """Temperature of the assignment (eq. 6)."""
+    iterations: int = Field(3, ge=1)
+    """Sinkhorn iterations; 3 leave the class marginal approximate, 50 meet it."""
+    bank: int = Field(65_536, ge=1)
+    """Pixel features remembered."""
+    wait_for_bank: bool = False
+    """Leave the bank out of the assignment until it is full."""
+    assign: Literal["batch", "image"] = "batch"
+    """One assignment for all pixels of a batch, or one an image in turn."""
+    assign_logits: bool = False
+    """A second assignment, of the teacher's logits, as in the official code."""
+    self_labeling_weight: float = Field(0.1, ge=0)
+    """lambda 1."""
+    consistency_weight: float = Field(5.0, ge=0)
+    """lambda 2; 0 for w/o Aug."""
+    consistency: Literal["symmetric", "clusters"] = "symmetric"
+    """Eq. 13 on the segmentation softmaxes, a mean over pixels; or KL(teacher || student) of the cluster softmaxes, a
+    mean over pixels and classes."""
+    strong_view: AffineViewSettings | None = AffineViewSettings()
+    """RandAugment, Cutout, jitter and blur by default; null for the stage's photometric view."""
+
+    def build(self, segmenter: Segmenter, space: LabelSpace) -> SelfLabeling:
+        """The refiner for networks of this one's shape."""
+        return SelfLabeling(self, segmenter, space)
+
+
+class SelfLabeling(Refiner):
+    """The self-labelling head and its momentum copy, the memory of pixels, and the class distribution."""
+
+    head_copy: Tensor
+    distribution: Tensor
+
+    def __init__(self, settings: SelfLabelingSettings, segmenter: Segmenter, space: LabelSpace) -> None:
+        super().__init__()
+        self.settings = settings
+        self.space = space
+        self.learning_rate_factor = settings.head_factor
+        classes, channels = space.num_classes, segmenter.feature_channels
+        self.warmup = Teacher(segmenter) if settings.soft_labels == "warmup" else None
+        self.head = nn.Parameter(F.normalize(torch.randn(classes, channels), dim=1))
+        self.register_buffer("head_copy", self.head.detach().clone())
+        self.register_buffer("distribution", torch.full((classes,), 1.0 / classes))
+        self.bank = FeatureBank(settings.bank, channels)
+        self.logit_bank = FeatureBank(settings.bank, classes) if settings.assign_logits else None
+        self._drawn: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
+        """Class prototypes (eq. 7) and class distribution (eq. 10) of the target, by the warm-up network's labels."""
+        if self.warmup is not None:
+            self.warmup.network.load_state_dict(teacher.network.state_dict())
+        mean = "images" if self.settings.initial == "images" else "pixels"
+        found = gather_statistics(teacher, source, target, self.space.classes, mean, normalize=True)
+        self.distribution.copy_(found.distribution)
+        if self.settings.initial != "random":
+            self.head.copy_(F.normalize(found.prototypes, dim=1))
+        self.head_copy.copy_(self.head)
+        for bank in self._banks():
+            bank.clear()
+
+    @torch.no_grad()
+    def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
+        """Eq. 1 with P_SL of the momentum head on the teacher's features."""
+        soft_labels = labels.probs if self.warmup is None else self.warmup.view(view.image).probs
+        if self.settings.labels == "soft_labels":
+            return PseudoLabels(soft_labels, labels.weight)
+        scores = cosine_similarities(view.features, self.head_copy)
+        require_finite(scores)
+        clusters = (scores / self.settings.temperature).softmax(dim=1)
+        if self.settings.labels == "clusters":
+            return PseudoLabels(clusters, labels.weight)
+        return PseudoLabels(rectify(clusters, soft_labels), labels.weight)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if step.view is None or step.labels is None:
+            return {}
+        losses = {}
+        if self.settings.self_labeling_weight:
+            losses["self_labeling"] = self.settings.self_labeling_weight * self.self_labeling_loss(
+                step.view, step.labels, step.generators
+            )
+        if self.settings.consistency_weight:
+            losses["consistency"] = self.settings.consistency_weight * self.consistency_loss(step)
+        return losses
+
+    def self_labeling_loss(self, view: TeacherView, labels: PseudoLabels, generators: list[torch.Generator]) -> Tensor:
+        """L_SL (eq. 5): the head must say of the drawn pixels what their assignment says. Reaches the head alone."""
+        with torch.autocast(self.head.device.type, enabled=False):
+            features, logits, counts = self.draw(view, labels, generators)
+            self._drawn.append((features, logits))
+            if not len(features):
+                return self.head.sum() * 0.0
+            directions = F.normalize(self.head.float(), dim=1)
+            with torch.no_grad():
+                bank_scores = self.bank.content @ directions.T
+                assignment = self.assign(self.bank, bank_scores, features @ directions.T, counts)
+                if self.logit_bank is not None:
+                    assignment += self.assign(self.logit_bank, self.logit_bank.content, logits, counts)
+            log_probs = (features @ directions.T / self.settings.temperature).log_softmax(dim=1)
+            return -(assignment * log_probs).sum(dim=1).mean()
+
+    @torch.no_grad()
+    def draw(
+        self, view: TeacherView, labels: PseudoLabels, generators: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor, list[int]]:
+        """Pixels of the batch (eq. 9): normalised features n x D and logits n x C, and how many came from each image.
+
+        Raises:
+            SegRefineryError: a drawn feature is not finite.
+        """
+        positions_of = balanced_positions if self.settings.sampling == "balanced" else uniform_positions
+        maps = labels.labels.flatten(1).cpu(), view.features.flatten(2), view.logits.flatten(2)
+        features, logits, counts = [], [], []
+        for own_labels, own_features, own_logits, generator in zip(*maps, generators, strict=True):
+            positions = positions_of(own_labels, self.settings.samples, generator).to(own_features.device)
+            features.append(own_features[:, positions].T)
+            logits.append(own_logits[:, positions].T)
+            counts.append(len(positions))
+        drawn = torch.cat(features).float(), torch.cat(logits).float()
+        require_finite(drawn[0])
+        return F.normalize(drawn[0], dim=1), F.normalize(drawn[1], dim=1), counts
+
+    def assign(self, bank: FeatureBank, bank_scores: Tensor, scores: Tensor, counts: list[int]) -> Tensor:
+        """Assignment n x C of the drawn pixels, made together with those in the bank.
+
+        Args:
+            bank_scores: of ``bank.content``.
+            scores: n x C of the drawn pixels, image after image.
+            counts: how many of them each image has.
+        """
+        settings = self.settings
+        marginal = self.distribution if settings.marginal == "distribution" else torch.ones_like(self.distribution)
+        waits = settings.wait_for_bank and len(bank) < settings.bank
+        if waits:
+            bank_scores = bank_scores[:0]
+        groups = [len(scores)] if settings.assign == "batch" else [count for count in counts if count]
+        # Oldest first, so that an image that sees the ones before it sees as many old rows less.
+        table = torch.cat([bank_scores[bank.oldest :], bank_scores[: bank.oldest], scores])
+        end, found = len(bank_scores), []
+        for count in groups:
+            start = end if waits else max(end - settings.bank, 0)
+            end += count
+            found.append(sinkhorn(table[start:end], marginal, settings.epsilon, settings.iterations)[-count:])
+        return torch.cat(found)
+
+    def consistency_loss(self, step: Step) -> Tensor:
+        """L_REG between weak and strong view. Reaches the student alone."""
+        assert step.view is not None
+        strong = look_at_strong_view(step, self.settings.strong_view)
+        if self.settings.consistency == "symmetric":
+            return strong.compare(symmetric_kl, step.view.logits, strong.prediction.logits)
+        weak = cosine_similarities(step.view.features, self.head_copy) / self.settings.temperature
+        moved = cosine_similarities(strong.prediction.features, self.head_copy) / self.settings.temperature
+        return strong.compare(kl_divergence, weak, moved) / self.space.num_classes
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        """Remember the drawn pixels, move the momentum head, and move the class distribution (eq. 11)."""
+        if step.view is None or step.labels is None:
+            return
+        for features, logits in self._drawn:
+            for bank, rows in zip(self._banks(), (features, logits), strict=False):
+                bank.push(rows)
+        self._drawn.clear()
+        self.head_copy.lerp_(self.head, 1 - self.settings.head_momentum)
+        momentum = self.settings.distribution_momentum
+        self.distribution.copy_(update_class_distribution(self.distribution, step.labels.labels, momentum))
+
+    def _banks(self) -> list[FeatureBank]:
+        return [bank for bank in (self.bank, self.logit_bank) if bank is not None]
