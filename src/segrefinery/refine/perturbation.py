@@ -1,0 +1,69 @@
+"""Artificial mistakes: ways to spoil good logits so that a network can learn to repair and to distrust them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segrefinery.spectrum import swap_low_frequency_amplitude
+
+Perturbation = Literal["fourier", "class_dropout", "boundary_jitter", "none"]
+
+
+def perturb(
+    logits: Tensor, style: Tensor, kind: Perturbation, strength: float, generators: list[torch.Generator]
+) -> Tensor:
+    """Spoil source logits.
+
+    ``fourier`` takes the low-frequency amplitude of a random target image's logits (PRN, section 3.3);
+    ``class_dropout`` and ``boundary_jitter`` are our own alternatives; ``none`` changes nothing.
+
+    Args:
+        logits: B x C x h x w.
+        style: B' x C x h' x w' logits of target images; only ``fourier`` reads them. Resized where the sizes differ.
+        kind: which mistakes.
+        strength: ``fourier``: half-width of the swapped square over the shorter side; ``class_dropout``: probability
+            that a class is forgotten; ``boundary_jitter``: largest shift over the shorter side.
+        generators: one an image.
+
+    Returns:
+        B x C x h x w in float32.
+    """
+    logits = logits.float()
+    if kind == "fourier":
+        return swap_low_frequency_amplitude(logits, _random_style(logits, style.float(), generators), strength)
+    if kind == "class_dropout":
+        return torch.stack([_forget_classes(one, strength, rng) for one, rng in zip(logits, generators)])
+    if kind == "boundary_jitter":
+        return torch.stack([_jitter(one, strength, rng) for one, rng in zip(logits, generators)])
+    return logits
+
+
+def _random_style(logits: Tensor, style: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """For each image of ``logits`` one of ``style``, at its size."""
+    chosen = [int(torch.randint(len(style), (), generator=rng)) for rng, _ in zip(generators, logits)]
+    style = style[chosen]
+    if style.shape[-2:] != logits.shape[-2:]:
+        style = F.interpolate(style, logits.shape[-2:], mode="bilinear", align_corners=False)
+    return style
+
+
+def _forget_classes(logits: Tensor, probability: float, rng: torch.Generator) -> Tensor:
+    """C x h x w: the logits of randomly chosen classes fall to each pixel's minimum, so that its next choice wins."""
+    forgotten = (torch.rand(len(logits), generator=rng) < probability).to(logits.device)
+    return torch.where(forgotten[:, None, None], logits.amin(dim=0), logits)
+
+
+def _jitter(logits: Tensor, reach: float, rng: torch.Generator) -> Tensor:
+    """C x h x w: moved by a smooth random field (knots every 8 pixels) of at most ``reach`` times the shorter side."""
+    height, width = logits.shape[-2:]
+    knots = torch.rand(1, 2, -(-height // 8) + 1, -(-width // 8) + 1, generator=rng).to(logits.device) * 2 - 1
+    shift = F.interpolate(knots, (height, width), mode="bilinear", align_corners=True)[0]
+    shift = shift * (reach * min(height, width))
+    x = torch.arange(width, device=logits.device) + shift[0]
+    y = torch.arange(height, device=logits.device)[:, None] + shift[1]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return F.grid_sample(logits[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]

@@ -1,0 +1,220 @@
+"""PRN: a network that learns on spoiled source logits to repair pseudo-labels and to say which not to trust.
+
+Method: "Unsupervised Domain Adaptation for Semantic Segmentation with Pseudo Label Self-Refinement" (Zhao, Mithun et
+al., WACV 2024, arXiv 2310.16979). Only a summary of the paper was available to us.
+
+The paper's: a decoder with two heads that reads the teacher's features and logits; the Fourier perturbation of source
+logits, its strength drawn from [0.05, 0.2]; pixels marked as noise teach nothing. Our reconstruction: the layers, the
+form and weights of the losses, what the mask is taught, the warm-up, and the other perturbations.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import IGNORE, weighted_cross_entropy
+from segrefinery.models.heads import Norm, conv_norm, enlarge
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.teacher import TeacherView
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.perturbation import Perturbation, perturb
+from segrefinery.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class RefinementNetworkSettings(Settings):
+    """A network that repairs pseudo-labels and masks the ones it distrusts (PRN)."""
+
+    refine: bool = True
+    """Replace the labels by the refined ones."""
+    mask: bool = True
+    """Give no weight to pixels the noise head marks."""
+    perturbation: Perturbation = "fourier"
+    """How source logits are spoiled for training; all but ``fourier`` are ours."""
+    strength: tuple[float, float] = (0.05, 0.2)
+    """Range the strength of the perturbation is drawn from at every step."""
+    mask_target: Literal["input", "refined"] = "input"
+    """Whose mistakes the mask learns: those of the spoiled logits, or those the refined logits still make."""
+    mask_weight: float = Field(1.0, ge=0)
+    """Weight of the mask's loss beside the refinement's."""
+    residual: bool = False
+    """Refined logits = input logits + output."""
+    warmup: int = Field(1500, ge=0)
+    """Steps the network trains before its labels and mask are used."""
+    width: int = Field(256, ge=8, multiple_of=8)
+    """Channels inside."""
+    norm: Norm = "batch"
+    """``group`` suits batches of one or two small images."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    augment_source: bool = False
+    """Show the teacher the strong view of the source, so that its features are not perfect either."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RefinementNetworkSettings:
+        low, high = self.strength
+        if not 0 <= low <= high <= 0.5:
+            raise ValueError(f"strength is a range low, high with 0 <= low <= high <= 0.5, got {low}, {high}")
+        if not (self.refine or self.mask):
+            raise ValueError("refine and mask are both off, so there is nothing to do; remove this refiner instead")
+        return self
+
+    def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> RefinementNetwork:
+        return RefinementNetwork(self, segmenter)
+
+
+@dataclass
+class Refinement:
+    """What the decoder says: refined class logits B x C x h x w and noise logits B x h x w (> 0 = do not trust)."""
+
+    logits: Tensor
+    noise: Tensor
+
+
+class RefinementDecoder(nn.Module):
+    """Teacher's levels and class logits in, a ``Refinement`` on the logits' grid out.
+
+    Modelled on SegFormer's all-MLP head (prn.md section 3): every level and the logits are brought to one width and one
+    grid, joined, mixed by a 1 x 1 and a 3 x 3 convolution, and read by two heads. Any number of levels, any strides.
+    """
+
+    def __init__(
+        self,
+        level_channels: Sequence[int],
+        num_classes: int,
+        width: int = 256,
+        norm: Norm = "batch",
+        dropout: float = 0.1,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.levels = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in level_channels)
+        self.opinion = conv_norm(num_classes, width, norm=norm)
+        self.mix = nn.Sequential(
+            conv_norm((len(level_channels) + 1) * width, width, norm=norm),
+            conv_norm(width, width, kernel=3, norm=norm),
+            nn.Dropout2d(dropout),
+        )
+        self.classes = nn.Conv2d(width, num_classes, 1)
+        self.noise = nn.Conv2d(width, 1, 1)
+
+    def forward(self, levels: Sequence[Tensor], logits: Tensor) -> Refinement:
+        size = logits.shape[-2:]
+        read = [enlarge(project(level), size) for project, level in zip(self.levels, levels, strict=True)]
+        mixed = self.mix(torch.cat([*read, self.opinion(logits)], dim=1))
+        refined = self.classes(mixed).float()
+        if self.residual:
+            refined = refined + logits.float()
+        return Refinement(refined, self.noise(mixed)[:, 0].float())
+
+
+class RefinementNetwork(Refiner):
+    """PRN as a refiner: trained on the source only, applied to the target, never at inference.
+
+    It reads the teacher's own logits, as it does in training, and therefore stands first in a chain: with ``refine`` it
+    replaces what earlier refiners made of the labels, and keeps their weights.
+    """
+
+    trained_steps: Tensor
+
+    def __init__(self, settings: RefinementNetworkSettings, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.settings = settings
+        self.decoder = RefinementDecoder(
+            segmenter.level_channels,
+            segmenter.num_classes,
+            settings.width,
+            settings.norm,
+            settings.dropout,
+            settings.residual,
+        )
+        self.trains_classes = settings.refine or settings.mask_target == "refined"
+        self.decoder.classes.requires_grad_(self.trains_classes)
+        self.decoder.noise.requires_grad_(settings.mask)
+        self.register_buffer("trained_steps", torch.zeros((), dtype=torch.long))
+        self._rejects_all = False
+
+    @torch.no_grad()
+    def examine(self, view: TeacherView) -> Refinement:
+        """What the network makes of a view, with running statistics and without dropout, whether warmed up or not."""
+        training = self.decoder.training
+        self.decoder.eval()
+        try:
+            return self.decoder(view.levels, view.logits)
+        finally:
+            self.decoder.train(training)
+
+    def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
+        if self.trained_steps < self.settings.warmup:
+            return labels
+        seen = self.examine(view)
+        if self.settings.refine:
+            labels = PseudoLabels(seen.logits.softmax(dim=1), labels.weight)
+        if self.settings.mask:
+            keep = seen.noise <= 0  # sigmoid <= 0.5
+            self._warn_if_nothing_is_kept(keep)
+            labels = labels.weighted(keep)
+        return labels
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if step.view is None or step.teacher is None:
+            return {}
+        settings, source = self.settings, step.source
+        image = step.strong(source.image) if settings.augment_source and step.strong else source.image
+        view = step.teacher.view(image)
+        low, high = settings.strength
+        strength = low + (high - low) * float(torch.rand((), generator=step.generators[0]))
+        spoiled = perturb(view.logits, step.view.logits, settings.perturbation, strength, step.generators)
+        label = F.interpolate(source.label[:, None].float(), spoiled.shape[-2:], mode="nearest")[:, 0].long()
+
+        refined = self.decoder(view.levels, spoiled)
+        losses = {}
+        if self.trains_classes:
+            losses["refinement"] = weighted_cross_entropy(refined.logits, label)
+        if settings.mask:
+            judged = spoiled if settings.mask_target == "input" else refined.logits.detach()
+            losses["noise_mask"] = settings.mask_weight * noise_mask_loss(refined.noise, judged, label)
+        return losses
+
+    def after_step(self, step: Step) -> None:
+        if step.view is not None:
+            self.trained_steps += 1
+
+    def _warn_if_nothing_is_kept(self, keep: Tensor) -> None:
+        """Once a streak; training goes on with the source alone."""
+        rejects_all = not bool(keep.any())
+        if rejects_all and not self._rejects_all:
+            log.warning(
+                "refinement_network: the noise mask rejects every pixel of the target batch (after %d steps of its "
+                "training); nothing is learned from the target until it keeps some.",
+                int(self.trained_steps),
+            )
+        self._rejects_all = rejects_all
+
+
+def noise_mask_loss(noise: Tensor, judged: Tensor, label: Tensor) -> Tensor:
+    """Binary cross-entropy of the noise logits with "argmax of ``judged`` is wrong", mean over labelled pixels.
+
+    Wrong pixels count clip(#right / #wrong, 1, 10) times, for they are few.
+
+    Args:
+        noise: B x h x w.
+        judged: B x C x h x w logits whose mistakes are to be found.
+        label: B x h x w int64, 255 ignored.
+    """
+    known = label != IGNORE
+    wrong = (judged.argmax(dim=1) != label) & known
+    total, mistakes = known.sum(), wrong.sum()
+    balance = ((total - mistakes) / mistakes.clamp(min=1)).clamp(1.0, 10.0)
+    loss = F.binary_cross_entropy_with_logits(noise.float(), wrong.float(), pos_weight=balance, reduction="none")
+    return loss.masked_fill(~known, 0.0).sum() / total.clamp(min=1)

@@ -1,0 +1,239 @@
+"""The refinement network: what it learns from, what it may touch, and when it is trusted."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segrefinery.models.teacher import TeacherView
+from segrefinery.randomness import generator
+from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.refine.perturbation import perturb
+from segrefinery.refine.refinement_network import (
+    RefinementDecoder,
+    RefinementNetwork,
+    RefinementNetworkSettings,
+    noise_mask_loss,
+)
+from toys import ToySegmenter, labeled, toy_teacher, unlabeled
+
+
+def build(**settings) -> RefinementNetwork:
+    torch.manual_seed(0)
+    return RefinementNetworkSettings(**{"width": 16, "warmup": 0, **settings}).build(ToySegmenter())
+
+
+def step_of(number: int = 0, target_size: tuple[int, int] = (32, 48), target_batch: int = 2) -> Step:
+    torch.manual_seed(1)
+    student, teacher, source = ToySegmenter(), toy_teacher(), labeled()
+    target = unlabeled(target_batch, target_size)
+    view = teacher.view(target.image, target.index)
+    generators = [generator(number, place) for place in range(2)]
+    labels = PseudoLabels.from_view(view)
+    return Step(
+        number, student, source, student(source.image), teacher, view, labels,
+        strong=lambda image: image + 1, generators=generators,
+    )  # fmt: skip
+
+
+def parts(step: Step) -> tuple[TeacherView, PseudoLabels]:
+    assert step.view is not None
+    assert step.labels is not None
+    return step.view, step.labels
+
+
+def test_decoder_takes_any_number_of_levels():
+    for channels, strides in (((4,), (8,)), ((4, 6, 8, 10), (4, 8, 16, 32))):
+        levels = [torch.randn(2, c, 64 // s, 96 // s) for c, s in zip(channels, strides)]
+        seen = RefinementDecoder(channels, 5, width=16, norm="group")(levels, torch.randn(2, 5, 16, 24))
+        assert seen.logits.shape == (2, 5, 16, 24)
+        assert seen.noise.shape == (2, 16, 24)
+
+
+def test_residual_adds_the_input():
+    torch.manual_seed(0)
+    decoder = RefinementDecoder((4,), 3, width=8, residual=True).eval()
+    levels, logits = [torch.randn(1, 4, 2, 2)], torch.randn(1, 3, 2, 2)
+    with_input = decoder(levels, logits).logits
+    decoder.residual = False
+    torch.testing.assert_close(with_input, decoder(levels, logits).logits + logits)
+
+
+def test_noise_mask_loss_by_hand():
+    noise = torch.tensor([[[0.5, -1.0, 2.0, 9.0]]])
+    label = torch.tensor([[[0, 0, 1, 255]]])
+    judged = torch.zeros(1, 2, 1, 4)
+    judged[:, 0] = 1  # says 0 everywhere: right, right, wrong, unknown
+    per_pixel = torch.stack([F.softplus(noise[0, 0, 0]), F.softplus(noise[0, 0, 1]), 2 * F.softplus(-noise[0, 0, 2])])
+    torch.testing.assert_close(noise_mask_loss(noise, judged, label), per_pixel.mean())
+    # Nothing wrong: the factor is clipped; nothing known: 0.
+    torch.testing.assert_close(
+        noise_mask_loss(noise[..., :2], judged[..., :2], label[..., :2]), F.softplus(noise[0, 0, :2]).mean()
+    )
+    assert noise_mask_loss(noise, judged, torch.full_like(label, 255)) == 0
+
+
+def test_losses_train_the_network_and_nothing_else():
+    refiner, step = build(), step_of()
+    losses = refiner.losses(step)
+    assert set(losses) == {"refinement", "noise_mask"}
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(parameter.grad is not None for parameter in refiner.parameters())
+    assert all(parameter.grad is None for parameter in step.student.parameters())
+    assert step.teacher is not None
+    assert all(parameter.grad is None for parameter in step.teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("switches", "names"),
+    [
+        ({"mask": False}, {"refinement"}),
+        ({"refine": False}, {"noise_mask"}),
+        ({"refine": False, "mask_target": "refined"}, {"refinement", "noise_mask"}),
+        ({"mask_target": "refined", "residual": True, "norm": "group"}, {"refinement", "noise_mask"}),
+        ({"perturbation": "none", "augment_source": True}, {"refinement", "noise_mask"}),
+        ({"perturbation": "class_dropout"}, {"refinement", "noise_mask"}),
+        ({"perturbation": "boundary_jitter"}, {"refinement", "noise_mask"}),
+    ],
+)
+def test_switches(switches, names):
+    refiner, step = build(**switches), step_of()
+    losses = refiner.losses(step)
+    assert set(losses) == names
+    torch.stack(list(losses.values())).sum().backward()
+    # What trains is what the losses reach, so that no optimizer or process group waits for the rest.
+    for parameter in refiner.parameters():
+        assert parameter.requires_grad == (parameter.grad is not None)
+
+
+def test_mask_target_changes_what_the_mask_learns():
+    values = [build(mask_target=target).losses(step_of())["noise_mask"] for target in ("input", "refined")]
+    assert values[0] != values[1]
+
+
+def test_the_network_learns_to_repair_and_to_find_the_noise():
+    refiner = build(norm="group", dropout=0.0)
+    optimizer = torch.optim.Adam(refiner.parameters(), 0.01)
+    history = []
+    for number in range(20):
+        losses = refiner.losses(step_of(number))
+        total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        history.append(total.item())
+    assert sum(history[-5:]) < 0.9 * sum(history[:5])
+
+
+def test_same_generators_same_losses():
+    first, second, other = (build(dropout=0.0).losses(step_of(number)) for number in (0, 0, 1))
+    assert first == second
+    assert first != other
+
+
+def test_domains_of_different_size_and_batch():
+    losses = build().losses(step_of(target_size=(40, 32), target_batch=1))
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_a_supervised_stage_is_left_alone():
+    step = step_of()
+    step.view = None
+    refiner = build()
+    assert refiner.losses(step) == {}
+    refiner.after_step(step)
+    assert refiner.trained_steps == 0
+
+
+def test_warmup_counts_in_the_state():
+    refiner, step = build(warmup=2), step_of()
+    view, labels = parts(step)
+    assert refiner(view, labels) is labels
+    refiner.after_step(step)
+    refiner.after_step(step)
+    resumed = build(warmup=2)
+    resumed.load_state_dict(refiner.state_dict())
+    refined = resumed(view, labels)
+    assert refined is not labels
+    torch.testing.assert_close(refined.probs, refiner.examine(view).logits.softmax(1))
+
+
+def test_forward_uses_running_statistics_and_restores_the_mode():
+    refiner = build(dropout=0.5).train()
+    view, labels = parts(step_of())
+    before = {name: value.clone() for name, value in refiner.state_dict().items()}
+    first, second = refiner(view, labels), refiner(view, labels)
+    torch.testing.assert_close(first.probs, second.probs, atol=0, rtol=0)
+    assert all(module.training for module in refiner.modules())
+    for name, value in refiner.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+    assert not first.probs.requires_grad
+    torch.testing.assert_close(first.probs.sum(1), torch.ones_like(first.weight))
+
+
+def test_the_mask_multiplies_weights_and_switches_hold():
+    view, labels = parts(step_of())
+    labels = labels.weighted(torch.full_like(labels.weight, 0.5))
+    for refine, mask in ((True, True), (True, False), (False, True)):
+        refiner = build(refine=refine, mask=mask)
+        seen = refiner.examine(view)
+        out = refiner(view, labels)
+        expected = seen.logits.softmax(1) if refine else labels.probs
+        torch.testing.assert_close(out.probs, expected)
+        torch.testing.assert_close(out.weight, labels.weight * (seen.noise <= 0) if mask else labels.weight)
+
+
+def test_a_mask_that_rejects_everything_warns_once_a_streak(caplog):
+    refiner = build()
+    view, labels = parts(step_of())
+    with torch.no_grad():
+        dict(refiner.decoder.noise.named_parameters())["bias"].fill_(100.0)
+    with caplog.at_level(logging.WARNING):
+        out = refiner(view, labels)
+        refiner(view, labels)
+    assert out.weight.eq(0).all()
+    assert out.labels.eq(255).all()
+    assert [record.getMessage().count("rejects every pixel") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": (0.3, 0.1)}, "strength"),
+        ({"strength": (0.1, 0.6)}, "strength"),
+        ({"refine": False, "mask": False}, "nothing to do"),
+        ({"perturbation": "salt"}, "perturbation"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RefinementNetworkSettings(**settings)
+
+
+@pytest.mark.parametrize("kind", ["fourier", "class_dropout", "boundary_jitter", "none"])
+def test_strength_zero_changes_nothing(kind):
+    logits, style = torch.randn(2, 4, 9, 12), torch.randn(1, 4, 9, 12)
+    spoiled = perturb(logits, style, kind, 0.0, [generator(0), generator(1)])
+    torch.testing.assert_close(spoiled, logits, atol=1e-5, rtol=0)
+
+
+def test_a_forgotten_class_never_wins():
+    logits = torch.randn(1, 4, 9, 12)
+    spoiled = perturb(logits, logits, "class_dropout", 0.5, [generator(3)])
+    forgotten = [kind for kind in range(4) if not torch.equal(spoiled[0, kind], logits[0, kind])]
+    assert 0 < len(forgotten) < 4
+    torch.testing.assert_close(spoiled[0, forgotten[0]], logits[0].amin(0))
+    assert not torch.isin(spoiled.argmax(1), torch.tensor(forgotten)).any()
+
+
+def test_jitter_moves_boundaries_and_nothing_far_from_them():
+    label = torch.zeros(1, 32, 64, dtype=torch.long)
+    label[..., 32:] = 1
+    logits = F.one_hot(label, 2).permute(0, 3, 1, 2).float()
+    moved = perturb(logits, logits, "boundary_jitter", 0.1, [generator(0)]).argmax(1) != label
+    assert moved.any()
+    assert not moved[..., :28].any()
+    assert not moved[..., 36:].any()
