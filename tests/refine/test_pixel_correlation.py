@@ -66,6 +66,13 @@ def test_skip_pulls_by_the_sign_of_the_attended_logits_and_leaves_the_module_alo
     assert not any(parameter.requires_grad for parameter in refiner.parameters())
 
 
+def test_labels_written_before_the_generation_need_no_view():
+    student, refiner = build()
+    step = adapting(student)
+    step.view = step.labels = None
+    assert set(refiner.losses(step)) == {"attention_source", "attention_target"}
+
+
 def test_plain_pulls_towards_the_average():
     student, refiner = build(target="plain", weight=1.0)
     step = adapting(student)
@@ -97,7 +104,7 @@ def test_features_and_both(train):
         student, refiner = build(train=train, layers=layers)
         step = supervised(student) if train else adapting(student)
         losses = refiner.losses(step)
-        sum(losses.values()).backward()
+        torch.stack(list(losses.values())).sum().backward()
         assert student.stem.weight.grad is not None
         totals[layers] = losses
     assert all(value.isfinite() for losses in totals.values() for value in losses.values())

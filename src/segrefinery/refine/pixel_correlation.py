@@ -86,7 +86,7 @@ class PixelCorrelation(Refiner):
     def losses(self, step: Step) -> dict[str, Tensor]:
         if self.settings.train:
             return {"pixel_attention": self._training_loss(step)}
-        if step.view is None or step.mixed_prediction is None:
+        if step.mixed_prediction is None:
             return {}
         seen = {"target": step.mixed_prediction}
         if self.settings.domains == "both":

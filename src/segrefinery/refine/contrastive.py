@@ -1,0 +1,145 @@
+"""Pixels of one class are drawn together across domains: a projection head, hard-anchor sampling, a refiner.
+
+Part of PRN (Zhao, Mithun et al., WACV 2024, section 3.4): "we utilize GT labels for source samples and refined labels
+from the PRN for target samples to find the positive and negative samples". Constants are ContrastiveSeg's (Wang et al.,
+ICCV 2021), for only a summary of PRN was available to us. It knows nothing of how the target labels were refined, so it
+can follow any other refiner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import IGNORE, pixel_contrastive_loss
+from segrefinery.models.heads import Norm, conv_norm, enlarge
+from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.refine.base import Refiner, Step
+from segrefinery.settings import Settings
+
+
+class PixelContrastSettings(Settings):
+    """Draws together the student's features of one class, source and target alike."""
+
+    weight: float = Field(0.1, ge=0)
+    """Of the loss."""
+    temperature: float = Field(0.1, gt=0)
+    warmup: int = Field(1500, ge=0)
+    """Steps before the loss begins: as many as the labels need to be worth following."""
+    min_pixels: int = Field(100, ge=0)
+    """A class takes part in an image if more of the features' pixels than this carry it; lower it on small grids."""
+    samples: int = Field(1024, gt=0)
+    """Size of the pool of source and target pixels, shared by all pairs of image and class."""
+    samples_per_class: int = Field(100, gt=0)
+    """At most, of one class in one image."""
+    width: int = Field(256, ge=8, multiple_of=8)
+    """Channels of the projection."""
+    norm: Norm = "batch"
+    """Of the projection head; ``group`` suits batches of one or two small images."""
+
+    def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelContrast:
+        return PixelContrast(self, segmenter)
+
+
+class ProjectionHead(nn.Module):
+    """All levels at the finest one's size, joined, to an embedding B x width x h x w through one hidden layer."""
+
+    def __init__(self, level_channels: Sequence[int], width: int = 256, norm: Norm = "batch") -> None:
+        super().__init__()
+        self.layers = nn.Sequential(conv_norm(sum(level_channels), width, norm=norm), nn.Conv2d(width, width, 1))
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        size = levels[0].shape[-2:]
+        return self.layers(torch.cat([enlarge(level, size) for level in levels], dim=1))
+
+
+class PixelContrast(Refiner):
+    """Leaves labels alone and adds the contrastive loss over source labels and the target labels the student learns."""
+
+    def __init__(self, settings: PixelContrastSettings, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.settings = settings
+        self.projection = ProjectionHead(segmenter.level_channels, settings.width, settings.norm)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if step.mixed_prediction is None or step.mixed_label is None or step.mixed_weight is None:
+            return {}
+        if step.number < self.settings.warmup:
+            return {}
+        # Target pixels alone, and only those that count: what was pasted from the source is in the pool already.
+        target = step.mixed_label.masked_fill(step.mixed_weight <= 0, IGNORE)
+        if step.mixed_source is not None:
+            target = target.masked_fill(step.mixed_source, IGNORE)
+        domains = ((step.source_prediction, step.source.label), (step.mixed_prediction, target))
+        vectors, labels, wrong = [], [], []
+        for prediction, label in domains:
+            for collected, new in zip((vectors, labels, wrong), self._embed(prediction, label)):
+                collected.extend(new)
+        chosen = sample_anchors(
+            [label.cpu() for label in labels],
+            [one.cpu() for one in wrong],
+            step.generators,
+            self.settings.min_pixels,
+            self.settings.samples,
+            self.settings.samples_per_class,
+        )
+        chosen = [pixels.to(step.source.image.device) for pixels in chosen]
+        pool = torch.cat([one[pixels] for one, pixels in zip(vectors, chosen)])
+        label = torch.cat([one[pixels] for one, pixels in zip(labels, chosen)])
+        return {"pixel_contrast": self.settings.weight * pixel_contrastive_loss(pool, label, self.settings.temperature)}
+
+    def _embed(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """On the embedding's grid of Q pixels: vectors B x Q x D, labels B x Q, and where the student is wrong."""
+        embedding = self.projection(prediction.levels)
+        size = embedding.shape[-2:]
+        label = F.interpolate(label[:, None].float(), size, mode="nearest")[:, 0].long()
+        said = enlarge(prediction.logits.detach().float(), size).argmax(dim=1)
+        return embedding.flatten(2).mT, label.flatten(1), (said != label).flatten(1)
+
+
+def sample_anchors(
+    labels: Sequence[Tensor],
+    wrong: Sequence[Tensor],
+    generators: Sequence[torch.Generator],
+    min_pixels: int = 100,
+    samples: int = 1024,
+    samples_per_class: int = 100,
+) -> list[Tensor]:
+    """Draw labelled pixels, half of them hard, from every class that has more than ``min_pixels`` in an image: for each
+    such pair of image and class n = min(samples // number of pairs, samples_per_class), or all there are.
+
+    Args:
+        labels: one vector of class ids an image, on the CPU; 255 is never drawn.
+        wrong: one bool vector an image, True where the student is wrong: the hard pixels. If either kind has fewer than
+            n / 2, the other fills up.
+        generators: dealt to the images in turn.
+        min_pixels, samples, samples_per_class: see above.
+
+    Returns:
+        One vector of pixel indices an image.
+    """
+    kinds = [_frequent(label, min_pixels) for label in labels]
+    wanted = min(max(samples // max(sum(map(len, kinds)), 1), 1), samples_per_class)
+    drawn = []
+    for image, (label, hard) in enumerate(zip(labels, wrong)):
+        generator = generators[image % len(generators)]
+        pixels = [torch.zeros(0, dtype=torch.long)]
+        for kind in kinds[image]:
+            groups = [(label == kind) & hard, (label == kind) & ~hard]
+            groups = [group.nonzero()[:, 0] for group in groups]
+            n_hard = min(len(groups[0]), max(wanted // 2, wanted - len(groups[1])))
+            for group, count in zip(groups, (n_hard, wanted - n_hard)):
+                pixels.append(group[torch.randperm(len(group), generator=generator)[:count]])
+        drawn.append(torch.cat(pixels))
+    return drawn
+
+
+def _frequent(label: Tensor, min_pixels: int) -> list[int]:
+    """The classes that more than ``min_pixels`` pixels carry."""
+    kinds, counts = label.unique(return_counts=True)
+    return kinds[(counts > min_pixels) & (kinds != IGNORE)].tolist()
