@@ -76,7 +76,13 @@ class Checkpoints:
         """Keep the state after ``step`` steps; older checkpoints beyond ``keep`` go only once this one is safe."""
         path = self.folder / f"{self.stage}-{step:07d}{self._suffix()}"
         optimizers = {name: item.optimizer.state_dict() for name, item in trained.items()}
-        state = {"format": FORMAT, "stage": self.stage, "step": step, "module": module.state_dict(), "optimizers": optimizers}
+        state = {
+            "format": FORMAT,
+            "stage": self.stage,
+            "step": step,
+            "module": module.state_dict(),
+            "optimizers": optimizers,
+        }
         save_atomically(state, path)
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)

@@ -104,7 +104,13 @@ def train(
 
 
 def one_step(
-    fabric: Fabric, name: str, stage: Stage, trained: dict[str, Trained], settings: LoopSettings, number: int, pair: Pair
+    fabric: Fabric,
+    name: str,
+    stage: Stage,
+    trained: dict[str, Trained],
+    settings: LoopSettings,
+    number: int,
+    pair: Pair,
 ) -> dict[str, float]:
     """Forward, backward, optimizer step, and the stage's own updates -> the losses as numbers."""
     # Every step's randomness is a function of its number, so there is no random state to save.
@@ -127,7 +133,9 @@ def one_step(
             total.backward()
             for key, loss in losses.items():
                 values[key] = values.get(key, 0.0) + loss.detach().float() / settings.accumulate
-    parameters = [parameter for item in trained.values() for group in item.optimizer.param_groups for parameter in group["params"]]
+    parameters = [
+        parameter for item in trained.values() for group in item.optimizer.param_groups for parameter in group["params"]
+    ]
     average_gradients(fabric, parameters)
     if settings.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
@@ -138,9 +146,7 @@ def one_step(
     return gather_numbers(fabric, values)
 
 
-def micro_batches(
-    fabric: Fabric, name: str, settings: LoopSettings, number: int, pair: Pair
-) -> Iterator[StepBatch]:
+def micro_batches(fabric: Fabric, name: str, settings: LoopSettings, number: int, pair: Pair) -> Iterator[StepBatch]:
     """A rank's share of a step, in ``accumulate`` parts; each sample keeps the generator of its place in the whole."""
     source, target = (None if part is None else part.to(fabric.device) for part in pair)
     size = len(source if source is not None else target)  # pyright: ignore[reportArgumentType]
@@ -158,10 +164,14 @@ def average_gradients(fabric: Fabric, parameters: list[torch.nn.Parameter]) -> N
     """Mean over ranks. By hand instead of through a wrapper, so that a stage may call its networks as it likes."""
     if fabric.world_size == 1:
         return
-    gradients = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
+    gradients = [
+        parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters
+    ]
     flat = fabric.all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]), reduce_op="mean")
     assert isinstance(flat, Tensor)
-    for parameter, gradient, part in zip(parameters, gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    for parameter, gradient, part in zip(
+        parameters, gradients, flat.split([g.numel() for g in gradients]), strict=True
+    ):
         parameter.grad = part.view_as(gradient)
 
 

@@ -27,6 +27,7 @@ from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.randomness import seed_of
+from segrefinery.refine import Refiner
 from segrefinery.settings import Settings
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
 from segrefinery.stages.pseudo_labels import PseudoLabeled
@@ -73,12 +74,14 @@ class StageEnd:
     Attributes:
         name: of the stage; ``settings`` its settings.
         predictor: the network to evaluate. source_only: whether it has seen nothing but the source.
+        inference_refiners: names of the refiners that are part of the predictor.
     """
 
     name: str
     settings: StageSettings
     predictor: nn.Module
     source_only: bool
+    inference_refiners: tuple[str, ...] = ()
 
 
 @dataclass
@@ -117,8 +120,12 @@ class Run:
                 self.save_finished(name, key, stage)
             self.handed_on |= {part: module.state_dict() for part, module in stage.handed_on().items()}
             previous = stage.model
-            self.on_end(StageEnd(name, settings, stage.predictor().eval(), source_only))
+            self.on_end(self.end_of(name, settings, stage, source_only))
         return stage
+
+    def end_of(self, name: str, settings: StageSettings, stage: Stage, source_only: bool) -> StageEnd:
+        acting = (part for part, module in stage.handed_on().items() if acts_at_inference(module))
+        return StageEnd(name, settings, stage.predictor().eval(), source_only, tuple(acting))
 
     # -- one stage -----------------------------------------------------------------------------------------------------
 
@@ -137,7 +144,7 @@ class Run:
             options.log_every, options.look_every,
         )  # fmt: skip
         hooks = Hooks(
-            look=lambda step: self.on_look(StageEnd(name, settings, stage.predictor(), source_only), step),
+            look=lambda step: self.on_look(self.end_of(name, settings, stage, source_only), step),
             progress=lambda step, losses: self.on_progress(name, step, settings.steps, losses),
         )
         batches = lambda first: self.batches(name, settings, stage, first)  # noqa: E731
@@ -154,11 +161,18 @@ class Run:
         target = self.sets.target
         if (labels := stage.target_labels(self.stage_folder(name))) is not None:
             target = PseudoLabeled(target, labels)
-        position = {"first_step": first, "steps": settings.steps, "rank": self.fabric.global_rank, "world": self.fabric.world_size}
+        position = {
+            "first_step": first,
+            "steps": settings.steps - first,
+            "rank": self.fabric.global_rank,
+            "world": self.fabric.world_size,
+        }
         sources = training_batches(source, data, self.source_sampler(name, settings, stage, source), **position)
         if settings.kind == "supervised":  # pyright: ignore[reportAttributeAccessIssue]
             return ((batch, None) for batch in sources)
-        targets = training_batches(target, data, UniformSampler(len(target), seed_of(self.seed, name, "target")), **position)
+        targets = training_batches(
+            target, data, UniformSampler(len(target), seed_of(self.seed, name, "target")), **position
+        )
         return zip(sources, targets, strict=False)
 
     def source_sampler(self, name: str, settings: StageSettings, stage: Stage, source: Any) -> Sampler:
@@ -224,7 +238,9 @@ class Run:
         return build_model(self.model, self.sets.space.num_classes).to(self.fabric.device)
 
     def data_key(self) -> str:
-        sets = [fingerprint(part) for part in (self.sets.source, self.sets.target, self.sets.oracle) if part is not None]
+        sets = [
+            fingerprint(part) for part in (self.sets.source, self.sets.target, self.sets.oracle) if part is not None
+        ]
         options = [part.model_dump(mode="json") for part in (self.model, self.data)]
         options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm"}))
         return digest(self.seed, sets, options, self.sets.space.classes)
@@ -241,6 +257,10 @@ class OnDevice:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def acts_at_inference(module: nn.Module) -> bool:
+    return isinstance(module, Refiner) and type(module).predictor is not Refiner.predictor
 
 
 def plan(stages: dict[str, StageSettings]) -> dict[str, StageSettings]:

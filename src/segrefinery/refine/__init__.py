@@ -11,9 +11,15 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.confidence import ConfidenceShareSettings, ConfidenceThresholdSettings
+from segrefinery.refine.entropy_mixture import EntropyMixtureSettings
 from segrefinery.settings import Settings, choose
 
-REFINERS: dict[str, type[Settings]] = {}
+REFINERS: dict[str, type[Settings]] = {
+    "confidence_threshold": ConfidenceThresholdSettings,
+    "confidence_share": ConfidenceShareSettings,
+    "entropy_mixture": EntropyMixtureSettings,
+}
 
 
 def parse_chain(value: Any) -> dict[str, Settings]:

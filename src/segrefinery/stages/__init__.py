@@ -1,1 +1,12 @@
+"""Stages: what is trained, by which losses, with which optimizers. ``STAGES`` is the table recipes choose from."""
 
+from __future__ import annotations
+
+from segrefinery.stages.base import StageSettings
+from segrefinery.stages.self_training import SelfTrainingSettings
+from segrefinery.stages.supervised import SupervisedSettings
+
+STAGES: dict[str, type[StageSettings]] = {
+    "supervised": SupervisedSettings,
+    "self_training": SelfTrainingSettings,
+}

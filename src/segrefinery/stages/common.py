@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.losses import crop_to_box, weighted_cross_entropy
+from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
 from segrefinery.settings import Settings
 from segrefinery.stages.base import StageContext
@@ -36,10 +36,7 @@ def head_losses(
     if weights.main:
         losses[name] = weights.main * weighted_cross_entropy(prediction.logits, label, weight)
     if weights.aux and prediction.aux_logits is not None:
-        box = prediction.learners[1].box
-        label = crop_to_box(label, box)
-        weight = None if weight is None else crop_to_box(weight, box)
-        losses[f"{name}_aux"] = weights.aux * weighted_cross_entropy(prediction.aux_logits, label, weight)
+        losses[f"{name}_aux"] = weights.aux * learner_cross_entropy(prediction.learners[1], label, weight)
     return losses
 
 

@@ -72,14 +72,16 @@ class SelfTraining(Stage):
 
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
         source, target, random = batch.source, batch.target, batch.generators
-        assert source is not None and target is not None
+        assert source is not None, "self-training needs a source batch"
+        assert target is not None, "self-training needs a target batch"
 
         view, labels = self.label(target)
         mixed_image, mixed_label, mixed_weight, pasted = self.mix(source, target, labels, random)
         mixed_image = self.strong(mixed_image, random)
 
         on_source = self.model(source.image)
-        losses = self.weighted(self.settings.source_weight, head_losses("source", on_source, source.label, None, self.settings.weights))
+        losses = head_losses("source", on_source, source.label, None, self.settings.weights)
+        losses = self.weighted(self.settings.source_weight, losses)
         if not self._refiners_with_losses():
             yield losses  # frees the source's graph before the target's is built
             losses = {}
@@ -111,7 +113,11 @@ class SelfTraining(Stage):
         return view, labels
 
     def mix(
-        self, source: LabeledBatch, target: UnlabeledBatch | PseudoLabeledBatch, labels: PseudoLabels, random: list[torch.Generator]
+        self,
+        source: LabeledBatch,
+        target: UnlabeledBatch | PseudoLabeledBatch,
+        labels: PseudoLabels,
+        random: list[torch.Generator],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Paste parts of the source over the target (ClassMix, CutMix) -> image, label, weight, and where the source
         shows. What is pasted carries its true label and weighs 1."""

@@ -1,0 +1,303 @@
+"""Recipes x tasks x seeds, side by side.
+
+    python benchmarks/study.py run benchmarks/studies/baseline.yaml --jobs 2
+    python benchmarks/study.py table benchmarks/studies/baseline.yaml
+
+A study file names the scale, the tasks (data sets), the seeds, the rows (a recipe and what is set on it) and the row
+the others are compared with. A finished cell is never run again; a crashed one says why while the rest go on; stages
+that two cells have in common are trained once. Results lie in ``benchmarks/results/STUDY/`` (one small JSON a cell) and
+``benchmarks/results/STUDY.md`` (the table).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+HERE = Path(__file__).resolve().parent
+CELLS = Path(os.environ.get("SEGREFINERY_CELLS", HERE / ".cells"))
+BOOTSTRAP = 2000
+
+
+@dataclass
+class Cell:
+    """One run of one recipe on one task with one seed."""
+
+    study: str
+    task: str
+    row: str
+    seed: int
+    recipe: str
+    scale: str
+    sets: dict[str, str]
+    overrides: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """Changes with whatever determines the cell, so that a changed row is run anew."""
+        parts = [self.recipe, self.scale, self.sets, self.overrides]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: shared by every study that asks for the same cell."""
+        name = self.recipe.replace("/", "_")
+        return CELLS / self.task / f"{name}-{self.key}" / f"seed{self.seed}"
+
+    @property
+    def result(self) -> Path:
+        row = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self.row)
+        return HERE / "results" / self.study / self.task / f"{row}-seed{self.seed}.json"
+
+    def done(self) -> dict[str, Any] | None:
+        """The cell's result, if it was run with the settings of today."""
+        if not self.result.exists():
+            return None
+        found = json.loads(self.result.read_text())
+        return found if found["key"] == self.key and "error" not in found else None
+
+    def command(self) -> list[str]:
+        options = [f"--{name}={value}" for name, value in self.sets.items()]
+        options += [f"--set={override}" for override in self.overrides]
+        return [
+            sys.executable, "-m", "segrefinery", "adapt", f"--recipe={self.recipe}", f"--scale={self.scale}",
+            f"--seed={self.seed}", f"--output={self.folder}", f"--reuse={CELLS / 'stages'}", "--resume", *options,
+        ]  # fmt: skip
+
+
+def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
+    """The study file and its cells, row by row, so that what rows share is trained by the first of them."""
+    study = yaml.safe_load(path.read_text())
+    cells = []
+    for row, options in study["rows"].items():
+        options = options or {}
+        recipe = options.get("recipe", row)
+        for task, sets in study["tasks"].items():
+            if task not in options.get("tasks", study["tasks"]):
+                continue
+            named = {key: value for key, value in sets.items() if key != "oracle" or recipe.startswith("oracle")}
+            named = {{"evaluation": "eval"}.get(key, key): value for key, value in named.items()}
+            for seed in options.get("seeds", sets.get("seeds", study["seeds"])):
+                named.pop("seeds", None)
+                overrides = [*study.get("set", []), *options.get("set", [])]
+                cells.append(Cell(path.stem, task, row, seed, recipe, study.get("scale", "small"), named, overrides))
+    return study, cells
+
+
+def run(cells: list[Cell], jobs: int) -> None:
+    """Run what is not done yet, ``jobs`` at a time, each with its share of the cores."""
+    waiting = deque(cell for cell in cells if cell.done() is None)
+    print(f"{len(cells) - len(waiting)} cells done, {len(waiting)} to run", flush=True)
+    total, threads = len(waiting), max(1, (os.cpu_count() or 1) // jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                cell = waiting.popleft()
+                number = total - len(waiting)
+            found = run_cell(cell, environment)
+            text = f"{100 * found['miou']:.1f} mIoU" if "miou" in found else f"FAILED: {found['error']}"
+            print(
+                f"[{number}/{total}] {cell.task} {cell.row} seed {cell.seed}: {text} in {found['seconds']:.0f} s",
+                flush=True,
+            )
+
+    workers = [threading.Thread(target=work) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
+    """Run one cell in a process of its own and keep what came of it."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with open(cell.folder.parent / f"seed{cell.seed}.log", "w") as log:
+        process = subprocess.Popen(cell.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    found: dict[str, Any] = {
+        "key": cell.key, "recipe": cell.recipe, "set": cell.overrides, "seed": cell.seed,
+        "seconds": round(time.perf_counter() - began, 1), "peak_mib": round(usage.ru_maxrss / 1024),
+    }  # fmt: skip
+    results = cell.folder / "results.json"
+    if process.returncode == 0 and results.exists():
+        final = json.loads(results.read_text())
+        scores = final.get("adapted") or final["source_only"]
+        found |= {
+            "stage": scores["stage"],
+            "miou": scores["miou"],
+            "iou": scores["iou"],
+            "step_ms": step_ms(cell.folder),
+        }
+        found["rare_third"] = rare_third(cell.folder, scores)
+        if "verdict" in final:
+            found["verdict"] = final["verdict"]["word"]
+    else:
+        lines = Path(log.name).read_text(errors="replace").strip().splitlines()
+        found["error"] = lines[-1] if lines else f"exit code {process.returncode}"
+    cell.result.parent.mkdir(parents=True, exist_ok=True)
+    cell.result.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def step_ms(folder: Path) -> float | None:
+    """Median milliseconds a step of the last stage, on as many cores as the cell had."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [record for record in records if record["kind"] == "train"]
+    if not trained:
+        return None
+    last = [record["seconds_per_step"] for record in trained if record["stage"] == trained[-1]["stage"]]
+    return round(1000 * float(np.median(last)), 1)
+
+
+def rare_third(folder: Path, scores: dict[str, Any]) -> float:
+    """Mean IoU of the third of the classes that have the fewest reference pixels in the evaluation set."""
+    counts = per_image(folder, scores["stage"]).sum(0)
+    pixels, iou = counts.sum(1), iou_of(counts)
+    present = np.flatnonzero(pixels > 0)
+    rarest = present[np.argsort(pixels[present], kind="stable")][: max(1, len(present) // 3)]
+    return float(np.nanmean(iou[rarest]))
+
+
+def per_image(folder: Path, stage: str) -> np.ndarray:
+    with np.load(folder / "evaluation" / f"{stage}.npz") as file:
+        return file["per_image"]
+
+
+def iou_of(counts: np.ndarray) -> np.ndarray:
+    """IoU by class from ... x C x C counts; NaN where a class does not occur."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
+    union = counts.sum(-1) + counts.sum(-2) - hits
+    return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+
+
+def paired_interval(ours: list[Path], theirs: list[Path], stages: list[tuple[str, str]]) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the mean difference in mIoU: seeds and images are drawn again, the same for both."""
+    try:
+        pairs = [(per_image(a, s), per_image(b, t)) for a, b, (s, t) in zip(ours, theirs, stages, strict=True)]
+    except FileNotFoundError:
+        return None
+    rng = np.random.default_rng(0)
+    differences = np.empty(BOOTSTRAP)
+    for draw in range(BOOTSTRAP):
+        values = []
+        for seed in rng.integers(len(pairs), size=len(pairs)):
+            a, b = pairs[seed]
+            weights = np.bincount(rng.integers(len(a), size=len(a)), minlength=len(a))
+            values.append(
+                np.nanmean(iou_of(np.tensordot(weights, a, 1))) - np.nanmean(iou_of(np.tensordot(weights, b, 1)))
+            )
+        differences[draw] = np.mean(values)
+    low, high = np.quantile(differences, (0.025, 0.975))
+    return 100 * float(low), 100 * float(high)
+
+
+def table(study: dict[str, Any], cells: list[Cell]) -> str:
+    """Markdown: one table a task."""
+    parts = []
+    for task in study["tasks"]:
+        rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
+        for cell in cells:
+            if cell.task == task and (found := cell.done()) is not None:
+                rows.setdefault(cell.row, {})[cell.seed] = (cell, found)
+        failed = [cell for cell in cells if cell.task == task and cell.done() is None]
+        if rows:
+            parts.append(f"### {task}\n\n" + task_table(rows, study["baseline"]))
+        if failed:
+            parts.append("Not finished: " + ", ".join(f"{cell.row} (seed {cell.seed}){why(cell)}" for cell in failed))
+    return "\n\n".join(parts) + "\n"
+
+
+def why(cell: Cell) -> str:
+    if not cell.result.exists():
+        return ""
+    return f": {json.loads(cell.result.read_text()).get('error', 'settings changed')}"
+
+
+def task_table(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> str:
+    mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
+    lines = [
+        f"| row | seeds | mIoU | rare third | against {baseline} [95 %] | gap closed | step ms | peak MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row, cells in rows.items():
+        scores = 100 * np.array(list(mean[row].values()))
+        rare = 100 * np.array([found["rare_third"] for _, found in cells.values()])
+        spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+        steps = [found["step_ms"] for _, found in cells.values() if found["step_ms"]]
+        peak = max(found["peak_mib"] for _, found in cells.values())
+        lines.append(
+            f"| {row} | {len(scores)} | {scores.mean():.1f}{spread} | {rare.mean():.1f} "
+            f"| {difference(rows, row, baseline)} | {closed(mean, row)} "
+            f"| {np.median(steps) if steps else float('nan'):.0f} | {peak} |"
+        )
+    return "\n".join(lines)
+
+
+def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str, baseline: str) -> str:
+    """Mean paired difference in mIoU points with its interval."""
+    if row == baseline or baseline not in rows:
+        return ""
+    seeds = sorted(set(rows[row]) & set(rows[baseline]))
+    if not seeds:
+        return ""
+    both = [(rows[row][seed], rows[baseline][seed]) for seed in seeds]
+    points = 100 * np.mean([ours["miou"] - theirs["miou"] for (_, ours), (_, theirs) in both])
+    interval = paired_interval(
+        [ours.folder for (ours, _), _ in both],
+        [theirs.folder for _, (theirs, _) in both],
+        [(ours["stage"], theirs["stage"]) for (_, ours), (_, theirs) in both],
+    )
+    return f"{points:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+
+
+def closed(mean: dict[str, dict[int, float]], row: str) -> str:
+    """Share of the gap from source-only to oracle, over the seeds all three have."""
+    if "source_only" not in mean or "oracle" not in mean:
+        return ""
+    seeds = set(mean[row]) & set(mean["source_only"]) & set(mean["oracle"])
+    low, high, own = (
+        np.mean([mean[name][s] for s in seeds]) if seeds else np.nan for name in ("source_only", "oracle", row)
+    )
+    return f"{100 * (own - low) / (high - low):.0f} %" if seeds and high > low else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "table"])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="cells side by side")
+    parser.add_argument("--only", default="", help="only rows and tasks whose name contains this")
+    arguments = parser.parse_args()
+    study, cells = read_study(arguments.study)
+    if arguments.action == "run":
+        chosen = [cell for cell in cells if arguments.only in f"{cell.task} {cell.row}"]
+        run(chosen, arguments.jobs)
+    text = table(study, cells)
+    path = HERE / "results" / f"{arguments.study.stem}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from segrefinery.cli import main
+
+main()

@@ -1,0 +1,258 @@
+"""The verbs: adapt, evaluate, load, predict."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from segrefinery.data.align import align
+from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.environment import environment
+from segrefinery.engine.run import Run, RunData, StageEnd
+from segrefinery.engine.tracker import Tracker
+from segrefinery.errors import SegRefineryError
+from segrefinery.evaluation.inference import Evaluation, evaluate_network, predict_probs
+from segrefinery.evaluation.results import keep_evaluation, scores_of
+from segrefinery.labels import LabelSpace
+from segrefinery.models import build_model, load_weights, save_model
+from segrefinery.models.weights import CONFIG, TENSORS, read_config
+from segrefinery.recipe import Recipe, dump_recipe, load_recipe
+from segrefinery.refine import parse_chain
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""Called with a stage's name, the steps done, the steps in all and the losses."""
+
+
+@dataclass
+class Model:
+    """A trained network with all it needs to read an image and name what it sees.
+
+    Attributes:
+        network: in eval mode.
+        space: its classes.
+        data: how images are resized and normalised.
+        window: height and width of sliding windows, or None for whole images.
+    """
+
+    network: nn.Module
+    space: LabelSpace
+    data: DataSettings
+    window: tuple[int, int] | None = None
+
+    def predict(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """uint8 3 x H x W -> C x H x W class probabilities, at the image's own size or at ``size``."""
+        return predict_probs(self.network, image, self.data, self.window, size)
+
+
+def adapt(
+    recipe: str | Path | Recipe,
+    source: str,
+    target: str,
+    output: str | Path,
+    *,
+    evaluation: str | None = None,
+    oracle: str | None = None,
+    scale: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    reuse: str | Path | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Adapt a model to unlabelled target images -> the run folder.
+
+    Args:
+        recipe: name of a shipped recipe, path of a YAML file, or a recipe.
+        source: labelled images, ``NAME:PATH[@SPLIT]``. target: images to adapt to; labels they have are not read.
+        output: the run folder, which must be new, empty, or the run to ``resume``.
+        evaluation: labelled images of the target domain, looked at for scores only.
+        oracle: labelled target images, for a recipe with an oracle stage only.
+        scale: ``small`` for two processor cores. overrides: ``a.b=c`` assignments to the recipe.
+        reuse: folder in which finished stages are shared between runs that agree on all that determines them.
+        progress: told of every step. say: told, in a sentence, what happens.
+
+    Raises:
+        SegRefineryError: bad input, named before anything is trained; or training that cannot go on.
+    """
+    folder = Path(output)
+    if not isinstance(recipe, Recipe):
+        fields = {"source": source, "target": target, "evaluation": evaluation, "oracle": oracle, "seed": seed}
+        recipe = load_recipe(recipe, scale, overrides, **fields)
+    open_folder(folder, recipe, resume)
+    sets = open_sets(recipe, say)
+    fabric = make_fabric(recipe)
+    main = fabric.global_rank == 0
+    if main:
+        (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        write_json(folder / "environment.json", environment())
+    tracker = Tracker(folder, active=main)
+
+    def looked(end: StageEnd, step: int, label: str) -> Evaluation | None:
+        if sets.evaluation is None or not main:
+            return None
+        found = evaluate_network(end.predictor, sets.evaluation, recipe.data, sets.space.num_classes, recipe.window)
+        tracker.write(end.name, step, label, {"miou": found.total.miou, "pixel_accuracy": found.total.pixel_accuracy})
+        return found
+
+    def ended(end: StageEnd) -> None:
+        if not main or (folder / "evaluation" / f"{end.name}.npz").exists():
+            return
+        name = "source_model" if end.source_only else "model"
+        save_result(folder / name, end, recipe, sets.space)
+        found = looked(end, end.settings.steps, "evaluation")
+        if found is not None:
+            keep_evaluation(folder, end.name, found, sets.space, source_only=end.source_only)
+            say(f"{end.name}: {100 * found.total.miou:.1f} mIoU on {recipe.evaluation}")
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    run = Run(
+        folder, dict(recipe.stages), recipe.model, recipe.data, recipe.training, recipe.seed, sets, fabric, tracker,
+        reuse=Path(reuse) if reuse else None,
+        on_look=lambda end, step: looked(end, step, "look") and None,
+        on_end=ended,
+        on_progress=progress or (lambda name, done, steps, losses: None),
+    )  # fmt: skip
+    run.execute()
+    tracker.close()
+    return folder
+
+
+def load(path: str | Path) -> Model:
+    """The model of a run folder, or of a folder written by ``save``.
+
+    Raises:
+        SegRefineryError: no model there, or one that does not fit its description.
+    """
+    folder = Path(path)
+    found = [part for part in (folder, folder / "model", folder / "source_model") if (part / CONFIG).exists()]
+    if not found:
+        raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
+    config = read_config(found[0] / CONFIG)
+    space = LabelSpace(config.space, config.classes, config.colors)
+    network: nn.Module = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
+    segmenter = network
+    for settings in parse_chain(config.extra["refine"]).values():
+        network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
+    load_weights(network, found[0] / TENSORS)
+    window = config.extra["window"]
+    return Model(network.eval(), space, DataSettings.model_validate(config.extra["data"]), window and tuple(window))
+
+
+def evaluate(
+    run: str | Path | Model, on: str, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """Scores of a model on labelled images: ``miou``, ``iou`` by class, ``pixel_accuracy``, ``mean_pixel_accuracy``."""
+    model = run if isinstance(run, Model) else load(run)
+    dataset = open_dataset(on)
+    if not dataset.has_labels:
+        raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
+    aligned = align(dataset, UnlabeledView(dataset), dataset, space=model.space).evaluation
+    found = evaluate_network(model.network, aligned, model.data, model.space.num_classes, model.window, progress)
+    return scores_of(found.total, model.space)
+
+
+def predict(run: str | Path | Model, images: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each image's name, its uint8 3 x H x W pixels and its C x H x W class probabilities.
+
+    Args:
+        images: a folder, a glob, a file, or any data set's name.
+    """
+    model = run if isinstance(run, Model) else load(run)
+    dataset = open_dataset(images)
+    for index in range(len(dataset)):
+        image = dataset.image(index)
+        yield dataset.name(index), image, model.predict(image)
+
+
+# -- the parts -----------------------------------------------------------------------------------------------------------
+
+
+def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse to overwrite a run, and to resume one with another recipe."""
+    written = folder / "recipe.yaml"
+    if not written.exists():
+        if folder.exists() and any(folder.iterdir()) and not resume:
+            raise SegRefineryError(f"{folder}: is not empty and holds no run; name a new folder with -o")
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    if not resume:
+        raise SegRefineryError(
+            f"{folder}: holds a run already; continue it with --resume, or name a new folder with -o"
+        )
+    before = load_recipe(written)
+    old, new = before.model_dump(mode="json"), recipe.model_dump(mode="json")
+    different = [key for key in new if old.get(key) != new[key]]
+    if different:
+        raise SegRefineryError(
+            f"{written}: the run was started with other settings ({', '.join(different)}); resume with the same recipe, "
+            "data and --set, or start a new run with -o"
+        )
+
+
+def open_sets(recipe: Recipe, say: Callable[[str], None]) -> RunData:
+    """The recipe's data sets in one label space; says which classes are used."""
+    for field in ("source", "target"):
+        if getattr(recipe, field) is None:
+            raise SegRefineryError(f"{field}: name a data set as NAME:PATH[@SPLIT]")
+    source = open_dataset(str(recipe.source))
+    target = open_dataset(str(recipe.target))
+    evaluation = open_dataset(recipe.evaluation) if recipe.evaluation else None
+    needs_oracle = any(getattr(stage, "learn_from", None) == "target_labels" for stage in recipe.stages.values())
+    if needs_oracle and recipe.oracle is None:
+        raise SegRefineryError("oracle: this recipe trains on target labels; name them with --oracle NAME:PATH[@SPLIT]")
+    common = align(source, target, evaluation, space=recipe.classes)
+    say(common.sentence)
+    oracle = align(open_dataset(str(recipe.oracle)), target, space=common.space).source if needs_oracle else None
+    return RunData(common.source, common.target, common.space, common.evaluation, oracle)
+
+
+def make_fabric(recipe: Recipe) -> Fabric:
+    """One process, or one of those that torchrun started."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+        fabric = Fabric(
+            accelerator="auto",
+            devices=local,
+            num_nodes=world // local,
+            strategy="ddp",
+            precision=recipe.training.precision,
+        )
+    else:
+        fabric = Fabric(accelerator="auto", devices=1, precision=recipe.training.precision)
+    fabric.launch()
+    return fabric
+
+
+def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) -> None:
+    """The network of a finished stage, with all that ``load`` needs."""
+    chain = {
+        name: settings.model_dump(mode="json")
+        for name, settings in getattr(end.settings, "refine", {}).items()
+        if name in end.inference_refiners
+    }
+    extra = {
+        "data": recipe.data.model_dump(mode="json"),
+        "refine": chain,
+        "window": recipe.window,
+        "recipe": recipe.name,
+        "trained_on": {"source": recipe.source, "target": recipe.target, "stage": end.name, "seed": recipe.seed},
+    }
+    save_model(folder, end.predictor, recipe.model, space.name, space.classes, space.colors, extra)  # pyright: ignore[reportArgumentType]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

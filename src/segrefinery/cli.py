@@ -1,0 +1,223 @@
+"""The verbs as commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from segrefinery.errors import SegRefineryError
+
+app = typer.Typer(
+    help="Adapt a semantic-segmentation model to images nobody has labelled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console(highlight=False)
+
+SourceHelp = "Labelled images: NAME:PATH[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
+TargetHelp = "Images to adapt to: a folder, a glob, or NAME:PATH[@SPLIT]. Labels they may have are never read."
+EvalHelp = "Labelled images of the target domain, for scores only."
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Adapt a semantic-segmentation model to images nobody has labelled."""
+
+
+@app.command()
+def adapt(
+    source: Annotated[str, typer.Option("--source", "-s", help=SourceHelp)],
+    target: Annotated[str, typer.Option("--target", "-t", help=TargetHelp)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Name (see `recipes`) or YAML file.")] = "self_training",
+    evaluation: Annotated[str | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
+    oracle: Annotated[str | None, typer.Option(help="Labelled target images, for the recipe oracle only.")] = None,
+    scale: Annotated[str | None, typer.Option(help="small: two processor cores; paper: the publication's.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder, exactly.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")
+    ] = None,
+    reuse: Annotated[Path | None, typer.Option(help="Folder that shares finished stages between runs.")] = None,
+) -> None:
+    """Adapt a model to unlabelled target images and write a report."""
+    from segrefinery import api
+    from segrefinery.report import write_report
+
+    with training_progress() as progress:
+        api.adapt(
+            recipe, source, target, output, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
+            overrides=overrides or (), resume=resume, reuse=reuse, progress=progress, say=say,
+        )  # fmt: skip
+    say(f"report: {write_report(output)}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume")] = False,
+) -> None:
+    """Adapt from day to night on embedded scenes, without a single target label: minutes on two cores."""
+    from segrefinery import api
+    from segrefinery.report import write_report
+
+    with training_progress() as progress:
+        api.adapt(
+            "self_training", "scenes:day@train", "scenes:night@train", output, evaluation="scenes:night@test",
+            scale="small", seed=seed, resume=resume or (output / "recipe.yaml").exists(), progress=progress, say=say,
+        )  # fmt: skip
+    say(f"report: {write_report(output)}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
+    on: Annotated[str, typer.Option("--on", help="Labelled images: NAME:PATH[@SPLIT].")],
+) -> None:
+    """Score a model on labelled images."""
+    from segrefinery import api
+
+    with counting_progress("evaluate") as progress:
+        scores = api.evaluate(run, on, progress=progress)
+    table = Table("class", "IoU")
+    for name, value in scores["iou"].items():
+        table.add_row(name, "absent" if value is None else f"{100 * value:.1f}")
+    console.print(table)
+    say(
+        f"mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}, "
+        f"mean pixel accuracy {100 * scores['mean_pixel_accuracy']:.2f}"
+    )
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
+    images: Annotated[str, typer.Argument(help="A folder, a glob, a file, or NAME:PATH[@SPLIT].")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+) -> None:
+    """Segment images: index PNG, colour overlay and confidence for each."""
+    from segrefinery import api
+    from segrefinery.export.predictions import write_prediction
+
+    model = api.load(run)
+    with counting_progress("predict") as progress:
+        total = api.count(images)
+        for done, (name, image, probs) in enumerate(api.predict(model, images), 1):
+            write_prediction(output, done - 1, name, image, probs, model.space)
+            progress(done, total)
+    say(f"{total} images written to {output}")
+
+
+@app.command("pseudo-label")
+def pseudo_label(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    target: Annotated[str, typer.Argument(help=TargetHelp)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels.")],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Ignore pixels below this confidence.")] = 0.0,
+) -> None:
+    """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
+    from segrefinery import api
+
+    with counting_progress("label") as progress:
+        written = api.pseudo_label(run, target, output, threshold, progress=progress)
+    say(f"{written} labels written to {output}")
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(help=SourceHelp)],
+    target: Annotated[str, typer.Argument(help=TargetHelp)],
+    evaluation: Annotated[str | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
+    recipe: Annotated[str, typer.Option("--recipe", "-r")] = "self_training",
+    scale: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Read every file once and say what would go wrong, before anything is trained."""
+    from segrefinery.checkup import print_checkup
+
+    with counting_progress("check") as progress:
+        healthy = print_checkup(console, source, target, evaluation, recipe, scale, progress)
+    raise typer.Exit(0 if healthy else 2)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Write report.html of a run anew."""
+    from segrefinery.report import write_report
+
+    say(f"report: {write_report(run)}")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.")] = None) -> None:
+    """List the recipes, or show one."""
+    from segrefinery.recipe import dump_recipe, load_recipe, recipe_names
+
+    if name is not None:
+        sys.stdout.write(dump_recipe(load_recipe(name)))
+        return
+    table = Table("recipe", "what it does", "stages")
+    for each in recipe_names():
+        recipe = load_recipe(each)
+        table.add_row(each, recipe.about.strip().splitlines()[0], " -> ".join(recipe.stages))
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one line and exit code 2; ``--debug`` shows the traceback."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except SegRefineryError as error:
+        if debug:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; continue with --resume")
+        raise SystemExit(130) from None
+
+
+def say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[str, int, int, dict[str, float]], None]]:
+    """A bar for each stage with the time left and the losses."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}")
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bars:
+        tasks = {}
+
+        def show(name: str, done: int, steps: int, losses: dict[str, float]) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=steps, losses="")
+            text = "  ".join(f"{key} {value:.3f}" for key, value in losses.items())
+            bars.update(tasks[name], completed=done, losses=text)
+
+        yield show
+
+
+@contextmanager
+def counting_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over a number of images."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""From an image of any size to class probabilities at its own size, whole or by overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrefinery.data.transforms import DataSettings, resize_for_evaluation
+from segrefinery.evaluation.confusion import ConfusionMatrix
+
+Size = tuple[int, int]
+
+
+@dataclass
+class Evaluation:
+    """Counts over a data set.
+
+    Attributes:
+        total: over all images.
+        per_image: N x C x C int64, each image's own counts (rows = reference), for paired comparisons.
+    """
+
+    total: ConfusionMatrix
+    per_image: Tensor
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's parameters lie."""
+    return next(network.parameters()).device
+
+
+@torch.no_grad()
+def predict_probs(
+    network: nn.Module, image: Tensor, data: DataSettings, window: Size | None = None, out: Size | None = None
+) -> Tensor:
+    """Class probabilities of one image: uint8 3 x H x W -> C x H x W float32 (or C x ``out``).
+
+    Args:
+        network: a segmenter in eval mode.
+        data: how images are resized and normalised (``short_side``, ``pixel_mean``, ``pixel_std``).
+        window: height and width of overlapping windows (half-way strides) on the resized image; None = the whole image.
+        out: size of the result, by default the image's own.
+    """
+    size = out or (image.shape[-2], image.shape[-1])
+    resized = resize_for_evaluation(image, data).unsqueeze(0).to(device_of(network))
+    if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
+        return logits_at(network, resized, size).float().softmax(dim=1)[0]
+    probs = sliding_probs(network, resized, window)
+    return F.interpolate(probs, size, mode="bilinear", align_corners=False)[0]
+
+
+def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
+    """B x C x ``size`` logits: decoded there by a network that can (IR2F), up-sampled bilinearly otherwise."""
+    decode = getattr(network, "predict", None)
+    if decode is not None:
+        return decode(image, size)
+    return F.interpolate(network(image).logits.float(), size, mode="bilinear", align_corners=False)
+
+
+def sliding_probs(network: nn.Module, image: Tensor, window: Size) -> Tensor:
+    """Probabilities averaged over overlapping windows: B x 3 x H x W -> B x C x H x W."""
+    height, width = image.shape[-2:]
+    total, count = None, image.new_zeros(1, 1, height, width)
+    for top in window_starts(height, window[0]):
+        for left in window_starts(width, window[1]):
+            part = image[..., top : top + window[0], left : left + window[1]]
+            probs = logits_at(network, part, (part.shape[-2], part.shape[-1])).float().softmax(dim=1)
+            if total is None:
+                total = probs.new_zeros(len(image), probs.shape[1], height, width)
+            total[..., top : top + window[0], left : left + window[1]] += probs
+            count[..., top : top + window[0], left : left + window[1]] += 1
+    assert total is not None
+    return total / count
+
+
+def window_starts(length: int, window: int) -> list[int]:
+    """Starts of windows that cover ``length`` with strides of at most half a window."""
+    if length <= window:
+        return [0]
+    steps = -(-(length - window) // max(window // 2, 1))
+    return [round(i * (length - window) / steps) for i in range(steps + 1)]
+
+
+@torch.no_grad()
+def evaluate_network(
+    network: nn.Module,
+    dataset: Any,
+    data: DataSettings,
+    num_classes: int,
+    window: Size | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[int, Tensor, Tensor], None] = lambda index, probs, label: None,
+) -> Evaluation:
+    """Evaluate on labelled images; predictions are brought to the label's size before they are counted.
+
+    Args:
+        dataset: a labelled data set in the network's label space.
+        seen: called with every image's index, C x H x W probabilities and H x W label.
+    """
+    was_training = network.training
+    network.eval()
+    total, per_image = ConfusionMatrix(num_classes), []
+    for index in range(len(dataset)):
+        label = dataset.label(index).to(device_of(network))
+        probs = predict_probs(network, dataset.image(index), data, window, (label.shape[-2], label.shape[-1]))
+        one = ConfusionMatrix(num_classes)
+        one.update(probs.argmax(dim=0), label)
+        total.merge(one)
+        per_image.append(one.matrix)
+        seen(index, probs, label)
+        progress(index + 1, len(dataset))
+    network.train(was_training)
+    return Evaluation(total, torch.stack(per_image) if per_image else torch.zeros(0, num_classes, num_classes))

@@ -1,0 +1,55 @@
+"""What a run knows of its own quality: scores by class, and each image's counts for paired comparisons."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.evaluation.inference import Evaluation
+from segrefinery.labels import LabelSpace
+
+
+def scores_of(counts: ConfusionMatrix, space: LabelSpace) -> dict[str, Any]:
+    """Scores as plain numbers in [0, 1]; a class that does not occur has a null IoU."""
+    iou = {
+        name: None if value != value else value for name, value in zip(space.classes, counts.iou.tolist(), strict=True)
+    }
+    return {
+        "miou": counts.miou,
+        "iou": iou,
+        "pixel_accuracy": counts.pixel_accuracy,
+        "mean_pixel_accuracy": counts.mean_pixel_accuracy,
+        "images_pixels": int(counts.matrix.sum()),
+    }
+
+
+def keep_evaluation(folder: Path, stage: str, found: Evaluation, space: LabelSpace, source_only: bool) -> None:
+    """Add a stage's scores to ``results.json`` and keep its per-image counts as ``evaluation/STAGE.npz``."""
+    (folder / "evaluation").mkdir(exist_ok=True)
+    results = read_results(folder)
+    results["classes"] = list(space.classes)
+    scores = scores_of(found.total, space)
+    results.setdefault("stages", {})[stage] = scores
+    results["source_only" if source_only else "adapted"] = scores | {"stage": stage}
+    temporary = folder / "results.tmp"
+    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "results.json")
+    np.savez_compressed(folder / "evaluation" / f"{stage}.npz", per_image=found.per_image.numpy())
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """``results.json`` of a run folder; empty if nothing was evaluated yet."""
+    path = folder / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def per_image_counts(folder: Path, stage: str) -> torch.Tensor:
+    """N x C x C counts of a stage's evaluation."""
+    with np.load(folder / "evaluation" / f"{stage}.npz") as file:
+        return torch.from_numpy(file["per_image"])
