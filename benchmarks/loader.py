@@ -93,7 +93,7 @@ def batched(data: Pngs | Cached, settings: DataSettings) -> Callable[[], Iterato
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
@@ -109,18 +109,19 @@ def main() -> None:
             ("decode only (image and mask)", lambda: decoded(data)),
             ("decode, scale 0.5-1.5, crop, flip", batched(data, plain)),
             ("the same from short side 512", batched(data, plain.model_copy(update={"short_side": 512}))),
-            ("and colour jitter 0.2", batched(data, plain.model_copy(update={"photometric": 0.2}))),
-            ("and blur", batched(data, plain.model_copy(update={"photometric": 0.2, "blur": 1.0}))),
+            ("scale 0.5-1.5 and colour jitter 0.2", batched(data, plain.model_copy(update={"photometric": 0.2}))),
+            (
+                "scale 0.5-1.5, jitter and blur",
+                batched(data, plain.model_copy(update={"photometric": 0.2, "blur": 1.0})),
+            ),
             ("cached at short side 512", batched(cached, plain.model_copy(update={"short_side": 512}))),
         ]
         rates = [(title, rate(read, options.seconds)) for title, read in ways]
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one used; torch {torch.__version__}, "
+        f"One of {os.cpu_count()} cores ({platform.processor() or platform.machine()}), torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, Python {platform.python_version()}; crops of {CROP[0]} x {CROP[1]} "
+        f"from {SIZE[1]} x {SIZE[0]} PNGs, {megabytes:.1f} MB each with mask.\n"
     )
-    print(
-        f"torchvision {torchvision.__version__}, Python {platform.python_version()}; crop {CROP[0]} x {CROP[1]} from "
-    )
-    print(f"{SIZE[1]} x {SIZE[0]} PNGs, {megabytes:.1f} MB each with mask.\n")
     print("| what | images/s per core | against decoding |\n|---|---:|---:|")
     for title, speed in rates:
         print(f"| {title} | {speed:.1f} | {speed / rates[0][1]:.2f} |")

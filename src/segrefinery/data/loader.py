@@ -72,7 +72,8 @@ class Cached:
         if index not in self._images:
             image = self.dataset.image(index)
             size = evaluation_size(image.shape[-2:], self.settings)
-            self._images[index] = resize_image(image, size).contiguous()
+            # Channels last, as decoders give it: torch resizes that several times as fast.
+            self._images[index] = resize_image(image, size).permute(1, 2, 0).contiguous().permute(2, 0, 1)
         return self._images[index]
 
     def label(self, index: int) -> Tensor:

@@ -56,30 +56,31 @@ def jitter_colors(image: Tensor, strength: float, generator: torch.Generator) ->
 
 
 def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -> Tensor:
-    """Gaussian blur with mirrored borders, as two one-dimensional passes.
+    """Gaussian blur with mirrored borders.
+
+    Sums shifted copies, rows first, then columns: on a CPU many times as fast as a convolution with one channel.
 
     Args:
-        image: ... x H x W float.
+        image: 3 x H x W float.
         sigma: standard deviation in pixels.
         kernel_size: number of taps (an even one counts as the odd one above it); None for all that float32 can tell
             from zero. Taps further than six sigma away are zero in float32 and are left out, so a wide kernel costs no
             more than a fitting one.
     """
-    height, width = image.shape[-2:]
     reach = math.ceil(6 * sigma) if kernel_size is None else min(kernel_size // 2, math.ceil(6 * sigma))
-    planes = image.reshape(-1, 1, height, width)
-    for axis, size in ((2, height), (3, width)):
-        radius = min(reach, size - 1)
+    for axis in (-2, -1):
+        length = image.shape[axis]
+        radius = min(reach, length - 1)
         if radius < 1:
             continue
-        offset = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-        taps = (-0.5 * (offset / sigma) ** 2).exp()
-        taps = taps / taps.sum()
-        padding = (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0)
-        window = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
-        with torch.autocast(image.device.type, enabled=False):
-            planes = F.conv2d(F.pad(planes, padding, mode="reflect"), taps.view(window))
-    return planes.reshape(image.shape)
+        taps = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(radius + 1)]
+        total = 2 * sum(taps) - taps[0]
+        padded = F.pad(image, (0, 0, radius, radius) if axis == -2 else (radius, radius), mode="reflect")
+        image = padded.narrow(axis, radius, length) * (taps[0] / total)
+        for offset in range(1, radius + 1):
+            for start in (radius - offset, radius + offset):
+                image.add_(padded.narrow(axis, start, length), alpha=taps[offset] / total)
+    return image
 
 
 def _channels(values: tuple[float, float, float], image: Tensor) -> Tensor:
