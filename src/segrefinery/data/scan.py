@@ -55,6 +55,17 @@ def fingerprint(dataset: ImageDataset) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small tensors one after the other: several threads only wait for each other, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @_one_thread()
 def class_pixel_counts(dataset: SegmentationDataset, progress: Progress | None = None) -> Tensor:
     """How many pixels each class has in each image, N x C int64; ignored pixels are not counted.
@@ -122,17 +133,6 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "segrefinery"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segrefinery"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small tensors one after the other: several threads only wait for each other, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _count(label: Tensor, classes: int) -> Tensor:
