@@ -1,0 +1,227 @@
+"""IR2F as a refiner: labels from a rectified mixture of learners, trained end to end (Gong et al., CVPR 2023).
+
+A re-implementation from the paper's abstract and introduction. The learners are a primary and an auxiliary classifier
+(as in MRNet), or HRDA's context and detail.
+
+    source  L_S = -log sum_k w_k(x) p_k(y_S | x)            target  L_T = -q log sum_k w_k(x) p_k(y_M | x)
+    labels  y = argmax_c sum_k w_k p_k(c | x) of the teacher, whose weights come from a moving average of the function
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import IGNORE, learner_cross_entropy
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.continuous import nearest_pixel
+from segrefinery.refine.implicit_function import ImplicitRectification, Weighting, log_mixture, mixture_nll
+from segrefinery.settings import Settings
+
+__all__ = [
+    "ImplicitRectification",
+    "ImplicitRectificationSettings",
+    "ImplicitRectifier",
+    "RectifiedSegmenter",
+    "log_mixture",
+    "mixture_nll",
+]
+
+
+class ImplicitRectificationSettings(Settings):
+    """Continuous rectification by a mixture of learners; the defaults are our reading of the paper."""
+
+    weighting: Weighting = "implicit"
+    """``implicit``: decoded at every point. To compare: ``equal`` weights; the host's own ``heuristic`` (HRDA's scale
+    attention; for two classifiers exp(-KL) on the target's loss, as in MRNet); ``discrete``: the same function on the
+    first learner's grid, up-sampled."""
+    queries: int = Field(default=16384, gt=0)
+    """Random points an image on which the mixture is trained."""
+    source_weight: float = Field(default=1.0, ge=0)
+    target_weight: float = Field(default=1.0, ge=0)
+    """Weights of the mixture's loss on the source and on the mixed image."""
+    betas: tuple[float, ...] = ()
+    """Weights of each learner's own cross-entropy inside these losses, a guard against starvation; none by default,
+    for the stage has its own (its ``weights``)."""
+    space: Literal["prob", "logit"] = "prob"
+    """Mix probabilities or logits."""
+    classwise: bool = False
+    """A weight for each class."""
+    pe: Literal["raw", "fourier"] = "raw"
+    """Relative positions as they are, or with sines and cosines."""
+    ensemble: Literal["four", "nearest", "joint"] = "four"
+    """The cells a point is read from; only ``four`` is continuous."""
+    unfold: bool = False
+    """Read 3 x 3 latents at each cell."""
+    shared: bool = False
+    """One reader for all learners, as fits HRDA, whose scales share their network."""
+    noise_component: bool = False
+    """On the target, a further component: every class equally probable, for labels that no learner supports."""
+    detach_latents: bool = False
+    """Keep the weights' gradient from the network."""
+    pixel_weight: Literal["none", "mixture", "noise"] = "none"
+    """Also multiply the labels' weight by the mixture's largest probability, or by 1 minus the noise's weight."""
+    hidden: int = Field(default=256, gt=0)
+    """Width of the function's layers."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImplicitRectificationSettings:
+        if self.noise_component and self.weighting not in ("implicit", "discrete"):
+            raise ValueError(f"noise_component needs learned weights; weighting is {self.weighting!r}")
+        if self.pixel_weight == "noise" and (not self.noise_component or self.classwise):
+            raise ValueError("pixel_weight: noise needs noise_component: true and classwise: false")
+        return self
+
+    def build(self, segmenter: Segmenter, space: LabelSpace) -> ImplicitRectifier:
+        """The refiner of a network's learners."""
+        return ImplicitRectifier(segmenter.learner_channels, space.num_classes, self)
+
+
+class ImplicitRectifier(Refiner):
+    """Trains the mixture on source and target, and labels the target by the teacher's mixture.
+
+    In a chain it replaces the teacher's own opinion by the mixture's and keeps what earlier refiners made of it:
+    labels ~ mixture * (labels so far / teacher's probabilities), so as the first of a chain it gives the mixture.
+    """
+
+    def __init__(
+        self, latent_channels: Sequence[int], num_classes: int, settings: ImplicitRectificationSettings | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings = settings or ImplicitRectificationSettings()
+        self.function = ImplicitRectification(
+            latent_channels,
+            num_classes,
+            hidden=settings.hidden,
+            weighting=settings.weighting,
+            space=settings.space,
+            classwise=settings.classwise,
+            pe=settings.pe,
+            ensemble=settings.ensemble,
+            unfold=settings.unfold,
+            shared=settings.shared,
+            noise_component=settings.noise_component,
+            detach_latents=settings.detach_latents,
+        )
+        self.average = copy.deepcopy(self.function).requires_grad_(False)
+
+    def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
+        """Label from the function as an earlier stage left it."""
+        self.average.load_state_dict(self.function.state_dict())
+
+    def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
+        size = (labels.probs.shape[-2], labels.probs.shape[-1])
+        mixture = self.average.decode(view.learners, size, log=True)
+        found = labels.probs.float().clamp_min(1e-6).log() - view.probs.clamp_min(1e-6).log()
+        refined = PseudoLabels((mixture + found).softmax(dim=1), labels.weight)
+        if self.settings.pixel_weight == "mixture":
+            return refined.weighted(refined.probs.amax(dim=1))
+        if self.settings.pixel_weight == "noise":
+            return refined.weighted(1 - self.average.decode_weights(view.learners, size, noise=True)[:, -1])
+        return refined
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        settings, found = self.settings, {}
+        if settings.source_weight:
+            learners = step.source_prediction.learners
+            loss = self._loss(learners, step.source.label, None, step.generators, on_target=False)
+            found["rectified_source"] = settings.source_weight * loss
+        if settings.target_weight and step.mixed_prediction is not None and step.mixed_label is not None:
+            learners = step.mixed_prediction.learners
+            loss = self._loss(learners, step.mixed_label, step.mixed_weight, step.generators, on_target=True)
+            found["rectified_target"] = settings.target_weight * loss
+        return found
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        """The average follows the function as the teacher follows the student."""
+        if step.teacher is None:
+            return
+        decay = min(1.0 - 1.0 / (step.number + 1), step.teacher.settings.decay)
+        for old, new in zip(self.average.parameters(), self.function.parameters(), strict=True):
+            old.lerp_(new.to(old.dtype), 1.0 - decay)
+
+    def predictor(self, segmenter: nn.Module) -> nn.Module:
+        """The network whose prediction is the mixture, at any resolution."""
+        assert isinstance(segmenter, Segmenter)
+        return RectifiedSegmenter(segmenter, self.function)
+
+    def _loss(
+        self,
+        learners: Sequence[Learner],
+        label: Tensor,
+        weight: Tensor | None,
+        generators: Sequence[torch.Generator],
+        on_target: bool,
+    ) -> Tensor:
+        """The mixture's loss at random points, each with the label of the pixel it lies in."""
+        drawn = [torch.rand(self.settings.queries, 2, generator=generator) for generator in generators[: len(label)]]
+        points = (2 * torch.stack(drawn) - 1).to(label.device)
+        labels = nearest_pixel(label, points)
+        weights = None if weight is None else nearest_pixel(weight.float(), points)
+        regularizer = labels.new_zeros((), dtype=torch.float32)
+        if on_target and self.settings.weighting == "heuristic" and all(learner.share is None for learner in learners):
+            variance = self._variance(learners, points)
+            weights = (-variance).exp() * (1.0 if weights is None else weights)
+            regularizer = (variance * (labels != IGNORE)).mean()
+        noise = on_target and self.settings.noise_component
+        loss = self.function.nll(learners, points, labels, weight=weights, noise=noise) + regularizer
+        for beta, learner in zip(self.settings.betas, learners, strict=False):
+            loss = loss + beta * learner_cross_entropy(learner, label, weight)
+        return loss
+
+    def _variance(self, learners: Sequence[Learner], points: Tensor) -> Tensor:
+        """KL(p_1 || p_2) at points, B x Q: MRNet's measure of how far its classifiers disagree."""
+        log_probs = self.function.learner_log_probs(learners, points)
+        return (log_probs[:, 0].exp() * (log_probs[:, 0] - log_probs[:, 1])).sum(dim=1)
+
+
+class RectifiedSegmenter(Segmenter):
+    """A network and its rectification function: ``logits`` are the mixture's log-probabilities on the finest learner's
+    grid, and ``predict`` decodes them at any resolution."""
+
+    def __init__(self, segmenter: Segmenter, function: ImplicitRectification) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.function = function
+        self.num_classes = segmenter.num_classes
+        self.feature_channels = segmenter.feature_channels
+        self.level_channels = segmenter.level_channels
+        self.learner_channels = segmenter.learner_channels
+
+    def forward(self, image: Tensor) -> Prediction:
+        seen: Prediction = self.segmenter(image)
+        size = max(_whole_grid(learner) for learner in seen.learners)
+        features = seen.features
+        if tuple(features.shape[-2:]) != size:
+            features = F.interpolate(features, size, mode="bilinear", align_corners=False)
+        logits = self.function.decode(seen.learners, size, log=True)
+        return Prediction(logits, features, seen.aux_logits, seen.aux_features, seen.levels, seen.learners)
+
+    @torch.no_grad()
+    def predict(self, image: Tensor, size: tuple[int, int], chunk: int = 16384) -> Tensor:
+        """Class probabilities B x C x H x W of B x 3 x . x . images at the resolution ``size`` = (H, W), decoded there
+        and not up-sampled; ``chunk`` points an image at a time."""
+        return self.function.decode(self.segmenter(image).learners, size, chunk)
+
+    def levels(self, image: Tensor) -> Sequence[Tensor]:
+        return self.segmenter.levels(image)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        return self.segmenter.backbone_parameters()
+
+
+def _whole_grid(learner: Learner) -> tuple[int, int]:
+    """The size a learner's grid would have over the whole image."""
+    top, left, bottom, right = learner.box
+    return round(learner.logits.shape[-2] / (bottom - top)), round(learner.logits.shape[-1] / (right - left))

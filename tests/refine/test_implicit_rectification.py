@@ -1,0 +1,265 @@
+"""IR2F as a refiner: what it labels, what it trains on, and the network it ships."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+
+from segrefinery.labels import LabelSpace
+from segrefinery.models.hrda import HRDA, HRDASettings
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.teacher import Teacher
+from segrefinery.randomness import generator
+from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.refine.continuous import nearest_pixel, pixel_centres
+from segrefinery.refine.implicit_rectification import (
+    ImplicitRectificationSettings,
+    ImplicitRectifier,
+    RectifiedSegmenter,
+    mixture_nll,
+)
+from toys import ToySegmenter, labeled, toy_teacher, unlabeled
+
+SPACE = LabelSpace.of("toy", ("a", "b", "c", "d", "e"))
+
+
+def toy_hrda() -> HRDA:
+    return HRDA(ToySegmenter(), HRDASettings(detail=16, divisor=8, attention_width=8))
+
+
+def rectifier(network: Segmenter, trained: bool = True, **settings) -> ImplicitRectifier:
+    torch.manual_seed(0)
+    refiner = ImplicitRectificationSettings(hidden=8, queries=64, **settings).build(network, SPACE)
+    if trained and refiner.function.learned:
+        torch.nn.init.normal_(refiner.function.psi[-1].weight)
+        refiner.fit(toy_teacher(), [], [])
+    return refiner
+
+
+def make_step(student: Segmenter, number: int = 0, mixed: bool = True) -> Step:
+    source = labeled()
+    step = Step(number, student, source, student(source.image))
+    step.generators = [generator(0, number, i) for i in range(2)]
+    if mixed:
+        step.teacher = Teacher(student)
+        step.view = step.teacher.view(unlabeled().image)
+        step.labels = PseudoLabels.from_view(step.view)
+        other = labeled(seed=5)
+        step.mixed_image, step.mixed_label = other.image, other.label
+        step.mixed_weight = torch.rand(other.label.shape, generator=generator(7))
+        step.mixed_prediction = student(other.image)
+    return step
+
+
+def drawn_points(number: int = 0, calls: int = 1) -> torch.Tensor:
+    generators = [generator(0, number, i) for i in range(2)]
+    for _ in range(calls):
+        points = torch.stack([torch.rand(64, 2, generator=one) for one in generators]) * 2 - 1
+    return points
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_plain_average_at_first_and_the_mixture_later():
+    view = toy_teacher().view(unlabeled().image)
+    labels = PseudoLabels.from_view(view)
+    primary, auxiliary = (F.interpolate(one.logits, (8, 12), mode="bilinear").softmax(1) for one in view.learners)
+    first = rectifier(ToySegmenter(), trained=False)(view, labels)
+    torch.testing.assert_close(first.probs, (primary + auxiliary) / 2)
+    assert torch.equal(first.weight, labels.weight)
+
+    refiner = rectifier(ToySegmenter())
+    w = refiner.average.decode_weights(view.learners, (8, 12))
+    torch.testing.assert_close(refiner(view, labels).probs, w[:, :1] * primary + w[:, 1:] * auxiliary)
+
+
+def test_in_a_chain_it_keeps_what_others_found():
+    view = toy_teacher().view(unlabeled().image)
+    refiner = rectifier(ToySegmenter())
+    mixture = refiner(view, PseudoLabels.from_view(view)).probs
+    factor = torch.rand(2, 5, 8, 12) + 0.1
+    others = PseudoLabels(F.normalize(view.probs * factor, p=1, dim=1), torch.full((2, 8, 12), 0.5))
+    refined = refiner(view, others)
+    torch.testing.assert_close(refined.probs, F.normalize(mixture * factor, p=1, dim=1))
+    assert torch.equal(refined.weight, others.weight)
+
+
+def test_pixel_weights():
+    view = toy_teacher().view(unlabeled().image)
+    labels = PseudoLabels.from_view(view).weighted(torch.full((2, 8, 12), 0.5))
+    refined = rectifier(ToySegmenter(), pixel_weight="mixture")(view, labels)
+    torch.testing.assert_close(refined.weight, 0.5 * refined.probs.amax(dim=1))
+    refiner = rectifier(ToySegmenter(), trained=False, pixel_weight="noise", noise_component=True)
+    torch.testing.assert_close(refiner(view, labels).weight, torch.full((2, 8, 12), 0.5 * 2 / 3))
+
+
+# -- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_the_mixtures_at_the_drawn_points():
+    student = ToySegmenter()
+    step, refiner = make_step(student), rectifier(student, source_weight=2.0)
+    losses = refiner.losses(step)
+    assert set(losses) == {"rectified_source", "rectified_target"}
+
+    points = drawn_points()
+    learners = step.source_prediction.learners
+    log_weights = refiner.function(learners, points)
+    log_probs = refiner.function.learner_log_probs(learners, points)
+    expected = 2 * mixture_nll(log_weights, log_probs, nearest_pixel(step.source.label, points))
+    torch.testing.assert_close(losses["rectified_source"], expected)
+
+    points = drawn_points(calls=2)
+    learners = step.mixed_prediction.learners
+    labels, weight = nearest_pixel(step.mixed_label, points), nearest_pixel(step.mixed_weight, points)
+    expected = refiner.function.nll(learners, points, labels, weight=weight)
+    torch.testing.assert_close(losses["rectified_target"], expected)
+
+    sum(losses.values()).backward()
+    for parameter in (student.stem.weight, student.auxiliary.weight, refiner.function.psi[-1].weight):
+        assert parameter.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in refiner.average.parameters())
+
+
+def test_supervised_steps_train_on_the_source_alone():
+    student = ToySegmenter()
+    assert set(rectifier(student).losses(make_step(student, mixed=False))) == {"rectified_source"}
+
+
+def test_betas_add_each_learners_own_cross_entropy():
+    student = ToySegmenter()
+    plain = rectifier(student).losses(make_step(student, mixed=False))["rectified_source"]
+    step = make_step(student, mixed=False)
+    guarded = rectifier(student, betas=(0.0, 0.5)).losses(step)["rectified_source"]
+    auxiliary = F.interpolate(step.source_prediction.aux_logits, (32, 48), mode="bilinear")
+    own = F.cross_entropy(auxiliary, step.source.label, ignore_index=255, reduction="none").mean()
+    torch.testing.assert_close(guarded, plain + 0.5 * own)
+
+
+def test_heuristic_of_two_classifiers_is_mrnets():
+    student = ToySegmenter()
+    step, refiner = make_step(student), rectifier(student, weighting="heuristic")
+    assert not list(refiner.parameters())
+    losses = refiner.losses(step)
+    points = drawn_points(calls=2)
+    learners = step.mixed_prediction.learners
+    p, q = refiner.function.learner_log_probs(learners, points).unbind(dim=1)
+    variance = F.kl_div(q, p, log_target=True, reduction="none").sum(dim=1)
+    labels, weight = nearest_pixel(step.mixed_label, points), nearest_pixel(step.mixed_weight, points)
+    nll = refiner.function.nll(learners, points, labels, weight=weight * (-variance).exp())
+    torch.testing.assert_close(losses["rectified_target"], nll + (variance * (labels != 255)).mean())
+
+
+def test_all_ignored_labels_teach_nothing():
+    student = ToySegmenter()
+    step = make_step(student)
+    step.source.label.fill_(255)
+    step.mixed_label.fill_(255)
+    losses = rectifier(student, betas=(1.0, 0.5)).losses(step)
+    sum(losses.values()).backward()
+    assert all(loss == 0 for loss in losses.values())
+    assert not student.stem.weight.grad.any()
+
+
+@pytest.mark.parametrize("weighting", ["implicit", "discrete", "equal", "heuristic"])
+def test_hrda_is_a_host(weighting):
+    torch.manual_seed(0)
+    student = toy_hrda()
+    shared = {"shared": True} if weighting in ("implicit", "discrete") else {}
+    refiner = rectifier(student, weighting=weighting, **shared)
+    losses = refiner.losses(make_step(student))
+    sum(losses.values()).backward()
+    assert student.segmenter.classifier.weight.grad.isfinite().all()
+    reaches_attention = student.attention.classifier.weight.grad is not None
+    assert reaches_attention == (weighting == "heuristic")
+    labels = refiner(make_step(student).view, make_step(student).labels)
+    assert labels.probs.shape == (2, 5, 8, 12)
+    torch.testing.assert_close(labels.probs.sum(dim=1), torch.ones(2, 8, 12))
+
+
+def test_runs_under_autocast():
+    student = ToySegmenter()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = rectifier(student).losses(make_step(student))
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+
+
+# -- state ------------------------------------------------------------------------------------------------------------
+
+
+def test_average_follows_as_the_teacher_does():
+    student = ToySegmenter()
+    refiner = rectifier(student)
+    with torch.no_grad():
+        refiner.function.psi[-1].weight.add_(1.0)
+    old = refiner.average.psi[-1].weight.clone()
+    refiner.after_step(make_step(student, number=1))
+    torch.testing.assert_close(refiner.average.psi[-1].weight, old + 0.5)
+    refiner.after_step(make_step(student, number=0))
+    assert torch.equal(refiner.average.psi[-1].weight, refiner.function.psi[-1].weight)
+    trained = [name for name, parameter in refiner.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(name.startswith("function.") for name in trained)
+
+
+def test_a_restored_state_goes_on_exactly():
+    torch.manual_seed(0)
+    student = ToySegmenter()
+    refiner = rectifier(student)
+
+    def go_on(refiner: ImplicitRectifier, student: Segmenter) -> torch.Tensor:
+        optimizer = torch.optim.AdamW([*student.parameters(), *refiner.function.parameters()], lr=1e-2)
+        for number in range(3, 6):
+            step = make_step(student, number)
+            optimizer.zero_grad()
+            sum(refiner.losses(step).values()).backward()
+            optimizer.step()
+            refiner.after_step(step)
+        return refiner(step.view, step.labels).probs
+
+    restored, other = rectifier(student, trained=False), copy.deepcopy(student)
+    restored.load_state_dict(refiner.state_dict())
+    assert torch.equal(go_on(refiner, student), go_on(restored, other))
+
+
+# -- the network it ships ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [ToySegmenter, toy_hrda])
+def test_shipped_network_predicts_at_any_resolution(network):
+    torch.manual_seed(0)
+    student = network()
+    shipped = rectifier(student).predictor(student).eval()
+    assert isinstance(shipped, RectifiedSegmenter)
+    image = unlabeled().image
+    with torch.no_grad():
+        seen = shipped(image)
+    assert seen.logits.shape == (2, 5, 8, 12)
+    assert seen.features.shape[-2:] == (8, 12)
+    torch.testing.assert_close(shipped.predict(image, (8, 12)), seen.logits.exp())
+    for size in ((16, 24), (32, 48), (64, 96), (128, 192), (31, 50)):
+        probs = shipped.predict(image, size)
+        assert probs.shape == (2, 5, *size)
+        torch.testing.assert_close(probs.sum(dim=1), torch.ones(2, *size))
+    thirds = shipped.predict(image, (24, 36))[..., 1::3, 1::3]
+    torch.testing.assert_close(thirds, seen.logits.exp(), atol=1e-5, rtol=1e-4)
+    points = pixel_centres((31, 50)).expand(2, -1, -1)
+    with torch.no_grad():
+        at_points = shipped.function.mixture_log_probs(seen.learners, points).exp()
+    torch.testing.assert_close(shipped.predict(image, (31, 50), chunk=100).flatten(2), at_points, atol=1e-6, rtol=1e-5)
+
+
+def test_finest_grid_counts_the_box():
+    student = toy_hrda().train()
+    shipped = rectifier(student).predictor(student)
+    assert shipped(unlabeled().image).logits.shape == (2, 5, 8, 12)
+
+
+def test_settings_that_contradict_each_other():
+    with pytest.raises(ValidationError, match="learned weights"):
+        ImplicitRectificationSettings(weighting="equal", noise_component=True)
+    with pytest.raises(ValidationError, match="noise_component: true"):
+        ImplicitRectificationSettings(pixel_weight="noise")
