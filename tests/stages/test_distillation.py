@@ -1,0 +1,112 @@
+"""Distillation: what the teacher says, what the student learns, and what stays frozen."""
+
+import pytest
+import torch
+
+from segrefinery.labels import LabelSpace
+from segrefinery.losses import kl_divergence, weighted_cross_entropy
+from segrefinery.models.segmenter import Prediction
+from segrefinery.randomness import generator
+from segrefinery.stages.base import StageContext, StepBatch
+from segrefinery.stages.distillation import Distillation, DistillationSettings, confident_labels
+from toys import ToySegmenter, labeled, unlabeled
+
+SPACE = LabelSpace.of("toys", ["road", "sky", "car", "train", "bike"])
+
+
+class Echo(torch.nn.Module):
+    """Its logits are the image, brighter on the left."""
+
+    def forward(self, image):
+        slope = torch.linspace(1, 0, image.shape[-1])
+        return Prediction(image + slope, image)
+
+
+def built(previous=None, **settings) -> Distillation:
+    torch.manual_seed(0)
+    student, teacher = ToySegmenter(), previous or ToySegmenter()
+    settings = DistillationSettings(**{"steps": 4, "confidence": 0.3, **settings})
+    return settings.build(StageContext(student, teacher, ToySegmenter(), SPACE))
+
+
+def batch(number=0):
+    return StepBatch(number, labeled(), unlabeled(), [generator(number, slot) for slot in range(2)])
+
+
+def test_labels_are_hard_where_the_teacher_is_sure():
+    probs = torch.tensor([[0.96, 0.5], [0.03, 0.3], [0.01, 0.2]])
+    image = probs.log().T.reshape(1, 2, 3).movedim(-1, 1)[:, :, None]
+    assert confident_labels(Echo(), image, 0.95).tolist() == [[[0, 255]]]
+    assert confident_labels(Echo(), image, 0.45).tolist() == [[[0, 0]]]
+    assert (confident_labels(Echo(), image, 1.0) == 255).all()
+
+
+def test_labels_average_the_image_and_its_mirror_image():
+    torch.manual_seed(0)
+    network, image = ToySegmenter(), torch.randn(2, 3, 32, 48)
+    assert torch.equal(confident_labels(network, image.flip(-1), 0.3), confident_labels(network, image, 0.3).flip(-1))
+    assert (confident_labels(network, image, 0.3) != 255).any()
+
+
+def test_losses_by_hand_without_a_strong_view():
+    stage = built(strong=None, weights={"aux": 0.0}, kl_weight=2.0, source_weight=0.5)
+    source, target = stage.step(batch())
+    one = batch()
+    on_source = stage.model(one.source.image).logits
+    torch.testing.assert_close(source["source"], 0.5 * weighted_cross_entropy(on_source, one.source.label))
+    label = confident_labels(stage.teacher, one.target.image, 0.3)
+    student, teacher = stage.model(one.target.image).logits, stage.teacher(one.target.image).logits
+    torch.testing.assert_close(target["target"], weighted_cross_entropy(student, label))
+    torch.testing.assert_close(target["distillation"], 2.0 * kl_divergence(teacher, student))
+    assert target.keys() == {"target", "distillation"}
+    assert stage.numbers()["label_weight"] == pytest.approx((label != 255).float().mean().item())
+    assert stage.numbers() == {}
+
+
+def test_student_and_teacher_see_the_same_strong_view():
+    torch.manual_seed(0)
+    same = ToySegmenter()
+    stage = built(previous=same)
+    stage.model.load_state_dict(same.state_dict())
+    *_, target = stage.step(batch())
+    assert target["distillation"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_student_learns_and_the_teacher_stays():
+    stage = built(optimizer={"lr": 1e-3, "power": 0}, strong=None, source_weight=0.0, confidence=1.0)
+    before = {name: value.clone() for name, value in stage.teacher.state_dict().items()}
+    trained = stage.optimizers()["model"].optimizer
+    course = []
+    for _ in range(20):
+        trained.zero_grad()
+        for losses in stage.step(batch()):
+            torch.stack(list(losses.values())).sum().backward()
+        course.append(losses["distillation"].item())
+        trained.step()
+    assert course[-1] < 0.5 * course[0]
+    assert all(torch.equal(value, before[name]) for name, value in stage.teacher.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in stage.teacher.parameters())
+
+
+def test_a_student_that_starts_from_the_teacher_is_its_own_network():
+    network = ToySegmenter()
+    settings = DistillationSettings(steps=1, start="previous")
+    stage = settings.build(StageContext(network, network, network, SPACE))
+    assert stage.teacher.network is not stage.model
+    assert stage.predictor() is stage.model is network
+
+
+def test_state_dict_round_trip_gives_the_same_step():
+    one, other = built(), built(previous=ToySegmenter())
+    other.load_state_dict(one.state_dict())
+    for a, b in zip(one.step(batch(3)), other.step(batch(3)), strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_settings():
+    settings = DistillationSettings(steps=10, rounds=2)
+    assert settings.repeats == 2
+    assert settings.start == "fresh"
+    assert settings.confidence == 0.95
+    with pytest.raises(ValueError, match="confidence"):
+        DistillationSettings(steps=10, confidence=1.5)
