@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from segrefinery.data.augment import AffineViewSettings
+from segrefinery.data.photometric import normalize
+from segrefinery.losses import kl_divergence
+from segrefinery.models.segmenter import Prediction
+from segrefinery.randomness import generator
+from segrefinery.refine.base import Step
+from segrefinery.refine.consistency import look_at_strong_view, symmetric_kl
+from toys import ToySegmenter, labeled, toy_teacher, unlabeled
+
+
+class Echo(torch.nn.Module):
+    """Its logits are the image, so that image and map can be compared."""
+
+    def forward(self, image):
+        return Prediction(image, image)
+
+
+def step_with(student, seed=0, **fields):
+    source, target = labeled(), unlabeled()
+    view = toy_teacher().view(target.image)
+    random = [generator(seed, slot) for slot in range(2)]
+    return Step(0, student, source, Prediction(view.logits, view.features), view=view, generators=random, **fields)
+
+
+def test_symmetric_kl():
+    torch.manual_seed(0)
+    one, other = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(symmetric_kl(one, other), symmetric_kl(other, one))
+    torch.testing.assert_close(symmetric_kl(one, other), kl_divergence(one, other) + kl_divergence(other, one))
+    assert symmetric_kl(one, one).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_map_moves_as_its_image_does(seed):
+    settings = AffineViewSettings(blur=0.0, jitter_probability=0.0, operations=0, cutout=0.5)
+    step = step_with(Echo(), seed)
+    assert step.view is not None
+    step.view.image = normalize(torch.rand(2, 3, 32, 48))
+    strong = look_at_strong_view(step, settings)
+    assert strong.compare(kl_divergence, step.view.image, strong.prediction.logits).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_uncovered_pixels_count_for_nothing():
+    step = step_with(Echo())
+    strong = look_at_strong_view(step, AffineViewSettings(cutout=0.5))
+    seen = []
+    weak = torch.zeros(2, 3, 32, 48)
+    strong.compare(lambda weak, strong, mask: seen.append(mask) or weak.sum(), weak, weak)
+    assert 0 < seen[0].float().mean() < 1
+
+
+def test_the_photometric_view_keeps_the_geometry():
+    step = step_with(Echo(), strong=lambda image: image + 1)
+    assert step.view is not None
+    strong = look_at_strong_view(step, None)
+    assert strong.warp is None
+    torch.testing.assert_close(strong.prediction.logits, step.view.image + 1)
+
+
+def test_needs_a_teacher_that_looks():
+    source = labeled()
+    step = Step(0, ToySegmenter(), source, ToySegmenter()(source.image))
+    with pytest.raises(ValueError, match="view"):
+        look_at_strong_view(step, None)
