@@ -1,0 +1,321 @@
+"""Adversarial alignment: predictions on the target are made to look like predictions on the source.
+
+AdaptSegNet (Tsai et al., CVPR 2018): multi-level alignment of softmax outputs. ADVENT (Vu et al., CVPR 2019): alignment
+of entropy maps, and entropy minimisation. UncerDA (Wang et al., ICCV 2021): rounds of the former with source images
+sampled by what the target finds uncertain, and translated source images in the target stream.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.data.batch import LabeledBatch
+from segrefinery.data.sampling import soft_balance_probabilities
+from segrefinery.data.translation import TranslationSettings, translate
+from segrefinery.losses import IGNORE, domain_loss, entropy_loss, self_information
+from segrefinery.models.discriminator import STRIDE, Discriminator
+from segrefinery.models.segmenter import Prediction
+from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
+from segrefinery.stages.common import LossWeights, head_losses
+from segrefinery.stages.optimizers import OptimizerSettings, Trained, build_optimizer, parameter_groups
+from segrefinery.stages.rounds import RoundRecord, class_entropies, settled, uncertain_classes
+
+SOURCE, TARGET = 0.0, 1.0
+FIRST_GUIDED_ROUND = 2
+PERFECT, PATIENCE = 0.999, 50
+
+
+class AdversarialSettings(StageSettings):
+    """Align the target's predictions with the source's; the defaults are AdaptSegNet's, which UncerDA keeps."""
+
+    kind: Literal["adversarial"] = "adversarial"
+    optimizer: OptimizerSettings = OptimizerSettings(
+        name="sgd", lr=2.5e-4, weight_decay=5e-4, power=0.9, horizon=250_000
+    )
+    discriminator_optimizer: OptimizerSettings = OptimizerSettings(
+        name="adam", lr=1e-4, weight_decay=0.0, betas=(0.9, 0.99), power=0.9, horizon=250_000
+    )
+    discriminator_width: int = Field(default=64, ge=1)
+    """Channels of the first of its five layers."""
+    disc_input: Literal["softmax", "entropy"] = "softmax"
+    """What is aligned: class probabilities (AdaptSegNet, UncerDA) or their self-information (ADVENT)."""
+    objective: Literal["vanilla", "least_squares"] = "vanilla"
+    upsample: bool = True
+    """Discriminate at the images' size, as the papers do, or on the network's own grid, which is far cheaper."""
+    weights: LossWeights = LossWeights()
+    """Of the supervised loss on the source."""
+    adversarial: LossWeights = LossWeights(main=0.001, aux=0.0002)
+    """Of fooling the discriminators; 0 for no discriminator."""
+    entropy: LossWeights = LossWeights(main=0.0, aux=0.0)
+    """Of entropy minimisation on the target (MinEnt: 0.001 and 0.0002)."""
+    entropy_power: float | None = Field(default=None, gt=0)
+    """eta of FDA's robust entropy penalty (2.0, with ``entropy.main`` 0.005); null for the entropy itself."""
+    translation: TranslationSettings | None = None
+    """Source images in the style of the target join the target stream; null for none."""
+    translated_share: float = Field(default=0.5, ge=0, le=1)
+    """How much of the target stream they are."""
+    translated_ce: bool = True
+    """Whether their labels also teach."""
+    sampling: Literal["uniform", "rare_class", "balanced", "target_guided"] = "uniform"  # pyright: ignore
+    """``balanced``: UncerDA's soft balance over all classes; ``target_guided``: over the classes that the target finds
+    most uncertain, from the second round on."""
+    rounds: int = Field(default=1, ge=1)
+    """How often the stage is repeated, each time with new discriminators. Guided rounds may settle earlier."""
+    uncertain: int = Field(default=7, ge=1)
+    """k: how many classes count as uncertain (the paper's results are stable for 5 to 9)."""
+    balance: float = Field(default=0.9, ge=0, le=1)
+    """0 = sample evenly, 1 = full class balance."""
+    clip: bool = True
+    """Hold UncerDA's sampling score below 1."""
+
+    @property
+    def repeats(self) -> int:
+        return self.rounds
+
+    def build(self, context: StageContext) -> Adversarial:
+        return Adversarial(self, context)
+
+
+class Rounds(nn.Module):
+    """What one round hands on to the next: its number, the class entropies it was guided by, and whether it settled."""
+
+    number: Tensor
+    entropies: Tensor
+    ended: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("number", torch.tensor(0))
+        self.register_buffer("entropies", torch.zeros(num_classes, dtype=torch.float64))
+        self.register_buffer("ended", torch.tensor(False))
+
+
+class Adversarial(Stage):
+    """The segmenter, one discriminator a learner, and the state of the rounds.
+
+    A stage that follows an adversarial stage continues its rounds.
+
+    Attributes:
+        nothing_to_do: set by ``prepare``: why this round need not train, or None.
+    """
+
+    def __init__(self, settings: AdversarialSettings, context: StageContext) -> None:
+        super().__init__()
+        self.settings = settings
+        self.space = context.space
+        self.model = context.model
+        self.discriminators = nn.ModuleDict(
+            {
+                level: Discriminator(context.space.num_classes, settings.discriminator_width)
+                for level in ("main", "aux")
+                if getattr(settings.adversarial, level) and (level == "main" or len(self.model.learner_channels) > 1)
+            }
+        )
+        self.rounds = Rounds(context.space.num_classes)
+        if "rounds" in context.handed_on:
+            self.rounds.load_state_dict(context.handed_on["rounds"])
+        self.nothing_to_do: str | None = None
+        self._folder: Path | None = None
+        self._accuracy: list[Tensor] = []
+        self._perfect_steps = 0
+
+    # -- the method --------------------------------------------------------------------------------------------------
+
+    def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
+        settings, source, target = self.settings, batch.source, batch.target
+        assert source is not None
+        assert target is not None
+
+        on_source = self.model(source.image)
+        from_source = self.levels(on_source, source.image, detach=True)
+        losses = head_losses("source", on_source, source.label, None, settings.weights)
+        del on_source
+        yield losses  # frees the source's graph before the target's is built
+
+        image, label = self.target_stream(source, target.image, batch.generators)
+        on_target = self.model(image)
+        losses = {}
+        for level, seen in self.levels(on_target, image).items():
+            if level in self.discriminators:
+                with frozen(self.discriminators[level]):
+                    scores = self.discriminators[level](seen)
+                weight = getattr(settings.adversarial, level)
+                losses[f"fool_{level}"] = weight * domain_loss(scores, SOURCE, settings.objective)
+        losses |= self.entropy_losses(on_target)
+        if label is not None:
+            losses |= head_losses("translated", on_target, label, None, settings.weights)
+        from_target = self.levels(on_target, image, detach=True)
+        del on_target
+        if losses:
+            yield losses
+
+        losses = {}
+        for level, discriminator in self.discriminators.items():
+            if level in from_source:
+                scores = discriminator(from_source[level]), discriminator(from_target[level])
+                pair = (domain_loss(one, domain, settings.objective) for one, domain in zip(scores, (SOURCE, TARGET)))
+                losses[f"discriminator_{level}"] = 0.5 * sum(pair, torch.zeros((), device=image.device))
+                self._see(scores[0].detach(), scores[1].detach())
+        if losses:
+            yield losses
+
+    def levels(self, prediction: Prediction, image: Tensor, detach: bool = False) -> dict[str, Tensor]:
+        """What the discriminators look at, by learner: B x C x H x W."""
+        height, width = image.shape[-2:]
+        seen = {}
+        for level, logits in (("main", prediction.logits), ("aux", prediction.aux_logits)):
+            if logits is None or level not in self.discriminators:
+                continue
+            logits = (logits.detach() if detach else logits).float()
+            if not self.settings.upsample:
+                height, width = logits.shape[-2:]
+            size = (max(height, STRIDE), max(width, STRIDE))
+            if logits.shape[-2:] != size:
+                logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+            seen[level] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
+        return seen
+
+    def entropy_losses(self, prediction: Prediction) -> dict[str, Tensor]:
+        weights, power = self.settings.entropy, self.settings.entropy_power
+        losses = {}
+        if weights.main:
+            losses["entropy"] = weights.main * entropy_loss(prediction.logits, power)
+        if weights.aux and prediction.aux_logits is not None:
+            losses["entropy_aux"] = weights.aux * entropy_loss(prediction.aux_logits, power)
+        return losses
+
+    def target_stream(
+        self, source: LabeledBatch, target: Tensor, random: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The target images, some replaced by a source image in their style -> images, and the labels of those that
+        were (255 elsewhere), or None where nothing is to be learned from them."""
+        settings = self.settings
+        if settings.translation is None:
+            return target, None
+        chosen = [torch.rand((), generator=own).item() < settings.translated_share for own in random]
+        places = torch.tensor(chosen, device=target.device).nonzero()[:, 0]
+        if not len(places):
+            return target, None
+        partners = places % len(source)
+        content, label = source.image[partners], source.label[partners]
+        if content.shape[-2:] != target.shape[-2:]:
+            content = F.interpolate(content, target.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+            label = F.interpolate(label[:, None].float(), target.shape[-2:], mode="nearest")[:, 0].long()
+        images = target.index_copy(0, places, translate(content, target[places], settings.translation).to(target.dtype))
+        if not settings.translated_ce:
+            return images, None
+        labels = label.new_full((len(target), *label.shape[1:]), IGNORE)
+        return images, labels.index_copy(0, places, label)
+
+    # -- rounds ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, passes: Passes) -> None:
+        """Draw the discriminators; in a guided round, measure what the target finds uncertain."""
+        for discriminator in self.discriminators.values():
+            assert isinstance(discriminator, Discriminator)
+            discriminator.draw()
+        before = self._record()
+        self._folder = passes.folder
+        self.rounds.number += 1
+        if self._guided() and not self.rounds.ended:
+            self.rounds.entropies.copy_(class_entropies(self.model, passes.target, self.settings.upsample))
+            if any(before.class_entropies):
+                self.nothing_to_do = settled(before, self._record())
+                self.rounds.ended.fill_(self.nothing_to_do is not None)
+        elif self.rounds.ended:
+            self.nothing_to_do = "an earlier round settled"
+        record = self._record()
+        record.settled = self.nothing_to_do
+        record.save(passes.folder)
+
+    @property
+    def guides_sampling(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.settings.sampling == "balanced" or self._guided()
+
+    def source_probabilities(self, pixel_counts: Tensor) -> Tensor | None:
+        if not self.guides_sampling:
+            return None
+        record, settings = self._record(), self.settings
+        chosen = record.uncertain if self._guided() else None
+        probabilities = soft_balance_probabilities(pixel_counts, chosen, settings.balance, clip=settings.clip)
+        if self._folder is not None:
+            record.probabilities = probabilities.tolist()
+            record.save(self._folder)
+        return probabilities
+
+    def _guided(self) -> bool:
+        return self.settings.sampling == "target_guided" and int(self.rounds.number) >= FIRST_GUIDED_ROUND
+
+    def _record(self) -> RoundRecord:
+        """This round as its state tells it."""
+        guided = self._guided()
+        sampling = "uniform" if self.settings.sampling == "target_guided" and not guided else self.settings.sampling
+        return RoundRecord(
+            int(self.rounds.number),
+            list(self.space.classes),
+            self.rounds.entropies.tolist() if guided else [],
+            uncertain_classes(self.rounds.entropies, self.settings.uncertain) if guided else [],
+            sampling,
+        )
+
+    # -- what surrounds it -------------------------------------------------------------------------------------------
+
+    def optimizers(self) -> dict[str, Trained]:
+        settings = self.settings
+        groups = parameter_groups(self.model, settings.optimizer)
+        trained = {"model": build_optimizer(groups, settings.optimizer, settings.steps)}
+        if self.discriminators:
+            own = settings.discriminator_optimizer
+            group = {
+                "params": list(self.discriminators.parameters()),
+                "lr": own.lr,
+                "base_lr": own.lr,
+                "weight_decay": own.weight_decay,
+            }
+            trained["discriminator"] = build_optimizer([group], own, settings.steps)
+        return trained
+
+    def handed_on(self) -> dict[str, nn.Module]:
+        return {"rounds": self.rounds}
+
+    def numbers(self) -> dict[str, float]:
+        """``discriminator_accuracy``: 0.5 where it cannot tell source from target, 1 where it has won. Warns when it
+        has been right everywhere for 50 steps."""
+        if not self._accuracy:
+            return {}
+        steps = len(self._accuracy) // len(self.discriminators)
+        accuracy = torch.stack(self._accuracy).mean().item()
+        self._accuracy.clear()
+        known = self._perfect_steps
+        self._perfect_steps = known + steps if accuracy >= PERFECT else 0
+        if known < PATIENCE <= self._perfect_steps:
+            warnings.warn(
+                "the discriminators tell source from target without error, so they align nothing; lower "
+                "discriminator_optimizer.lr or raise the adversarial weights. The run continues.",
+                stacklevel=2,
+            )
+        return {"discriminator_accuracy": accuracy}
+
+    def _see(self, on_source: Tensor, on_target: Tensor) -> None:
+        edge = 0.0 if self.settings.objective == "vanilla" else 0.5
+        right = (on_source < edge).float().mean() + (on_target >= edge).float().mean()
+        self._accuracy.append(right / 2)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Graphs built inside pass gradients through the module, but collect none for its parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
