@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from segrefinery.errors import SegRefineryError
 from segrefinery.losses import crop_to_box, learner_cross_entropy, weighted_cross_entropy
-from segrefinery.models.hrda import HRDA, HRDASettings, ScaleAttention, slide
+from segrefinery.models.hrda import HRDA, HRDASettings, slide
 from segrefinery.models.segmenter import Learner
 from toys import ToySegmenter
 
@@ -30,8 +30,9 @@ def set_attention(network: HRDA, value: float) -> None:
 
 
 def test_attention_has_the_published_size():
-    attention = ScaleAttention((64, 128, 320, 512), 19)
-    assert sum(p.numel() for p in attention.parameters()) == 530_707
+    segmenter = ToySegmenter(19)
+    segmenter.level_channels = (64, 128, 320, 512)
+    assert sum(p.numel() for p in HRDA(segmenter).attention.parameters()) == 530_707
 
 
 def test_shapes_and_box(hrda):

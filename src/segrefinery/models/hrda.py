@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.errors import SegRefineryError
+from segrefinery.models.heads import HeadSettings, Norm, SegFormerHead
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.settings import Settings
 
@@ -31,7 +32,9 @@ class HRDASettings(Settings):
     """What the network's input sizes must be multiples of: its largest stride, or its patch size. A crop that is not a
     multiple of twice this number is enlarged (bilinear) to the next one."""
     attention_width: int = Field(default=256, gt=0)
-    """Channels of the scale attention."""
+    """Channels of the scale attention (530,707 parameters for the levels of MiT-B5 and 19 classes)."""
+    attention_norm: Norm = "batch"
+    """Its norm; ``group`` does not depend on the batch and suits small ones."""
     window: int | None = Field(default=None, gt=0)
     """At test time: side of the overlapping windows (half their side apart) in which large images are predicted, a
     multiple of twice ``divisor``; the training crop in the paper (1024). By default the image is one window."""
@@ -42,33 +45,6 @@ class HRDASettings(Settings):
             if side is not None and side % (2 * self.divisor):
                 raise ValueError(f"{name}: {side} is no multiple of {2 * self.divisor}, twice the divisor")
         return self
-
-    def build(self, segmenter: Segmenter) -> HRDA:
-        """The two-scale network around ``segmenter``."""
-        return HRDA(segmenter, self)
-
-
-class ScaleAttention(nn.Module):
-    """DAFormer's head with a 1x1 fusion: encoder levels -> B x C x h x w in [0, 1] on the finest level's grid.
-
-    530,707 parameters for the levels of MiT-B5 and 19 classes. (Reference code: hrda_head.py, SegFormer-style fusion.)
-    """
-
-    def __init__(self, level_channels: Sequence[int], num_classes: int, width: int = 256, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.embed = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in level_channels)
-        self.fuse = nn.Sequential(
-            nn.Conv2d(width * len(level_channels), width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        for parameter in self.classifier.parameters():
-            nn.init.normal_(parameter, std=0.01)
-
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        size = levels[0].shape[-2:]
-        embedded = [_resize(embed(level), size) for embed, level in zip(self.embed, levels, strict=True)]
-        return self.classifier(self.dropout(self.fuse(torch.cat(embedded, dim=1)))).sigmoid()
 
 
 class HRDA(Segmenter):
@@ -90,7 +66,8 @@ class HRDA(Segmenter):
         self.feature_channels = segmenter.feature_channels
         self.level_channels = tuple(segmenter.level_channels)
         self.learner_channels = (segmenter.feature_channels, segmenter.feature_channels)
-        self.attention = ScaleAttention(self.level_channels, self.num_classes, self.settings.attention_width)
+        head = HeadSettings(norm=self.settings.attention_norm)
+        self.attention = SegFormerHead(self.level_channels, self.num_classes, self.settings.attention_width, head)
 
     def forward(self, image: Tensor) -> Prediction:
         """Segment B x 3 x H x W images.
@@ -133,7 +110,7 @@ class HRDA(Segmenter):
     def _look(self, image: Tensor) -> _Seen:
         """Both scales of one window."""
         context = self.segmenter(_half(image))
-        share = _resize(self.attention(context.levels), context.logits.shape[-2:])
+        share = _resize(self.attention(context.levels)[0].sigmoid(), context.logits.shape[-2:])
         stride = self._stride(image, context.logits)
         height, width = image.shape[-2:]
         if self.training:
