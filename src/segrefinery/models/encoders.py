@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.states import downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +83,13 @@ class MiT(Encoder):
         config: dict[str, Any] = {"hidden_sizes": list(self.channels), "depths": list(depths)}
         if pretrained:
             repository = f"nvidia/mit-{size}"
+            cached = in_hub_cache(repository, "config.json")
+            if not cached:
+                require_hub(repository)
             try:
-                self.network = SegformerModel.from_pretrained(repository, drop_path_rate=drop_path)
+                self.network = SegformerModel.from_pretrained(
+                    repository, drop_path_rate=drop_path, local_files_only=bool(cached)
+                )
             except (OSError, ValueError) as error:
                 raise missing_hub_weights(repository) from error
         else:
@@ -97,11 +104,16 @@ class TimmEncoder(Encoder):
 
     def __init__(self, name: str, pretrained: bool, drop_path: float = 0.0) -> None:
         super().__init__()
-        options = {"drop_path_rate": drop_path} if drop_path else {}
+        options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+        if name.startswith(("swin_", "swinv2_")):
+            options["strict_img_size"] = False
         self.network = create_timm(name, pretrained, features_only=True, **options)
         info: Any = self.network.feature_info
+        strides = info.reduction()
+        if len(strides) < 2 or strides != sorted(set(strides)):
+            raise SegRefineryError(f"{name!r} is no multi-level encoder: its levels have the strides {strides}.")
         self.channels = tuple(info.channels()[-4:])
-        self.multiple = max(info.reduction())
+        self.multiple = max(strides)
 
     def levels(self, image: Tensor) -> Sequence[Tensor]:
         found = self.network(image)[-4:]
@@ -113,8 +125,8 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
     """A timm network.
 
     Raises:
-        SegRefineryError: timm does not know the name (with the nearest ones), the network has no such levels, or its
-            weights cannot be fetched.
+        SegRefineryError: timm does not know the name (with the nearest ones), the network does not take the options or
+            has no such levels, or its weights cannot be fetched.
     """
     import timm  # here, for it takes seconds to import
 
@@ -122,27 +134,27 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise SegRefineryError(f"timm has no encoder {name!r}.{hint}")
+    if pretrained:
+        options["pretrained_cfg_overlay"] = {"file": str(_timm_weights(name))}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
-    except (OSError, RuntimeError, AttributeError, AssertionError, TypeError) as error:
-        if pretrained:
-            config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-            if config is None or not (config.hf_hub_id or config.url):
-                raise SegRefineryError(f"timm has no weights for {name!r}: set weights: none.") from error
-            if isinstance(error, OSError):
-                raise missing_hub_weights(str(config.hf_hub_id or config.url)) from error
-        raise SegRefineryError(f"timm cannot make {name!r} as a multi-level encoder: {error}") from error
+    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        raise SegRefineryError(f"timm cannot make {name!r} with {options}: {error}") from error
 
 
-def missing_hub_weights(repository: str) -> SegRefineryError:
-    """The error for weights that are neither in the hub's cache nor to be had from it."""
-    from huggingface_hub.constants import HF_HUB_CACHE
+def _timm_weights(name: str) -> Path:
+    import timm
 
-    return SegRefineryError(
-        f"the pre-trained weights of {repository} are not in the hub's cache {HF_HUB_CACHE} and cannot be fetched. "
-        f"Run 'hf download {repository}' on a connected machine and copy that cache here (HF_HUB_CACHE names it), "
-        "or set weights: none to train from random weights."
-    )
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise SegRefineryError(f"timm has no weights {name!r}. Choose one of: {', '.join(tags)}.") from error
+    if config and config.hf_hub_id:
+        return hub_file(f"hf://{config.hf_hub_id}", config.hf_hub_filename or "model.safetensors")
+    if config and config.url:
+        return downloaded(str(config.url))
+    raise SegRefineryError(f"timm has no weights for {name!r}: set weights: none.")
 
 
 class EncoderHead(Segmenter):

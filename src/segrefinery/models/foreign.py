@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.errors import SegRefineryError
-from segrefinery.models.encoders import missing_hub_weights
 from segrefinery.models.heads import enlarge
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.states import in_hub_cache, missing_hub_weights, require_hub
 from segrefinery.settings import Settings, choose
 
 
@@ -49,14 +49,18 @@ class SMP(Segmenter):
         # DPT hands prefix tokens from encoder to decoder and does not come apart like the others.
         known = {name: name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "dpt"}
         kind = choose(known, architecture.lower(), "smp architecture")
+        repository = f"{encoder} (smp)"
         if not encoder.startswith("tu-"):
-            choose(smp.encoders.encoders, encoder, "smp encoder (or tu- and a timm name)")
+            row = choose(smp.encoders.encoders, encoder, "smp encoder (or tu- and a timm name)")
+            repository = row["pretrained_settings"].get("imagenet", {}).get("repo_id", repository)
+            if pretrained and "/" in repository and not in_hub_cache(repository, "config.json"):
+                require_hub(repository)
         arguments = (settings or SMPSettings()).arguments
         weights = "imagenet" if pretrained else None
         try:
             network: Any = smp.create_model(kind, encoder, encoder_weights=weights, classes=num_classes, **arguments)
         except OSError as error:
-            raise missing_hub_weights(f"smp's {encoder}") from error
+            raise missing_hub_weights(repository) from error
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise SegRefineryError(f"smp cannot make {architecture} on {encoder}: {error}") from error
         self.encoder, self.decoder = network.encoder, network.decoder

@@ -6,6 +6,9 @@ import hashlib
 import logging
 import pickle
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -134,21 +137,59 @@ def _first_line(error: BaseException) -> str:
 
 
 def hub_file(address: str, filename: str) -> Path:
-    """The local copy of a file of the repository ``hf://ORG/REPO`` or ``hf://ORG/REPO@REVISION``.
+    """The local copy of a file of the repository ``hf://ORG/REPO`` or ``hf://ORG/REPO@REVISION``: from the hub's cache
+    without a look at the network, or else fetched.
 
     Raises:
         SegRefineryError: malformed address, no such repository or file, or no way to fetch it.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     repository, _, revision = address.removeprefix("hf://").partition("@")
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise SegRefineryError(f"{address}: expected hf://ORG/REPO.")
+    cached = in_hub_cache(repository, filename, revision or None)
+    if cached:
+        return cached
+    require_hub(repository)
     try:
         return Path(hf_hub_download(repository, filename, revision=revision or None))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise SegRefineryError(
-            f"{address}: cannot fetch {filename} ({_first_line(error)}). Check the name and the connection, "
-            f"or copy the file here and give its path."
-        ) from error
+    except (OSError, ValueError) as error:
+        raise missing_hub_weights(repository) from error
+
+
+def in_hub_cache(repository: str, filename: str, revision: str | None = None) -> Path | None:
+    """Where the hub's cache holds a file, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, filename, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def require_hub(repository: str) -> None:
+    """Fail at once where the hub cannot be reached, instead of after a minute of its client's retries.
+
+    Raises:
+        SegRefineryError: the hub is switched off or its host is unknown.
+    """
+    from huggingface_hub import constants
+
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        if not urllib.request.getproxies():
+            socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise missing_hub_weights(repository) from error
+
+
+def missing_hub_weights(repository: str) -> SegRefineryError:
+    """The error for weights that are neither in the hub's cache nor to be had from it."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return SegRefineryError(
+        f"the weights of {repository} are not in the hub's cache {HF_HUB_CACHE} and cannot be fetched. "
+        f"Run 'hf download {repository}' on a connected machine and copy that cache here (HF_HUB_CACHE names it), "
+        "or set weights: none to train from random weights."
+    )
