@@ -143,7 +143,7 @@ def _overlaps(given: list[tuple[Role, ImageDataset]]) -> list[Problem]:
             continue
         if role == "target" and shared == images[role]:
             message, remedy = (
-                "the target is the source: there is nothing to adapt to",
+                "all its images are in the source: there is nothing to adapt to",
                 "name other images as the target",
             )
             problems.append(Problem("error", role, datasets[role].reference, "path", message, remedy))

@@ -30,6 +30,10 @@ class DataError(SegRefineryError):
         super().__init__(f"{file}: {field}: {problem}; {remedy}.")
         self.file, self.field, self.problem, self.remedy = str(file), field, problem, remedy
 
+    def __reduce__(self):
+        # So that it survives the way from a loading process to ours.
+        return DataError, (self.file, self.field, self.problem, self.remedy)
+
 
 def read_image(path: Path) -> Tensor:
     """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, 16 bits scaled to 8, JPEG upright."""
@@ -48,6 +52,8 @@ def read_ids(path: Path, channel: int | None = None) -> Tensor:
     data = _read(path, "mask")
     if data[:8] != _PNG:
         raise DataError(path, "mask", "not a PNG file", "save masks as PNG; other formats change the ids")
+    if len(data) < 26:
+        raise DataError(path, "mask", "truncated or damaged", "copy it again or remove the pair")
     bits, kind = data[24], data[25]
     if kind == _PALETTE and bits < 8:
         # torchvision returns these still packed, several pixels a byte.

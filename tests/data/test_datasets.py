@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.pictures import SIZE, color_png, index_png, palette_png, picture, raw_png
+from segrefinery.data.align import align
+from segrefinery.data.datasets import Remapped, SegmentationDataset, UnlabeledView, open_dataset
+from segrefinery.errors import SegRefineryError
+from segrefinery.labels import SPACES
+
+NAMES = ("with space", 'it\'s "quoted"', "<script>", "straße-道路", "plain")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "data"
+
+
+def ids(*values: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.resize(np.array(values, dtype=dtype), SIZE)
+
+
+def test_gta5_masks_are_palette_label_ids(tmp_path):
+    picture(tmp_path / "images/00001.png")
+    palette_png(tmp_path / "labels/00001.png", ids(7, 26, 0, 34, 33, 21))
+    dataset = open_dataset(f"gta5:{tmp_path}")
+    assert isinstance(dataset, SegmentationDataset)
+    assert dataset.name(0) == "00001"
+    assert dataset.space == SPACES["cityscapes"]
+    assert dataset.label(0)[0].tolist() == [0, 13, 255, 255, 18, 8]
+
+
+def test_synthia_masks_are_the_first_16_bit_channel(tmp_path):
+    picture(tmp_path / "RGB/0000000.png")
+    classes = ids(3, 10, 22, 16, 17, 0, dtype=np.uint16)
+    raw_png(tmp_path / "GT/LABELS/0000000.png", np.stack([classes, classes + 500, 0 * classes], axis=-1), 16)
+    dataset = open_dataset(f"synthia:{tmp_path}")
+    space = SPACES["synthia16"]
+    assert dataset.space == space
+    assert dataset.label(0)[0].tolist() == [
+        space.id_of("road"),
+        space.id_of("person"),
+        255,
+        255,
+        space.id_of("rider"),
+        255,
+    ]
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("labelIds", (7, 26, 0)), ("labelTrainIds", (0, 13, 255))])
+def test_cityscapes_by_either_kind_of_mask(tmp_path, kind, stored):
+    picture(tmp_path / "leftImg8bit/val/ulm/ulm_000_leftImg8bit.png")
+    index_png(tmp_path / f"gtFine/val/ulm/ulm_000_gtFine_{kind}.png", ids(*stored))
+    dataset = open_dataset(f"cityscapes:{tmp_path}@val")
+    assert dataset.name(0) == "val/ulm/ulm_000"
+    assert dataset.label(0)[0].tolist() == [0, 13, 255] * 2
+    with pytest.raises(SegRefineryError, match="there is no split 'train'; choose one of: val"):
+        open_dataset(f"cityscapes:{tmp_path}")
+
+
+def test_acdc_by_split_and_condition(tmp_path):
+    for condition in ("fog", "night"):
+        for split in ("train", "test"):
+            picture(tmp_path / f"rgb_anon/{condition}/{split}/GP1/GP1_1_rgb_anon.png")
+        index_png(tmp_path / f"gt/{condition}/train/GP1/GP1_1_gt_labelTrainIds.png", ids(0, 255))
+    assert [open_dataset(f"acdc:{tmp_path}").name(i) for i in range(2)] == [
+        "fog/train/GP1/GP1_1",
+        "night/train/GP1/GP1_1",
+    ]
+    night = open_dataset(f"acdc:{tmp_path}@train/night")
+    assert len(night) == 1
+    assert night.label(0).unique().tolist() == [0, 255]
+    assert not open_dataset(f"acdc:{tmp_path}@test").has_labels
+    with pytest.raises(SegRefineryError, match="choose one of: test, train"):
+        open_dataset(f"acdc:{tmp_path}@val")
+
+
+def test_dark_zurich_default_is_the_unlabelled_night(tmp_path):
+    picture(tmp_path / "rgb_anon/train/night/G1/G1_frame_1_rgb_anon.png")
+    picture(tmp_path / "rgb_anon/train/day/G2/G2_frame_1_rgb_anon.png")
+    picture(tmp_path / "rgb_anon/val/night/G3/G3_frame_1_rgb_anon.png")
+    index_png(tmp_path / "gt/val/night/G3/G3_frame_1_gt_labelTrainIds.png", ids(10))
+    night = open_dataset(f"dark_zurich:{tmp_path}")
+    assert (len(night), night.has_labels) == (1, False)
+    assert open_dataset(f"dark_zurich:{tmp_path}@val").label(0).unique().tolist() == [10]
+    with pytest.raises(SegRefineryError, match="choose one of: train/day, train/night"):
+        open_dataset(f"dark_zurich:{tmp_path}@train/snow")
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    picture(tmp_path / "images/1.png")
+    picture(tmp_path / "images/2.png")
+    palette_png(tmp_path / "labels/1.png", ids(7))
+    with pytest.raises(SegRefineryError, match=r"labels/2.png: masks: 1 of 2 images have no mask"):
+        open_dataset(f"gta5:{tmp_path}")
+
+
+def folder(root: Path, text: str, stored: tuple[int, ...] = (0, 1, 2, 255)) -> str:
+    for name in NAMES:
+        picture(root / "images" / f"{name}.png")
+        index_png(root / "masks" / f"{name}.png", ids(*stored))
+    (root / "dataset.yaml").write_text("images: images/{name}.png\nmasks: masks/{name}.png\n" + text, "utf-8")
+    return f"folder:{root}"
+
+
+def test_folder_with_odd_names_merge_and_ignore(tmp_path):
+    reference = folder(tmp_path, "classes: {0: Road, 1: lane, 2: Car, 5: null}\nmerge: {lane: Road}\nignore: [7]")
+    dataset = open_dataset(reference)
+    assert sorted(dataset.name(i) for i in range(len(dataset))) == sorted(NAMES)
+    assert dataset.space is not None
+    assert dataset.space.classes == ("Road", "Car")
+    assert dataset.image(0).shape == (3, *SIZE)
+    assert dataset.label(0)[0, :4].tolist() == [0, 0, 1, 255]
+
+
+def test_folder_splits_by_column_and_by_list(tmp_path, monkeypatch):
+    text = (
+        "root: ${PLACE}\nclasses: [a, b, c]\nsplits:\n"
+        "  odd: {file: s.csv, column: use, value: [x, 3]}\n"
+        "  names: {file: names.txt}\n  bad: {file: s.csv, column: nope}\n"
+    )
+    reference = folder(tmp_path, text)
+    with pytest.raises(SegRefineryError, match="environment variable PLACE is not set"):
+        open_dataset(reference)
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    (tmp_path / "s.csv").write_text("frame,use\n<script>,x\nplain,y\nwith space,3\n", "utf-8")
+    (tmp_path / "names.txt").write_text("straße-道路\n\n", "utf-8")
+    odd = open_dataset(f"{reference}@odd")
+    assert [odd.name(i) for i in range(len(odd))] == ["<script>", "with space"]
+    assert open_dataset(f"{reference}@names").name(0) == "straße-道路"
+    with pytest.raises(SegRefineryError, match="no column 'nope'; choose one of: frame, use"):
+        open_dataset(f"{reference}@bad")
+    with pytest.raises(SegRefineryError, match="no split 'even'; choose one of: odd, names, bad"):
+        open_dataset(f"{reference}@even")
+    (tmp_path / "names.txt").write_text("ghost", "utf-8")
+    with pytest.raises(SegRefineryError, match="1 of its 1 names fit no image, first 'ghost'"):
+        open_dataset(f"{reference}@names")
+
+
+def test_binary_masks_of_0_and_255(tmp_path):
+    dataset = open_dataset(folder(tmp_path, "classes: {0: background, 255: road}", (0, 255)))
+    assert dataset.label(0)[0].tolist() == [0, 1] * 3
+
+
+def test_folder_with_a_labelmap(tmp_path):
+    picture(tmp_path / "img/a.jpg")
+    rgb = np.zeros((*SIZE, 3))
+    rgb[0, 0], rgb[0, 1], rgb[0, 2] = (128, 64, 128), (224, 224, 192), (1, 1, 1)
+    color_png(tmp_path / "seg/a.png", rgb)
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128::\n")
+    yaml = "images: img/{name}.jpg\nmasks: seg/{name}.png\nlabelmap: labelmap.txt\nignore: [[1, 1, 1]]\n"
+    (tmp_path / "mine.yaml").write_text(yaml)
+    dataset = open_dataset(f"folder:{tmp_path / 'mine.yaml'}")
+    assert dataset.space is not None
+    assert (dataset.space.name, dataset.space.classes) == ("mine", ("background", "road"))
+    assert dataset.space.colors == ((0, 0, 0), (128, 64, 128))
+    assert dataset.label(0)[0, :4].tolist() == [1, 255, 255, 0]
+    (tmp_path / "labelmap.txt").write_text("background:0,0\n")
+    with pytest.raises(SegRefineryError, match=r"labelmap.txt: line 1"):
+        open_dataset(f"folder:{tmp_path / 'mine.yaml'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("klasses: [a, b]", "klasses"),
+        ("classes: 3", "classes"),
+        ("classes: [a, b]\nmerge: {x: a}", "no class is named 'x'"),
+        ("classes: [a, b]\nignore: [1]", "1 is also a class"),
+        ("classes: [a, b", "is no YAML"),
+        ("", "give 'classes', or 'colors' or 'labelmap'"),
+        ("classes: [a, b]\nroot: nowhere", "root: does not exist"),
+    ],
+)
+def test_a_wrong_description_names_file_and_field(tmp_path, text, message):
+    with pytest.raises(SegRefineryError, match=message) as error:
+        open_dataset(folder(tmp_path, text))
+    assert str(tmp_path) in str(error.value)
+
+
+def test_plain_directory_glob_and_single_file(tmp_path):
+    for name in ("a/x.jpg", "b/x.png", "b/y@z.png", "b/[1].png"):
+        picture(tmp_path / name)
+    (tmp_path / "b/notes.txt").write_text("no image")
+    (tmp_path / "b/.hidden.png").write_text("no image")
+    dataset = open_dataset(str(tmp_path))
+    assert [dataset.name(i) for i in range(len(dataset))] == ["a/x", "b/[1]", "b/x", "b/y@z"]
+    assert not dataset.has_labels
+    assert dataset.space is None
+    assert len(open_dataset(f"{tmp_path}/*/x.*")) == 2
+    assert open_dataset(f"{tmp_path}/b/[1].png").name(0) == "[1]"
+    picture(tmp_path / "a/x.png")
+    assert open_dataset(f"{tmp_path}/a").name(0) == "x.jpg"
+
+
+def test_an_at_sign_in_a_path_is_no_split(tmp_path):
+    root = tmp_path / "me@home"
+    assert len(open_dataset(folder(root, "classes: [a, b, c]"))) == len(NAMES)
+
+
+def test_paths_that_hold_nothing(tmp_path):
+    with pytest.raises(SegRefineryError, match=r"holds no image \(nothing\)"):
+        open_dataset(str(tmp_path))
+    (tmp_path / "a.tif").write_text("x")
+    with pytest.raises(SegRefineryError, match=r"only .tif files"):
+        open_dataset(str(tmp_path))
+    for reference in (f"{tmp_path}/none", f"gta5:{tmp_path}/none", f"folder:{tmp_path}/none", "gta5:"):
+        with pytest.raises(SegRefineryError):
+            open_dataset(reference)
+    with pytest.raises(SegRefineryError, match="Did you mean 'gta5'"):
+        open_dataset(f"gta:{tmp_path}/x")
+    with pytest.raises(SegRefineryError, match=r"holds a dataset.yaml"):
+        open_dataset(folder(tmp_path, "classes: [a, b, c]").removeprefix("folder:"))
+
+
+def test_scenes_by_reference():
+    dataset = open_dataset("scenes:night,count=3,size=32x48@test")
+    assert len(dataset) == 3
+    assert dataset.image(0).shape == (3, 32, 48)
+    assert dataset.reference == "scenes:night,count=3,size=32x48@test"
+    for wrong in ("scenes:noon", "scenes:day@nope", "scenes:day,size=3", "scenes:day,count=0"):
+        with pytest.raises(SegRefineryError):
+            open_dataset(wrong)
+
+
+def test_views(tmp_path):
+    dataset = open_dataset(folder(tmp_path, "classes: [road, lane, car]"))
+    hidden = UnlabeledView(dataset)
+    assert not hidden.has_labels
+    assert not hasattr(hidden, "label")
+    assert len(hidden.files(0)) == 1
+    remapped = Remapped(dataset, SPACES["cityscapes"], {"lane": "road"})
+    assert remapped.label(0)[0, :4].tolist() == [0, 0, 13, 255]
+    with pytest.raises(SegRefineryError, match="has no labels"):
+        Remapped(open_dataset(str(tmp_path / "images")), SPACES["cityscapes"])
+
+
+def test_align_on_common_classes(tmp_path):
+    source = open_dataset(folder(tmp_path / "s", "classes: [road, lane, car]"))
+    other = open_dataset(folder(tmp_path / "t", "classes: [Car, tree, Road]"))
+    images = open_dataset(str(tmp_path / "t/images"))
+    space, mapped, target, evaluation, sentence, ignored = align(source, images, other)
+    assert space.classes == ("Car", "Road")
+    assert mapped.label(0)[0, :4].tolist() == [1, 255, 0, 255]
+    assert evaluation is not None
+    assert evaluation.label(0)[0, :4].tolist() == [0, 255, 1, 255]
+    assert not hasattr(target, "label")
+    assert sentence == "2 classes: Car, Road; ignored from the source: lane; ignored from the evaluation: tree."
+    assert ignored == {"source": ("lane",), "evaluation": ("tree",)}
+    assert align(source, images).space.classes == ("road", "lane", "car")
+    assert align(source, other).space.classes == ("Car", "Road")
+
+
+def test_align_with_a_forced_space(tmp_path):
+    source = open_dataset(folder(tmp_path / "s", "classes: [road, lane, car]"))
+    target = open_dataset(str(tmp_path / "s/images"))
+    assert align(source, target, space=["car", "lane"]).source.label(0)[0, :4].tolist() == [255, 1, 0, 255]
+    with pytest.raises(SegRefineryError, match="the source has no class bus"):
+        align(source, target, space="car, bus")
+    with pytest.raises(SegRefineryError, match=r"source .* has no labels"):
+        align(target, target)
+
+
+def test_benchmark_descriptions():
+    data = Path(os.environ.get("SEGREFINERY_DATA", BENCHMARKS / "../../../shared/data"))
+    if not data.is_dir():
+        pytest.skip("the development data is not here; set SEGREFINERY_DATA to its folder")
+    sizes = {
+        "carla.yaml@source_train": 718,
+        "carla.yaml@source_val": 132,
+        "camvid.yaml@cross_target_train": 367,
+        "camvid.yaml@cross_target_val": 101,
+        "camvid.yaml@cross_target_test": 233,
+        "camvid.yaml@dusk_source": 577,
+        "camvid.yaml@dusk_train": 62,
+        "camvid.yaml@dusk_test": 62,
+    }
+    opened = {name: open_dataset(f"folder:{BENCHMARKS}/{name}") for name in sizes}
+    assert {name: len(dataset) for name, dataset in opened.items()} == sizes
+    space, source, *_ = align(opened["carla.yaml@source_train"], opened["camvid.yaml@cross_target_train"])
+    assert space.num_classes == 10
+    assert "Bicyclist" not in space.classes
+    assert int(source.label(0)[source.label(0) != 255].max()) < 10
