@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import ALBEDO, GLOW, NEARNESS, SHADE, Canvas, Color, paint
+from .canvas import ALBEDO, GLOW, NEARNESS, Canvas, Color, linear, paint
 from .classes import BUILDING, FENCE
 from .street import Street
-from .textures import lookup, noise_bank, white_bank
+from .textures import Plane, clamp, lookup, noise_bank, white_bank
+
+WINDOWS_END = 70.0  # m; windows farther away are not drawn
 
 
 def strip(canvas: Canvas, street: Street, lateral: float, near: float, far: float):
-    """Columns where a wall along the street stands, their depths and pixels a metre; None if it is out of sight."""
+    """Columns where a wall along the street shows, their depths and pixels a metre; None if it is out of sight."""
     depth = street.column_depths(canvas, lateral)
     columns = np.flatnonzero((depth > 0) & (depth >= near) & (depth < far))
     if len(columns) == 0:
@@ -25,7 +27,11 @@ def strip(canvas: Canvas, street: Street, lateral: float, near: float, far: floa
 
 @dataclass(frozen=True)
 class House:
-    """A house on the side of the street from ``near`` to ``far``, with a front facing us where its neighbour is lower."""
+    """A house along the street from ``near`` to ``far``; its end faces us.
+
+    storey, bay: distance of the windows in m; duty: their share of it, across and up; roof: share of the height;
+    shop: colour of the board over the shop windows on the ground floor; lit: share of windows with light at night.
+    """
 
     near: float
     far: float
@@ -46,7 +52,7 @@ class House:
 
     @property
     def z(self) -> float:
-        return self.near
+        return self.far  # all that stands beside it is nearer to us
 
     def draw(self, canvas: Canvas, street: Street) -> None:
         if self.near > 1:  # else its end is behind us
@@ -54,21 +60,21 @@ class House:
         self._draw_facade(canvas, street)
 
     def _draw_end(self, canvas: Canvas, street: Street) -> None:
-        z = self.near
+        z, scale = self.near, canvas.scale(self.near)
         inner = street.x(self.lateral, z)
         x0, y0 = canvas.project(inner, self.tall, z)
         x1, y1 = canvas.project(inner + self.side * 14.0, 0.0, z)
         left, right = min(x0, x1), max(x0, x1)
+        where = canvas.window(left, right, y0, y1)
+        if where is None:
+            return
         shade = 0.75 if self.sunny else 0.3
         canvas.rectangle(left, right, y0, y1, paint(self.color, z, shade), BUILDING)
-        if right < 0 or left > canvas.width or (y1 - y0) < 10:
-            return
         canvas.rectangle(left, right, y0, y0 + (y1 - y0) * self.roof, paint(self.trim, z, shade), BUILDING)
-        where = canvas.window(left, right, y0, y1)
-        if where is not None:
-            along = (canvas.xs[where[1]] - x0) * (1 / canvas.scale(z))
-            up = (y1 - canvas.ys[where[0]]) * (1 / canvas.scale(z))
-            self._windows(canvas, where, np.abs(along) - 1.0, up, canvas.scale(z), 1.5)
+        if z < WINDOWS_END:
+            along = np.abs((canvas.xs[where[1]] - x0) * (1 / scale)) - 1
+            up = (y1 - canvas.ys[where[0]]) * (1 / scale)
+            self._windows(canvas, where, along, up, np.full(1, scale, np.float32), 1.0)
 
     def _draw_facade(self, canvas: Canvas, street: Street) -> None:
         found = strip(canvas, street, self.lateral, self.near, self.far)
@@ -78,63 +84,53 @@ class House:
         horizon = canvas.height * canvas.camera.horizon
         top = horizon - scale * (self.tall - canvas.camera.height)
         bottom = horizon + scale * canvas.camera.height
-        first = min(canvas.height - 1, max(0, int(max(-1.0, float(top.min())) - 1)))
-        last = min(canvas.height, max(0, int(min(1e6, float(bottom.max()))) + 2))
-        where = slice(first, last), cols
+        where = canvas.rows(top, bottom), cols
         ys = canvas.ys[where[0]]
-        alpha = np.clip(np.minimum(ys - top, bottom - ys) + 0.5, 0, 1)
-        shade = 1.0 if self.sunny else 0.3
-        canvas.lay(where, alpha, paint(self.color, 1.0, shade), BUILDING)
+        cover = clamp(np.minimum(ys - top, bottom - ys) + 0.5)
+        canvas.lay(where, cover, paint(self.color, 1.0, 1.0 if self.sunny else 0.3), BUILDING)
         block = canvas.planes[:, where[0], where[1]]
-        block[NEARNESS] += alpha * (1 / z - 1)  # paint() had a depth of 1 m
+        block[NEARNESS] += cover * (1 / z - 1)  # it was painted at a depth of 1 m
         up = (bottom - ys) / scale
-        cornice = np.clip((up - (self.tall * (1 - self.roof))) * scale + 0.5, 0, 1) * alpha
-        for channel in range(3):
-            block[channel] += cornice * ((self.trim[channel] * self.trim[channel]) - block[channel])
-        self._windows(canvas, where, z - self.near, up, scale, 1.0, alpha)
+        cornice = clamp((up - self.tall * (1 - self.roof)) * scale + 0.5) * cover
+        block[ALBEDO] += cornice * (linear(self.trim) - block[ALBEDO])
+        if self.near < WINDOWS_END:
+            # A wall seen at a slant is foreshortened: a pixel spans about three times more of it sideways.
+            self._windows(canvas, where, z - self.near, up, scale, 0.35, cover)
 
-    def _windows(self, canvas, where, along, up, scale, sparse: float, alpha=None) -> None:
-        """Windows in metres along and up the wall; they fade to their mean where they are smaller than pixels."""
-        bay, storey = (self.bay * sparse), self.storey
-        wide, high = self.duty
-        base = 3.4 if self.shop is not None else 0.6
-        floor = (up - base) * (1 / storey)
-        room = along * (1 / bay)
+    def _windows(self, canvas, where, along, up, scale, slant: float, cover: Plane | None = None) -> None:
+        """Windows, given metres along (W) and up (H x W or H x 1) the wall; they fade where pixels are larger."""
+        fade = clamp(scale * 0.5) if cover is None else clamp(scale * 0.5) * cover
+        floor = (up - (3.4 if self.shop is not None else 0.6)) * (1 / self.storey)
+        room = along * (1 / self.bay)
         row, col = np.floor(floor), np.floor(room)
-        # Walls seen at a slant are foreshortened, so a pixel spans more of them sideways.
-        slant = np.minimum(scale * bay * (0.35 if alpha is not None else 1.0), 8)
-        glass_x = np.clip((0.5 * wide - np.abs(room - col - 0.5)) * slant + 0.5, 0, 1)
-        glass_y = np.clip((0.5 * high - np.abs(floor - row - 0.5)) * np.minimum(scale * storey, 12) + 0.5, 0, 1)
-        fade = np.clip(scale * 0.5, 0, 1)
-        glass = glass_x * glass_y * fade * (floor > 0) * (up < (self.tall * (1 - self.roof)))
-        if alpha is not None:
-            glass = glass * alpha
+        across, high = self.duty
+        across = clamp((0.5 * across - np.abs(room - col - 0.5)) * np.minimum(scale * (self.bay * slant), 8) + 0.5)
+        high = clamp((0.5 * high - np.abs(floor - row - 0.5)) * np.minimum(scale * self.storey, 12) + 0.5)
+        high *= (floor > 0) & (up < self.tall * (1 - self.roof))
+        glass = across * high * fade
         decision = lookup(white_bank(), row + self.key, col * 3 + self.key)
         block = canvas.planes[:, where[0], where[1]]
-        pane = 0.02 + 0.1 * decision
-        for channel, tint in enumerate((0.8, 0.95, 1.1)):
-            block[channel] += glass * (pane * tint - block[channel])
-        lit = glass * (decision < self.lit) * (0.35 + 1.3 * decision)
-        for channel in range(3):
-            block[GLOW][channel] += lit * (self.warm[channel] * self.warm[channel])
-        wall = 1 + 0.3 * (lookup(noise_bank(), up * 6 + self.key, along * 5 + self.key) - 0.5) * (1 - glass)
-        block[ALBEDO] *= wall
+        grain = lookup(noise_bank(), up * 6 + self.key, along * 5 + self.key) - 0.5
+        block[ALBEDO] *= 1 + grain * 0.3
+        block[ALBEDO] += glass * ((0.02 + 0.1 * decision) * linear((0.9, 0.97, 1.05)) - block[ALBEDO])
+        light = glass * (0.25 + 0.8 * decision)
+        light *= decision < self.lit
+        warm = linear(self.warm)
+        block[GLOW] += light * warm
         if self.shop is not None:
-            inside = (np.abs(room * 0.5 - np.floor(room * 0.5) - 0.5) < 0.42) & (up > 0.5) & (up < 2.5)
-            front = inside * fade if alpha is None else inside * fade * alpha
-            sign = ((up > 2.6) & (up < 3.2)) * fade if alpha is None else ((up > 2.6) & (up < 3.2)) * fade * alpha
-            open_shop = 0.9 if self.key % 3 else 0.05
-            for channel in range(3):
-                hue = self.shop[channel] * self.shop[channel]
-                block[channel] += front * (0.06 - block[channel])
-                block[channel] += sign * (hue - block[channel])
-                warm = self.warm[channel] * self.warm[channel]
-                block[GLOW][channel] += (front * warm * 0.8 + sign * hue * 1.2) * open_shop
+            panes = np.abs(room * 0.5 - np.floor(room * 0.5) - 0.5) < 0.42
+            front = fade * (panes & (up > 0.5) & (up < 2.5))
+            board = fade * ((up > 2.6) & (up < 3.2))
+            hue = linear(self.shop)
+            block[ALBEDO] += front * (0.06 - block[ALBEDO])
+            block[ALBEDO] += board * (hue - block[ALBEDO])
+            if self.key % 3:  # the others are closed
+                block[GLOW] += front * (warm * 0.4) + board * (hue * 0.8)
 
 
 @dataclass(frozen=True)
 class Fence:
-    """Railings (thin bars, rails) or boards along the street."""
+    """A short piece of railings (thin bars, rails) or boards along the street."""
 
     near: float
     far: float
@@ -146,7 +142,7 @@ class Fence:
 
     @property
     def z(self) -> float:
-        return self.near
+        return (self.near + self.far) / 2
 
     def draw(self, canvas: Canvas, street: Street) -> None:
         found = strip(canvas, street, self.lateral, max(self.near, 2.0), self.far)
@@ -156,25 +152,22 @@ class Fence:
         horizon = canvas.height * canvas.camera.horizon
         bottom = horizon + scale * canvas.camera.height
         top = bottom - scale * self.tall
-        first = min(canvas.height - 1, max(0, int(float(top.min()) - 1)))
-        last = min(canvas.height, max(0, int(min(1e6, float(bottom.max()))) + 2))
-        where = slice(first, last), cols
+        where = canvas.rows(top, bottom), cols
         ys = canvas.ys[where[0]]
-        cover = np.clip(np.minimum(ys - top, bottom - ys) + 0.5, 0, 1)
+        cover = clamp(np.minimum(ys - top, bottom - ys) + 0.5)
         up = (bottom - ys) / scale * (1 / self.tall)
         pitch = 0.25 if self.boards else 0.5
         gap = np.abs(z % pitch * (1 / pitch) - 0.5)
         if self.boards:
-            opacity = cover * (0.8 + 0.2 * (gap < 0.42))
+            opacity = cover
         else:
             rails = (np.abs(up - 0.92) < 0.08) | (np.abs(up - 0.15) < 0.06) | (np.abs(up - 0.55) < 0.06)
-            opacity = cover * np.maximum(rails * 1.0, np.where(gap < 0.2, 0.95, 0.4))
-        coat = paint(self.color, 1.0, self.sunny)
-        block = canvas.planes[:, where[0], where[1]]
-        coats = coat[:, None, None] * np.ones((1, 1, len(z)), np.float32)
+            opacity = cover * np.where(rails | (gap < 0.2), np.float32(0.95), np.float32(0.4))
+        coats = np.repeat(paint(self.color, 1.0, self.sunny)[:, None, None], len(z), 2)
         coats[NEARNESS] = 1 / z
-        coats[ALBEDO] *= np.where(gap < 0.42, 1.0, 0.6).astype(np.float32)
-        block += opacity.astype(np.float32) * (coats - block)
+        coats[ALBEDO] *= 1 - 0.4 * (gap >= 0.42).astype(np.float32)
+        block = canvas.planes[:, where[0], where[1]]
+        block += opacity * (coats - block)
         canvas.label[where][cover > 0.5] = FENCE  # as annotators do, the gaps between the bars belong to it
 
 
@@ -209,7 +202,5 @@ class Backdrop:
             pane = (np.abs(along % 3 - 1.5) < 0.8) & (np.abs(up % 3.2 - 1.6) < 0.9)
             decision = lookup(white_bank(), np.floor(up * 0.31) + number * 7, np.floor(along * 0.33))
             block = canvas.planes[:, where[0], where[1]]
-            block[ALBEDO] *= 1 - 0.3 * pane
-            lit = pane * (decision < self.lit) * 0.5
-            block[GLOW] += lit * np.array([1.0, 0.75, 0.4], np.float32)[:, None, None]
-            block[SHADE] *= 0.9
+            block[ALBEDO] *= 1 - 0.3 * pane.astype(np.float32)
+            block[GLOW] += (pane & (decision < self.lit)) * linear((0.36, 0.31, 0.23))

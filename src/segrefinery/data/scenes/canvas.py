@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .textures import Plane
+from .textures import Plane, clamp
 
 Color = tuple[float, float, float]
 Point = tuple[float, float]
@@ -39,6 +39,11 @@ def paint(color: Color, z: float, shade: float = 1.0, glow: Color = BLACK) -> Pl
     return np.array([r * r, g * g, b * b, shade, *glow, 1.0 / z, 1.0], np.float32)
 
 
+def linear(color: Color) -> Plane:
+    """A colour as it looks -> linear, 3 x 1 x 1."""
+    return np.array([c * c for c in color], np.float32)[:, None, None]
+
+
 class Canvas:
     """Draws with soft edges into ``planes`` and with the matching hard edges (half coverage) into ``label``."""
 
@@ -67,6 +72,11 @@ class Canvas:
             return None
         return slice(top, bottom), slice(left, right)
 
+    def rows(self, top: Plane, bottom: Plane) -> slice:
+        """Rows that columns from top to bottom touch; at least one."""
+        first = min(self.height - 1, max(0, int(max(-1.0, float(top.min())) - 1)))
+        return slice(first, max(first + 1, min(self.height, int(min(1e6, float(bottom.max()))) + 2)))
+
     def lay(self, where: tuple[slice, slice], alpha: Plane, coat: Plane, label: int | None) -> None:
         """Covers the window ``where`` by a coat of paint with opacity alpha; label None leaves the mask as it is."""
         block = self.planes[:, where[0], where[1]]
@@ -93,16 +103,16 @@ class Canvas:
         xs, ys = self.xs[where[1]], self.ys[where[0]]
         area = sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]))
         turn = 1.0 if area > 0 else -1.0
-        inside: Plane | None = None
+        edges = []  # inward normal and offset: the distance of (x, y) is nx x + ny y + offset
         for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]):
             length = math.sqrt((bx - ax) * (bx - ax) + (by - ay) * (by - ay))
-            if length < 1e-6:
-                continue
-            nx, ny = turn * (ay - by) / length, turn * (bx - ax) / length
-            distance = (ys * ny + (0.5 - nx * ax - ny * ay)) + xs * nx
-            inside = distance if inside is None else np.minimum(inside, distance, out=inside)
-        if inside is not None:
-            self.lay(where, np.clip(inside, 0, 1, out=inside), coat, label)
+            if length > 1e-6:
+                nx, ny = turn * (ay - by) / length, turn * (bx - ax) / length
+                edges.append((nx, ny, 0.5 - nx * ax - ny * ay))
+        if edges:
+            normals = np.array(edges, np.float32)[:, :, None, None]
+            distance = (ys * normals[:, 1] + normals[:, 2]) + xs * normals[:, 0]
+            self.lay(where, clamp(np.minimum.reduce(distance)), coat, label)
 
     def line(self, a: Point, b: Point, thickness: float, coat: Plane, label: int | None) -> None:
         """A bar from a to b, at least one pixel thick so that it stays visible."""
@@ -127,7 +137,7 @@ class Canvas:
         rx, ry = max(rx, 0.3), max(ry, 0.3)
         dx, dy = (self.xs[where[1]] - x) * (1 / rx), (self.ys[where[0]] - y) * (1 / ry)
         # (1 - r^2) / 2 is close to the distance from the rim in units of the radius.
-        return np.clip((1 - (dx * dx + dy * dy)) * (0.5 * min(rx, ry)) + 0.5, 0, 1)
+        return clamp((1 - (dx * dx + dy * dy)) * (0.5 * min(rx, ry)) + 0.5)
 
     def shadow(self, x: float, y: float, rx: float, ry: float, strength: float = 0.65) -> None:
         """A soft contact shadow; the mask does not change."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from .canvas import ALBEDO, BLACK, SHADE, Canvas, Color, paint
 from .classes import LIGHT, POLE, SIGN, VEGETATION
 from .street import Street
-from .textures import lookup, noise_bank
+from .textures import clamp, lookup, noise_bank
 
 STEEL: Color = (0.42, 0.43, 0.45)
 DARK: Color = (0.09, 0.1, 0.1)
@@ -174,7 +172,7 @@ class Tree:
             reach = max(rx for _, _, rx, _ in self.blobs)
             canvas.shadow(px, ground, scale * reach, max(1.0, scale * 0.15), 0.5)
         leaves = paint(self.color, self.z, self.sunny)
-        for dx, dy, rx, ry in self.blobs:
+        for dx, dy, rx, ry in self.blobs if self.z < 60 else self.blobs[:1]:
             self._crown(canvas, px + scale * dx, ground - scale * dy, scale * rx, scale * ry, scale, leaves)
 
     def _crown(self, canvas: Canvas, x: float, y: float, rx: float, ry: float, scale: float, leaves) -> None:
@@ -186,10 +184,10 @@ class Tree:
         v, u = (canvas.ys[where[0]] - y) * frequency + self.key, (canvas.xs[where[1]] - x) * frequency + self.key * 3
         leaf = lookup(noise_bank(), v, u) - 0.5
         radius = dx * dx + dy * dy
-        alpha = np.clip((0.92 - radius + 0.9 * leaf) * (0.5 * min(rx, ry)) + 0.5, 0, 1)
+        alpha = clamp((0.92 - radius + 0.9 * leaf) * (0.5 * min(rx, ry)) + 0.5)
         canvas.lay(where, alpha, leaves, VEGETATION)
         block = canvas.planes[:, where[0], where[1]]
         # Bright above, dark below and inside.
-        light = np.clip(1 + 1.3 * leaf - 0.5 * dy, 0.25, 2)
+        light = clamp(1 + 1.3 * leaf - 0.5 * dy, 0.25, 2)
         block[ALBEDO] *= 1 + alpha * (light - 1)
-        block[SHADE] *= 1 - alpha * np.clip(0.45 * dy + 0.1, 0, 0.6)
+        block[SHADE] *= 1 - alpha * clamp(0.45 * dy + 0.1, 0, 0.6)

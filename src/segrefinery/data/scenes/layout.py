@@ -26,11 +26,11 @@ class _Layout:
         self.camera = Camera(between(1.25, 1.75), between(0.4, 0.49), between(1.25, 1.55))
         half = between(3.4, 6.6)
         crossings = []
-        if chance(0.55):
-            near = between(14, 40)
+        if chance(0.6):
+            near = between(10, 30)
             sides = dice.pick([(-1,), (1,), (-1, 1)])
             crossings = [(side, near, near + between(6, 9)) for side in sides]
-        greens = (chance(0.45), chance(0.45))
+        greens = (chance(0.55), chance(0.55))
         setbacks = tuple(
             between(3, 10) if green else (between(0, 1) if chance(0.7) else between(1, 4)) for green in greens
         )
@@ -40,7 +40,7 @@ class _Layout:
             center=-half * between(0.35, 0.6),
             curve=dice.sign() * between(0, 0.0035) * (1 if chance(0.6) else 0.2),
             half_width=half,
-            walks=(between(1.8, 4), between(1.8, 4)),
+            walks=(between(1.6, 3.6), between(1.6, 3.6)),
             setbacks=setbacks,  # type: ignore[arg-type]
             greens=greens,
             crossings=tuple(crossings),
@@ -150,10 +150,13 @@ class _Layout:
                 for _, near, end in (c for c in street.crossings if c[0] == side):
                     if z < end and far > near:
                         far = max(z, near - 1)
-                if far > z:
-                    self.props.append(Fence(z, far, lateral, tall, color, boards, street.daylight(lateral)))
+                piece = z
+                while piece < far:  # short pieces, so that each is hidden by what is nearer and hides what is farther
+                    end = min(far, piece + 2 + 0.15 * piece)
+                    self.props.append(Fence(piece, end, lateral, tall, color, boards, street.daylight(lateral)))
+                    piece = end
                 z = max(far, z + 4) + dice.between(0, 10) + (12 if not self._free(side, max(far, z) + 2) else 0)
-        if dice.chance(0.75 if green else 0.4):
+        if dice.chance(0.85 if green else 0.45):
             lateral = side * (dice.between(kerb + street.walks[index], front) if green else kerb + 0.9)
             self._row_of_trees(side, lateral)
         if green:
@@ -170,7 +173,7 @@ class _Layout:
         dice = self.dice
         leaf, tall, gap = dice.pick(LEAVES), dice.between(4.5, 8), dice.between(8, 16)
         slim, z = dice.chance(0.2), dice.between(5, 14)
-        while z < 110:
+        while z < 85:
             if self._free(side, z, 2):
                 self.props.append(self._tree(lateral, z, tall * dice.between(0.8, 1.2), slim, dice.near(leaf, 0.04)))
             z += gap * dice.between(0.85, 1.15)
@@ -225,7 +228,7 @@ class _Layout:
             return
         lateral, density = street.kerb(side) - side * 1.05, dice.between(0.4, 0.95)
         z = dice.between(5, 10)
-        while z < 75:
+        while z < 65:
             if dice.chance(density) and self._free(side, z + 2, 4):
                 self.props.append(self._car(z, lateral + dice.between(-0.1, 0.1), side < 0, False))
             z += dice.between(5.6, 7.5)
@@ -236,11 +239,11 @@ class _Layout:
         if dice.chance(0.75):
             self._vehicle(dice.between(7, 26), lane, False)
         z = dice.between(8, 28)
-        while z < 110:
+        while z < 90:
             self._vehicle(z, -lane, True)
             z += dice.between(14, 60)
         z = dice.between(50, 75)
-        while z < 120:
+        while z < 90:
             self._vehicle(z, lane, False)
             z += dice.between(12, 40)
 
@@ -268,17 +271,17 @@ class _Layout:
     def _walkers(self, side: int) -> None:
         dice, street = self.dice, self.street
         walk = street.walks[(side + 1) // 2]
-        for _ in range(int(dice.between(0, 5.5))):
-            near = dice.between(0.12, 1)
-            z, lateral = 6 + 50 * near * near, street.kerb(side) + side * dice.between(0.5, walk - 0.3)
+        for _ in range(int(dice.between(0.5, 6))):
+            near = dice.between(0.05, 1)
+            z, lateral = 5.5 + 40 * near * near, street.kerb(side) + side * dice.between(0.5, walk - 0.3)
             self.props.append(self._person(z, lateral))
             if dice.chance(0.35):
                 self.props.append(self._person(z + dice.between(-0.4, 0.4), lateral + dice.between(0.5, 0.8)))
         if dice.chance(0.14):
             z = street.zebra if street.zebra is not None else dice.between(10, 30)
             self.props.append(self._person(z, dice.between(-0.9, 0.9) * street.half_width))
-        if dice.chance(0.3):
-            z, lateral = dice.between(7, 30), street.kerb(side) + side * dice.between(0.4, 0.9)
+        if dice.chance(0.35):
+            z, lateral = dice.between(6, 24), street.kerb(side) + side * dice.between(0.4, 0.9)
             for number in range(int(dice.between(1, 4))):
                 across = dice.sign() * dice.between(0.5, 1)
                 color = dice.near(dice.pick(CLOTHES))
@@ -286,13 +289,13 @@ class _Layout:
 
     def _riders(self) -> None:
         dice, street = self.dice, self.street
-        for _ in range(int(dice.between(0, 2.2))):
+        for _ in range(int(dice.between(0.1, 2.4))):
             side = 1 if dice.chance(0.7) else -1
             lateral = street.kerb(side) - side * dice.between(0.6, 1.4) if dice.chance(0.7) else dice.between(-3, 3)
             across = dice.sign() * (dice.between(0.7, 1) if dice.chance(0.3) else dice.between(0.05, 0.4))
             near = dice.between(0.1, 1)
             light = street.daylight(lateral)
-            bike = Bicycle(7 + 35 * near * near, lateral, across, dice.near(dice.pick(CLOTHES)), light, lights=True)
+            bike = Bicycle(6.5 + 26 * near * near, lateral, across, dice.near(dice.pick(CLOTHES)), light, lights=True)
             top, legs = dice.near(dice.pick(CLOTHES)), dice.near(dice.pick(TROUSERS), 0.04)
             self.props.append(Rider(bike, top, legs, dice.pick(SKINS), dice.near(dice.pick(CLOTHES))))
 
@@ -301,7 +304,7 @@ class _Layout:
         gap, tall = dice.between(18, 30), dice.between(5.5, 8)
         both, side, z = dice.chance(0.4), dice.sign(), dice.between(6, 18)
         color = dice.near(dice.pick([(0.4, 0.41, 0.42), (0.22, 0.26, 0.25), (0.55, 0.55, 0.54)]), 0.03)
-        while z < 100:
+        while z < 85:
             for s in (-1, 1) if both else (side,):
                 if self._free(s, z):
                     lateral = street.kerb(s) + s * 0.5
@@ -312,7 +315,7 @@ class _Layout:
 
     def _signals(self) -> None:
         dice, street = self.dice, self.street
-        if self.crossing_z is not None and dice.chance(0.75):
+        if self.crossing_z is not None and dice.chance(0.85):
             state, z = dice.pick([0, 0, 1, 2, 2]), self.crossing_z - 1.5
             for side in (1, -1) if dice.chance(0.6) else (1,):
                 lateral = street.kerb(side) + side * 0.5

@@ -9,7 +9,7 @@ import numpy as np
 from .canvas import ALBEDO, GLOW, NEARNESS, SHADE, SOLID, Canvas
 from .classes import ROAD, SIDEWALK, SIGN
 from .dice import Dice
-from .textures import Plane, bloom, decay, lookup, noise_bank, smooth, white_bank
+from .textures import Plane, bloom, clamp, decay, lookup, noise_bank, smooth, white_bank
 from .world import World
 
 
@@ -20,7 +20,7 @@ def _rgb(*values: float) -> Plane:
 def _sky_position(world: World, canvas: Canvas) -> tuple[Plane, Plane]:
     """Height above the horizon (0 there, 1 at the top), H x 1, and the texture of the clouds, H x W."""
     horizon = world.camera.horizon
-    up = np.clip((horizon - canvas.ys * (1 / canvas.height)) / horizon, 0, 1).astype(np.float32)
+    up = clamp((horizon - canvas.ys * (1 / canvas.height)) / horizon).astype(np.float32)
     sideways = ((canvas.xs - canvas.width / 2) * (1 / canvas.height)).astype(np.float32)
     # Clouds lie on a plane overhead: they get flat and small towards the horizon.
     far = 1 / (up + 0.25)
@@ -42,7 +42,7 @@ def day(world: World, canvas: Canvas, dice: Dice) -> Plane:
     shadow = _rgb(0.36, 0.4, 0.47)
     light = planes[ALBEDO] * (shadow + sun * planes[SHADE]) + planes[GLOW] * 0.06
     blue = _rgb(0.1, 0.27, 0.62) * up + _rgb(0.52 + 0.1 * warm, 0.64, 0.76 - 0.08 * warm) * (1 - up)
-    cover = np.clip((cloud - (0.75 - 0.5 * state.clouds)) * 5, 0, 1)
+    cover = clamp((cloud - (0.75 - 0.5 * state.clouds)) * 5)
     white = (0.72 + 0.5 * (cloud - 0.5)) * _rgb(1, 1, 1.02)
     sky = blue + cover * 0.85 * (white - blue)
     haze = 1 - decay(1 / (np.maximum(planes[NEARNESS], 1e-3) * 420))
@@ -69,14 +69,14 @@ def night(world: World, canvas: Canvas, dice: Dice) -> Plane:
     # Our own headlights: a wide low beam, dim above the height of a bonnet.
     spread = x * 1 / (1.2 + z * 0.28)
     reach = z * (1 / 14)
-    low = np.clip(1.5 - y * 0.75, 0.12, 1)
+    low = clamp(1.5 - y * 0.75, 0.12, 1)
     beam = low / ((1 + spread * spread * 1.5) * (1 + reach * reach))
     lamp_light = np.array(lamps[0].light if lamps else (1, 0.7, 0.4), np.float32)[:, None, None]
     ambient = _rgb(0.016, 0.02, 0.034) * dice.between(0.7, 1.5)
     strength, ours = dice.between(5, 9), dice.between(0.35, 0.6)
     light = planes[ALBEDO] * (ambient + lamp_light * (pool * strength) + _rgb(1, 0.95, 0.82) * (beam * ours))
     # Signs throw our headlights straight back.
-    light += planes[ALBEDO] * ((canvas.label == SIGN) * 0.9 * beam)
+    light += planes[ALBEDO] * ((canvas.label == SIGN) * beam * 0.9)
 
     town = _rgb(0.055, 0.035, 0.022) if dice.chance(0.6) else _rgb(0.02, 0.03, 0.06)
     sky = _rgb(0.004, 0.006, 0.014) + town * (1 - up) * (1 - up) * dice.between(0.4, 1.2)
@@ -136,8 +136,8 @@ def rain(world: World, canvas: Canvas, dice: Dice) -> Plane:
     columns = np.clip(np.arange(width) + (ripple * (0.06 * height)).astype(np.int32), 0, width - 1)
     image = smooth(smooth(light + planes[GLOW] * 0.5))
     mirror = image[:, mirrored[:, None], columns]
-    grazing = np.clip(0.95 - (canvas.ys[first:] / height - camera.horizon) * 1.2, 0.25, 0.9)
-    puddle = np.clip(0.75 + 1.5 * ripple, 0.25, 1)
+    grazing = clamp(0.95 - (canvas.ys[first:] / height - camera.horizon) * 1.2, 0.25, 0.9)
+    puddle = clamp(0.75 + 1.5 * ripple, 0.25, 1)
     weight = wet[first:] * grazing * puddle * 0.75
     light[:, first:] += weight * (mirror - light[:, first:])
 
@@ -153,7 +153,7 @@ def _streaks(light: Plane, canvas: Canvas, dice: Dice) -> Plane:
     slant, offset = dice.between(-0.25, 0.25), dice.between(0, 256)
     ys, xs = canvas.ys * fine, canvas.xs * fine
     lines = lookup(white_bank(), ys * 0.045 + offset, xs + ys * slant + offset)
-    streaks = np.clip((lines - 0.93) * 14, 0, 1) * dice.between(0.06, 0.13)
+    streaks = clamp((lines - 0.93) * 14) * dice.between(0.06, 0.13)
     return light + streaks * (0.75 - light)
 
 
@@ -182,7 +182,7 @@ NOISE: dict[str, tuple[float, float]] = {"day": (1.0, 1.0), "night": (7.0, 5.0),
 
 def develop(light: Plane, look: str, dice: Dice) -> np.ndarray:
     """Linear light -> uint8 pixels: gamma 2 (whose square root is exact on every machine) and sensor noise."""
-    tone = np.sqrt(np.clip(light, 0, 1))
+    tone = np.sqrt(clamp(light))
     shot, read = NOISE[look]
     channels, height, width = tone.shape
     # The sum of two random bytes, centred: standard deviation 104.5.

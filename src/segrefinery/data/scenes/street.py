@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import ALBEDO, NEARNESS, SHADE, SOLID, Canvas, Color
+from .canvas import ALBEDO, NEARNESS, SHADE, SOLID, Canvas, Color, linear
 from .classes import ROAD, SIDEWALK, TERRAIN
-from .textures import Plane, lookup, noise_bank
+from .textures import Plane, clamp, lookup, noise_bank
 
 FAR = 150.0  # m; where the ground ends
 
@@ -77,49 +77,48 @@ class Street:
         pixel = z * (1 / (camera.focal * canvas.height))  # metres across one pixel
         lateral = (canvas.xs - canvas.width / 2) * pixel - (self.center + self.curve * z * z)
         beyond = np.abs(lateral)
-        right = lateral > 0
+        right = (lateral > 0).astype(np.float32)
 
         soft = 1 / pixel
-        road = np.clip((self.half_width - beyond) * soft + 0.5, 0, 1)
+        road = clamp((self.half_width - beyond) * soft + 0.5)
         rows_a_metre = camera.focal * camera.height * canvas.height
         for side, near, far in self.crossings:
             rows_in = np.minimum(z - near, far - z) * (rows_a_metre / (z * z)) + 0.5
-            road = np.maximum(road, np.clip(rows_in, 0, 1) * (right if side > 0 else ~right))
+            road = np.maximum(road, clamp(rows_in) * (right if side > 0 else 1 - right))
         walk_ends = [self.half_width + walk if green else FAR * 9 for walk, green in zip(self.walks, self.greens)]
-        grass = np.clip((beyond - np.where(right, walk_ends[1], walk_ends[0])) * soft + 0.5, 0, 1)
+        grass = clamp((beyond - (walk_ends[0] + (walk_ends[1] - walk_ends[0]) * right)) * soft + 0.5)
         grass *= 1 - road
 
         u, v = self.texture
         grain = lookup(noise_bank(), z * 9 + u, lateral * 14 + v) - 0.5
         patches = lookup(noise_bank(), z * 1.5 + v, lateral * 3.0 + u) - 0.5
-        detail = grain * np.clip(18 / z, 0.15, 1)
+        detail = grain * clamp(18 / z, 0.15, 1)
         asphalt = 1 + 0.35 * detail + 0.45 * patches
         # Kerb line and slabs of the sidewalk, tufts in the grass.
-        slabs = (np.abs(z % 1.5 - 0.75) > 0.7) * np.clip(9 / z - 0.3, 0, 1)
-        edge = np.clip(1 - np.abs(beyond - (self.half_width + 0.12)) * np.minimum(soft, 7), 0, 1) * (1 - road)
+        slabs = clamp(9 / z - 0.3) * (np.abs(z % 1.5 - 0.75) > 0.7)
+        edge = clamp(1 - np.abs(beyond - (self.half_width + 0.12)) * np.minimum(soft, 7)) * (1 - road)
         paving = (1 + 0.25 * detail) * (1 - 0.25 * slabs) * (1 + 0.35 * edge)
         turf = 1 + 0.8 * detail + 0.7 * patches
         white = self._markings(z, lateral, beyond, soft) * road
 
         planes = canvas.planes[:, rows]
         walk = 1 - road - grass
-        for channel in range(3):
-            parts = [(c[channel] * c[channel]) for c in (self.asphalt, self.paving, self.grass)]
-            color = road * asphalt * parts[0] + walk * paving * parts[1] + grass * turf * parts[2]
-            planes[channel] = color + white * (0.62 * (1 + patches) - color)
-        planes[SHADE] = 1 - 0.75 * np.clip((lateral * self.sun - self.shadow) * np.minimum(soft, 2.5) + 0.5, 0, 1)
+        color = (road * asphalt) * linear(self.asphalt) + (walk * paving) * linear(self.paving)
+        color += (grass * turf) * linear(self.grass)
+        color += white * (0.62 * (1 + patches) - color)
+        np.maximum(color, 0, out=planes[ALBEDO])
+        planes[SHADE] = 1 - 0.75 * clamp((lateral * self.sun - self.shadow) * np.minimum(soft, 2.5) + 0.5)
         planes[NEARNESS] = 1 / z
         planes[SOLID] = 1
-        np.maximum(planes[ALBEDO], 0, out=planes[ALBEDO])
         canvas.label[rows] = np.where(road > 0.5, ROAD, np.where(grass > 0.5, TERRAIN, SIDEWALK))
 
     def _markings(self, z: Plane, lateral: Plane, beyond: Plane, soft: Plane) -> Plane:
         period, length = self.dashes
         dash = (z % period) < length
-        white = np.clip((0.08 - np.abs(lateral)) * soft + 0.5, 0, 1) * dash
-        side_line = np.clip((0.07 - np.abs(beyond - (self.half_width - 0.25))) * soft + 0.5, 0, 1)
+        white = clamp((0.08 - np.abs(lateral)) * soft + 0.5) * dash
+        side_line = clamp((0.07 - np.abs(beyond - (self.half_width - 0.25))) * soft + 0.5)
         white = np.maximum(white, side_line * 0.7)
         if self.zebra is not None:
             bars = ((lateral + 40.0) % 1.0) < 0.5
-            white = np.maximum(white, bars * (np.abs(z - self.zebra) < 1.5) * (beyond < self.half_width - 0.4))
-        return white.astype(np.float32)
+            white = np.maximum(white, bars & (np.abs(z - self.zebra) < 1.5) & (beyond < self.half_width - 0.4))
+        return white

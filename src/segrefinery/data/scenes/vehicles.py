@@ -76,8 +76,8 @@ class Car(_Vehicle):
             return [at(z0, y0, 0), at(z1, y0, 0), at(top1, y1, lean), at(top0, y1, lean)]
 
         canvas.polygon(quad(floor, waist, z, far, z, far, 0), flank_coat, CAR)
-        canvas.polygon(quad(waist, roof, z + 0.1, far - 0.6, z + front_lean, far - back_lean, inset), flank_coat, CAR)
-        if scale > 6:
+        canvas.polygon(quad(waist, roof, z, far - 0.6, z + front_lean, far - back_lean, inset), flank_coat, CAR)
+        if z < 40:
             window = quad(
                 waist + 0.04, roof - 0.1, z + 0.3, far - 0.9, z + front_lean + 0.1, far - back_lean - 0.1, inset
             )
@@ -91,7 +91,7 @@ class Car(_Vehicle):
         # Near face: cabin, body, glass, lamps.
         cx = (left + right) / 2
         half_roof, half = self.wide * self.cabin / 2, self.wide / 2
-        depth = z + front_lean * 0.5
+        depth = z + front_lean
 
         def panel(y0: float, y1: float, w0: float, w1: float):
             return [
@@ -101,7 +101,7 @@ class Car(_Vehicle):
                 project(cx - w1, y1, depth),
             ]
 
-        canvas.polygon(panel(waist, roof, half * 0.95, half_roof), body, CAR)
+        canvas.polygon(panel(waist, roof, half, half_roof), body, CAR)
         x0, y0 = project(left, waist, z)
         x1, y1 = project(right, floor, z)
         canvas.rectangle(x0, x1, y0, y1, body, CAR)
@@ -119,7 +119,7 @@ class Car(_Vehicle):
             canvas.rectangle(
                 px - scale * 0.16, px + scale * 0.16, py - scale * 0.07, py + max(scale * 0.07, 0.6), lamp, CAR
             )
-        if scale > 8:
+        if z < 25:
             dark = paint((0.16, 0.16, 0.17), z, 0.5)
             canvas.rectangle(x0, x1, y1 - scale * 0.16, y1, dark, CAR)
             px, py = project(cx, 0.55, z)
@@ -137,7 +137,7 @@ class Bus(_Vehicle):
         self._ground(canvas, street)
         project, scale = canvas.project, canvas.scale(z)
         side = paint(tuple(c * 0.85 for c in self.color), z, self.sunny * 0.6)  # type: ignore[arg-type]
-        inside = (0.5, 0.48, 0.38) if self.lights else BLACK
+        inside = (0.22, 0.21, 0.16) if self.lights else BLACK
         glass = paint(GLASS, z, 0.5, inside)
 
         def quad(y0: float, y1: float, a: float, b: float):
@@ -162,7 +162,7 @@ class Bus(_Vehicle):
         low = 1.2 if self.oncoming else 1.7
         top = y1 - scale * (self.tall - 0.3 - 0.55)
         canvas.rectangle(x0 + scale * 0.15, x1 - scale * 0.15, top, y1 - scale * (low - 0.3), glass, BUS)
-        board = paint((0.1, 0.1, 0.1), z, 0.5, (1.6, 0.9, 0.1) if self.lights else (0.2, 0.1, 0.0))
+        board = paint((0.1, 0.1, 0.1), z, 0.5, (1.2, 0.6, 0.1) if self.lights else (0.2, 0.1, 0.0))
         canvas.rectangle(x0 + scale * 0.5, x1 - scale * 0.5, y0 + scale * 0.12, y0 + scale * 0.38, board, BUS)
         color, light = self._lamp()
         lamp = paint(color, z, self.sunny, light)
