@@ -14,9 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from segrefinery.errors import SegRefineryError
 
-# Entries of the strip of the attention matrix that is held at a time: 4 MiB stay in a CPU's cache, 16 MiB in a GPU's.
-STRIP = {"cpu": 2**20}
-STRIP_ACCELERATOR = 2**22
+# Entries of the strip of the attention matrix held at a time: 8 MiB in float32 stay in the cache of a CPU or GPU.
+STRIP = 2**21
 
 
 class NonFiniteLogitsError(SegRefineryError, ValueError):
@@ -56,7 +55,7 @@ def pixel_attention(logits: Tensor, embedding: Tensor, *, block: int | None = No
             )
     height, width = logits.shape[-2:]
     if block is None:
-        block = max(STRIP.get(logits.device.type, STRIP_ACCELERATOR) // (height * width), 1)
+        block = max(STRIP // (height * width), 1)
     dtype = torch.promote_types(torch.promote_types(logits.dtype, embedding.dtype), torch.float32)
     with torch.autocast(logits.device.type, enabled=False):
         values = logits.to(dtype).flatten(2).mT
