@@ -57,27 +57,27 @@ class SelfLabelingSettings(PresetSettings):
     soft_labels: Literal["warmup", "chain"] = "warmup"
     """What is rectified: the fixed opinion of the network as it was before this stage, or what the refiners before
     this one hand in (to stack)."""
-    temperature: float = Field(0.08, gt=0)
+    temperature: float = Field(default=0.08, gt=0)
     """tau, of the cluster softmax; towards 0 the labels follow the clusters."""
     initial: Literal["pixels", "images", "random"] = "pixels"
     """First cluster weights: class means over all pixels, class means of image means, or random (w/o Init)."""
-    head_momentum: float = Field(0.999, ge=0, le=1)
+    head_momentum: float = Field(default=0.999, ge=0, le=1)
     """Weight of the old copy of the head in its moving average; 0 for none (w/o Mom)."""
-    head_factor: float = Field(5.0, gt=0)
+    head_factor: float = Field(default=5.0, gt=0)
     """Learning rate of the head over the base rate."""
-    samples: int = Field(512, ge=1)
+    samples: int = Field(default=512, ge=1)
     """M, pixels drawn from each image."""
     sampling: Literal["balanced", "uniform"] = "balanced"
     """By class (eq. 9), or evenly (w/o CB)."""
     marginal: Literal["distribution", "uniform"] = "distribution"
     """Class shares of the assignment: those of the labels (eq. 12), or equal ones (w/o CB)."""
-    distribution_momentum: float = Field(0.999, ge=0, le=1)
+    distribution_momentum: float = Field(default=0.999, ge=0, le=1)
     """Weight of the old class distribution in eq. 11; 1 keeps that of the warm-up network."""
-    epsilon: float = Field(0.05, gt=0)
+    epsilon: float = Field(default=0.05, gt=0)
     """Temperature of the assignment (eq. 6)."""
-    iterations: int = Field(3, ge=1)
+    iterations: int = Field(default=3, ge=1)
     """Sinkhorn iterations; 3 leave the class marginal approximate, 50 meet it."""
-    bank: int = Field(65_536, ge=1)
+    bank: int = Field(default=65_536, ge=1)
     """Pixel features remembered."""
     wait_for_bank: bool = False
     """Leave the bank out of the assignment until it is full."""
@@ -85,9 +85,9 @@ class SelfLabelingSettings(PresetSettings):
     """One assignment for all pixels of a batch, or one an image in turn."""
     assign_logits: bool = False
     """A second assignment, of the teacher's logits, as in the official code."""
-    self_labeling_weight: float = Field(0.1, ge=0)
+    self_labeling_weight: float = Field(default=0.1, ge=0)
     """lambda 1."""
-    consistency_weight: float = Field(5.0, ge=0)
+    consistency_weight: float = Field(default=5.0, ge=0)
     """lambda 2; 0 for w/o Aug."""
     consistency: Literal["symmetric", "clusters"] = "symmetric"
     """Eq. 13 on the segmentation softmaxes, a mean over pixels; or KL(teacher || student) of the cluster softmaxes, a

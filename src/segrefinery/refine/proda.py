@@ -42,21 +42,21 @@ class PrototypeDenoisingSettings(PresetSettings):
     soft_labels: Literal["warmup", "chain"] = "warmup"
     """What is denoised: the fixed opinion of the network as it was before this stage, or what the refiners before
     this one hand in (to stack)."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Divides the distances."""
     initial: Literal["pixels", "images"] = "pixels"
     """First prototypes: means over all pixels of a class, or means of the images' class means."""
-    momentum: float = Field(0.9999, ge=0, le=1)
+    momentum: float = Field(default=0.9999, ge=0, le=1)
     """Weight of the old prototype in each move."""
     update: Literal["batch", "image"] = "batch"
     """One move a batch, or one an image."""
     update_labels: Literal["refined", "teacher"] = "refined"
     """Whose classes move the prototypes: the refined labels, or the teacher's own argmax."""
-    min_pixels: int = Field(10, ge=1)
+    min_pixels: int = Field(default=10, ge=1)
     """A class with fewer pixels moves no prototype."""
-    structure_weight: float = Field(10.0, ge=0)
+    structure_weight: float = Field(default=10.0, ge=0)
     """gamma 1: of the KL between the prototype softmaxes of weak and strong view."""
-    regularizer_weight: float = Field(0.1, ge=0)
+    regularizer_weight: float = Field(default=0.1, ge=0)
     """gamma 2: of MRKLD on the student's target prediction; the authors use 0 for SYNTHIA."""
     divisor: Literal["pixels", "elements"] = "pixels"
     """Both losses as means over pixels, or over pixels and classes (1/C of that)."""

@@ -30,14 +30,14 @@ class DistillationSettings(StageSettings):
     start: Literal["previous", "fresh"] = "fresh"
     """The student: a newly built network (with its pre-trained encoder, for instance a self-supervised one), or the
     teacher itself."""
-    rounds: int = Field(1, ge=1)
+    rounds: int = Field(default=1, ge=1)
     """How often the stage is repeated; the student of a round teaches the next."""
-    confidence: float = Field(0.95, ge=0, le=1)
+    confidence: float = Field(default=0.95, ge=0, le=1)
     """Target pixels the teacher is not surer of than this carry no hard label."""
-    kl_weight: float = Field(1.0, ge=0)
+    kl_weight: float = Field(default=1.0, ge=0)
     """Weight of KL(teacher || student)."""
-    source_weight: float = Field(1.0, ge=0)
-    target_weight: float = Field(1.0, ge=0)
+    source_weight: float = Field(default=1.0, ge=0)
+    target_weight: float = Field(default=1.0, ge=0)
     weights: LossWeights = LossWeights()
     strong: StrongViewSettings | None = StrongViewSettings()
     """Photometric strong view that student and teacher see of the target; null for none."""
