@@ -100,7 +100,9 @@ def adapt(
     def looked(end: StageEnd, step: int, label: str) -> Evaluation | None:
         if sets.evaluation is None or not main:
             return None
-        found = evaluate_network(end.predictor, sets.evaluation, recipe.data, sets.space.num_classes, recipe.window)
+        found = evaluate_network(
+            end.predictor, sets.evaluation, recipe.target_data, sets.space.num_classes, recipe.window
+        )
         tracker.write(end.name, step, label, {"miou": found.total.miou, "pixel_accuracy": found.total.pixel_accuracy})
         return found
 
@@ -116,7 +118,7 @@ def adapt(
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     run = Run(
-        folder, dict(recipe.stages), recipe.model, recipe.data, recipe.training, recipe.seed, sets, fabric, tracker,
+        folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed, sets, fabric, tracker,
         reuse=Path(reuse) if reuse else None,
         on_look=lambda end, step: looked(end, step, "look") and None,
         on_end=ended,
@@ -242,7 +244,7 @@ def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) 
         if name in end.inference_refiners
     }
     extra = {
-        "data": recipe.data.model_dump(mode="json"),
+        "data": recipe.target_data.model_dump(mode="json"),
         "refine": chain,
         "window": recipe.window,
         "recipe": recipe.name,

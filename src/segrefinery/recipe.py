@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from segrefinery.data.transforms import DataSettings
@@ -52,6 +52,8 @@ class Recipe(Settings):
     """What the recipe does and where it comes from."""
     model: ModelSettings
     data: DataSettings
+    target_data: DataSettings
+    """How target images are read: ``data`` with what is given here laid over it (another ``short_side``, say)."""
     training: TrainingSettings = TrainingSettings()
     window: tuple[int, int] | None = None
     """Height and width of overlapping windows at prediction, on the resized image; by default the whole image."""
@@ -69,6 +71,14 @@ class Recipe(Settings):
     """Labelled images of the target domain, for the recipe ``oracle`` only."""
     classes: tuple[str, ...] | None = None
     """Train these classes only, by name; by default all that source and target have in common."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_target_data(cls, given: Any) -> Any:
+        """``target_data`` says only what differs from ``data``."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("data"), Mapping):
+            return given
+        return {**given, "target_data": {**given["data"], **(given.get("target_data") or {})}}
 
 
 def recipe_names() -> list[str]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.data.loader import Pass, training_batches
+from segrefinery.data.loader import Pass, training_batches, with_cache
 from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler
 from segrefinery.data.scan import class_pixel_counts, fingerprint
 from segrefinery.data.transforms import DataSettings
@@ -31,6 +31,7 @@ from segrefinery.refine import Refiner
 from segrefinery.settings import Settings
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
 from segrefinery.stages.pseudo_labels import PseudoLabeled
+from segrefinery.stages.supervised import SupervisedSettings
 
 
 class TrainingSettings(Settings):
@@ -66,6 +67,13 @@ class RunData:
     evaluation: Any | None = None
     oracle: Any | None = None
 
+    def cached(self, data: DataSettings, target_data: DataSettings) -> RunData:
+        """The same sets, what is trained on held in memory if the settings ask for it."""
+        oracle = None if self.oracle is None else with_cache(self.oracle, target_data)
+        return replace(
+            self, source=with_cache(self.source, data), target=with_cache(self.target, target_data), oracle=oracle
+        )
+
 
 @dataclass
 class StageEnd:
@@ -92,6 +100,7 @@ class Run:
     stages: dict[str, StageSettings]
     model: ModelSettings
     data: DataSettings
+    target_data: DataSettings
     training: TrainingSettings
     seed: int
     sets: RunData
@@ -103,9 +112,12 @@ class Run:
     on_end: Callable[[StageEnd], None] = lambda end: None
     on_progress: Callable[[str, int, int, dict[str, float]], None] = lambda name, done, steps, losses: None
     handed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    read: RunData = field(init=False)
+    """The same sets as ``sets``, held in memory where the settings ask for it."""
 
     def execute(self) -> Stage | None:
         """Train every stage that is not finished yet -> the last stage that was trained here, if any."""
+        self.read = self.sets.cached(self.data, self.target_data)
         initial = self.new_model("initial")
         previous = copy.deepcopy(initial)
         key, source_only, stage = self.data_key(), True, None
@@ -152,43 +164,46 @@ class Run:
 
     def batches(self, name: str, settings: StageSettings, stage: Stage, first: int) -> Iterator[Pair]:
         """This rank's share of every step's source and target batch, from step ``first`` on."""
-        data = self.data.model_copy(
-            update={key: value for key in ("batch", "crop") if (value := getattr(settings, key)) is not None}
-        )
-        source = self.sets.source
-        if getattr(settings, "learn_from", None) == "target_labels":
-            source = self.sets.oracle
-        target = self.sets.target
-        if (labels := stage.target_labels(self.stage_folder(name))) is not None:
-            target = PseudoLabeled(target, labels)
+        changed = {key: value for key in ("batch", "crop") if (value := getattr(settings, key)) is not None}
+        data, target_data = (part.model_copy(update=changed) for part in (self.data, self.target_data))
         position = {
             "first_step": first,
             "steps": settings.steps - first,
             "rank": self.fabric.global_rank,
             "world": self.fabric.world_size,
         }
-        sources = training_batches(source, data, self.source_sampler(name, settings, stage, source), **position)
-        if settings.kind == "supervised":  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(settings, "learn_from", None) == "target_labels":
+            source, data = (
+                self.sets.oracle,
+                target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur}),
+            )
+        else:
+            source = self.read.source
+        sources = training_batches(source, data, self.source_sampler(name, settings, stage, len(source)), **position)
+        if isinstance(settings, SupervisedSettings):
             return ((batch, None) for batch in sources)
-        targets = training_batches(
-            target, data, UniformSampler(len(target), seed_of(self.seed, name, "target")), **position
-        )
-        return zip(sources, targets, strict=False)
+        target = self.read.target
+        if (labels := stage.target_labels(self.stage_folder(name))) is not None:
+            target = PseudoLabeled(target, labels)
+        sampler = UniformSampler(len(target), seed_of(self.seed, name, "target"))
+        return zip(sources, training_batches(target, target_data, sampler, **position), strict=False)
 
-    def source_sampler(self, name: str, settings: StageSettings, stage: Stage, source: Any) -> Sampler:
+    def source_sampler(self, name: str, settings: StageSettings, stage: Stage, images: int) -> Sampler:
         seed = seed_of(self.seed, name, "source")
-        probabilities = stage.source_probabilities(class_pixel_counts(source)) if stage.guides_sampling else None
+        probabilities = (
+            stage.source_probabilities(class_pixel_counts(self.sets.source)) if stage.guides_sampling else None
+        )
         if probabilities is not None:
             return WeightedSampler(probabilities, seed)
         if settings.sampling == "rare_class":
-            return RareClassSampler(class_pixel_counts(source), seed)
-        return UniformSampler(len(source), seed)
+            return RareClassSampler(class_pixel_counts(self.sets.source), seed, min_pixels=self.data.rare_min_pixels)
+        return UniformSampler(images, seed)
 
     def passes(self, folder: Path) -> Passes:
         names = [self.sets.target.name(index) for index in range(len(self.sets.target))]
         return Passes(
-            OnDevice(Pass(self.sets.source, self.data), self.fabric.device),
-            OnDevice(Pass(self.sets.target, self.data), self.fabric.device),
+            OnDevice(Pass(self.read.source, self.data), self.fabric.device),
+            OnDevice(Pass(self.read.target, self.target_data), self.fabric.device),
             folder,
             names,
         )
@@ -241,7 +256,7 @@ class Run:
         sets = [
             fingerprint(part) for part in (self.sets.source, self.sets.target, self.sets.oracle) if part is not None
         ]
-        options = [part.model_dump(mode="json") for part in (self.model, self.data)]
+        options = [part.model_dump(mode="json") for part in (self.model, self.data, self.target_data)]
         options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm"}))
         return digest(self.seed, sets, options, self.sets.space.classes)
 

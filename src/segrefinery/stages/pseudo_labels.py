@@ -49,7 +49,6 @@ class PseudoLabeled:
     def __init__(self, dataset, folder: Path) -> None:
         self.dataset = dataset
         self.folder = folder
-        self.reference = f"{dataset.reference} with {folder.name}"
 
     def __len__(self) -> int:
         return len(self.dataset)

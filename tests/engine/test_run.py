@@ -1,0 +1,140 @@
+"""Runs: deterministic, resumable at any step, whole."""
+
+import json
+
+import pytest
+import torch
+from runs import TEST, tiny_run
+from safetensors.torch import load_file
+
+import segrefinery.engine.loop as loop
+from segrefinery import api
+from segrefinery.engine.run import plan
+from segrefinery.errors import SegRefineryError
+from segrefinery.stages.self_training import SelfTrainingSettings
+
+
+class Killed(BaseException):
+    """Stands for a process that dies without a chance to clean up."""
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run nobody interrupts."""
+    return tiny_run(tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    for name in ("recipe.yaml", "environment.json", "metrics.jsonl", "results.json", "model", "source_model"):
+        assert (whole / name).exists(), name
+    results = json.loads((whole / "results.json").read_text())
+    assert set(results["stages"]) == {"source", "adapt"}
+    assert 0 <= results["adapted"]["miou"] <= 1
+    assert results["source_only"]["stage"] == "source"
+
+
+def test_same_seed_same_weights_other_seed_other_weights(whole, tmp_path):
+    assert same(weights(whole), weights(tiny_run(tmp_path / "again")))
+    assert not same(weights(whole), weights(tiny_run(tmp_path / "other", seed=4)))
+
+
+@pytest.mark.parametrize("dies_at", [2, 4, 5, 8])
+def test_resume_is_exact(whole, tmp_path, monkeypatch, dies_at):
+    steps = iter(range(100))
+    step = loop.one_step
+
+    def mortal(*arguments):
+        if next(steps) == dies_at:
+            raise Killed
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "one_step", mortal)
+    with pytest.raises(Killed):
+        tiny_run(tmp_path / "run")
+    monkeypatch.setattr(loop, "one_step", step)
+    resumed = tiny_run(tmp_path / "run", resume=True)
+    assert same(weights(whole), weights(resumed))
+    lines = [json.loads(line) for line in (resumed / "metrics.jsonl").read_text().splitlines()]
+    steps_told = [(line["stage"], line["step"]) for line in lines if line["kind"] == "train"]
+    assert steps_told == sorted(set(steps_told), key=steps_told.index)
+    assert steps_told[-1] == ("adapt", 5)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole):
+    before = weights(whole)
+    assert same(before, weights(tiny_run(whole, resume=True)))
+
+
+def test_a_finished_stage_is_shared(whole, tmp_path, monkeypatch):
+    tiny_run(tmp_path / "first", recipe="source_only", reuse=tmp_path / "shared")
+    trained = []
+    step = loop.one_step
+    monkeypatch.setattr(loop, "one_step", lambda *given: (trained.append(given[1]), step(*given))[1])
+    shared = tiny_run(tmp_path / "second", reuse=tmp_path / "shared")
+    assert set(trained) == {"adapt"}
+    assert same(weights(whole), weights(shared))
+
+
+def test_a_folder_is_never_overwritten(whole, tmp_path):
+    with pytest.raises(SegRefineryError, match="--resume"):
+        tiny_run(whole)
+    with pytest.raises(SegRefineryError, match="other settings"):
+        tiny_run(whole, resume=True, seed=5)
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(SegRefineryError, match="not empty"):
+        tiny_run(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_kept(tmp_path):
+    with pytest.raises(SegRefineryError, match=r"not finite.*--resume"):
+        tiny_run(tmp_path / "run", overrides=("stages.source.optimizer.lr=1.0e30", "training.checkpoint_every=1"))
+    kept = list((tmp_path / "run" / "checkpoints").glob("*.pt"))
+    assert kept
+    for path in kept:
+        state = torch.load(path, weights_only=True)
+        assert state["step"] >= 0
+
+
+def test_offline_generations_write_labels_to_look_at(tmp_path):
+    run = tiny_run(
+        tmp_path / "run",
+        overrides=("stages.adapt.labels=offline", "stages.adapt.generations=2", "stages.adapt.steps=2"),
+    )
+    results = json.loads((run / "results.json").read_text())
+    assert list(results["stages"]) == ["source", "adapt-1", "adapt-2"]
+    for stage in ("adapt-1", "adapt-2"):
+        files = sorted(path.name for path in (run / "stages" / stage / "labels").iterdir())
+        assert len(files) == 12
+        assert sum(name.endswith(".weight.png") for name in files) == 6
+
+
+def test_generations_are_written_out_in_order():
+    settings = SelfTrainingSettings(steps=1, generations=3)
+    assert list(plan({"adapt": settings})) == ["adapt-1", "adapt-2", "adapt-3"]
+
+
+def test_accumulated_micro_batches_give_the_same_gradient(tmp_path):
+    options = ("model.options.dropout=0.0", "stages.source.optimizer.name=sgd", "stages.source.optimizer.lr=0.01")
+    together = tiny_run(tmp_path / "together", "source_only", options)
+    split = tiny_run(tmp_path / "split", "source_only", (*options, "training.accumulate=2"))
+    a, b = (load_file(run / "source_model" / "model.safetensors") for run in (together, split))
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
+
+
+def test_the_verbs_read_the_run(whole):
+    model = api.load(whole)
+    scores = api.evaluate(model, TEST)
+    results = json.loads((whole / "results.json").read_text())
+    assert scores["miou"] == pytest.approx(results["adapted"]["miou"])
+    name, image, probs = next(iter(api.predict(model, TEST)))
+    assert isinstance(name, str)
+    assert probs.shape[1:] == image.shape[1:]
+    assert torch.allclose(probs.sum(0), torch.ones_like(probs[0]), atol=1e-4)
