@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from segrefinery.errors import SegRefineryError
 from segrefinery.losses import crop_to_box, learner_cross_entropy, weighted_cross_entropy
+from segrefinery.models.build import ModelSettings, build_model
 from segrefinery.models.hrda import HRDA, HRDASettings, slide
 from segrefinery.models.segmenter import Learner
 from toys import ToySegmenter
@@ -164,3 +165,14 @@ def test_cross_entropy_of_a_learner_reads_its_box():
     torch.testing.assert_close(learner_cross_entropy(learner, label, weight), expected)
     with pytest.raises(ValueError, match="fractions"):
         crop_to_box(label, (0.5, 0, 0.5, 1))
+
+
+def test_by_name_around_any_network_of_the_table():
+    options = {"detail": 64, "attention_width": 8, "attention_norm": "group", "options": {"width": 16, "blocks": 1}}
+    settings = ModelSettings(name="hrda:small", options=options)
+    network = build_model(settings, 4).eval()
+    assert network(torch.zeros(1, 3, 64, 128)).logits.shape == (1, 4, 16, 32)
+    with pytest.raises(ValidationError, match="widht"):
+        ModelSettings(name="hrda:small", options={"options": {"widht": 16}})
+    with pytest.raises(ValidationError, match="unknown model 'smal'"):
+        ModelSettings(name="hrda:smal")

@@ -17,6 +17,7 @@ from segrefinery.models.dinov2 import DINOv2, DINOv2Settings
 from segrefinery.models.encoders import MIT_SIZES, MiTSettings, TimmSettings, daformer, segformer
 from segrefinery.models.fcn8s import FCN8s, FCN8sSettings
 from segrefinery.models.foreign import SMP, SMPSettings
+from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.small import Small, SmallSettings
 from segrefinery.models.states import hub_file, load_weights
@@ -45,6 +46,12 @@ def _small(num_classes: int, settings: SmallSettings, pretrained: bool) -> Segme
     return Small(num_classes, settings)
 
 
+def _hrda(num_classes: int, settings: HRDASettings, pretrained: bool, inner: str) -> HRDA:
+    """HRDA around a network of the table, whose own options are ``settings.options``."""
+    own = network_settings(inner, settings.options)
+    return HRDA(network(inner).build(num_classes, own, pretrained), settings)
+
+
 NETWORKS: dict[str, Network] = {
     "small": Network(SmallSettings, _small, pretrained=False),
     "deeplabv2_resnet101": Network(DeepLabV2Settings, DeepLabV2),
@@ -61,11 +68,11 @@ NETWORKS: dict[str, Network] = {
 }
 
 # Networks whose name goes on: what follows the colon is looked up in another library.
-_PATTERNS = ("daformer:TIMM_ENCODER", "smp:ARCHITECTURE/ENCODER")
+_PATTERNS = ("daformer:TIMM_ENCODER", "smp:ARCHITECTURE/ENCODER", "hrda:NETWORK")
 
 
 def network(name: str) -> Network:
-    """The table's row for a name, or one made for ``daformer:...`` and ``smp:...``.
+    """The table's row for a name, or one made for ``daformer:...``, ``smp:...`` and ``hrda:...``.
 
     Raises:
         SegRefineryError: unknown name; the message prints the table.
@@ -78,6 +85,8 @@ def network(name: str) -> Network:
         if not (slash and architecture and encoder):
             raise SegRefineryError(f"model name {name!r}: expected smp:ARCHITECTURE/ENCODER, as in smp:unet/resnet34.")
         return Network(SMPSettings, partial(SMP, architecture=architecture, encoder=encoder))
+    if family == "hrda" and colon and rest:
+        return Network(HRDASettings, partial(_hrda, inner=rest), pretrained=network(rest).pretrained)
     known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(_PATTERNS)}
     found = choose(known, name, "model")
     if found is None:
@@ -89,7 +98,7 @@ class ModelSettings(Settings):
     """Which network, from which weights."""
 
     name: str = "small"
-    """A name of the table, ``daformer:TIMM_ENCODER`` or ``smp:ARCHITECTURE/ENCODER``."""
+    """A name of the table, ``daformer:TIMM_ENCODER`` or ``smp:ARCHITECTURE/ENCODER``; HRDA around it: ``hrda:NAME``."""
     weights: str | None = None
     """``imagenet``: the encoder's published pre-training (DINOv2: LVD-142M); ``none``: random; ``hf://ORG/REPO`` or a
     path: weights of the whole network, safetensors or torch. By default ``imagenet`` where the network has it."""
@@ -110,15 +119,21 @@ class ModelSettings(Settings):
         Raises:
             SegRefineryError: unknown network, unknown option or wrong value.
         """
-        kind = network(self.name).settings
-        try:
-            return kind(**self.options)
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            place = ".".join(str(part) for part in ("options", *wrong["loc"]))
-            raise SegRefineryError(
-                f"{place}: {wrong['msg']} ({self.name}). Options: {', '.join(kind.model_fields)}."
-            ) from error
+        own = network_settings(self.name, self.options)
+        if isinstance(own, HRDASettings):
+            network_settings(self.name.partition(":")[2], own.options)
+        return own
+
+
+def network_settings(name: str, options: Mapping[str, Any]) -> Settings:
+    """A network's options as its own settings class; errors as in ``ModelSettings.network_settings``."""
+    kind = network(name).settings
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(str(part) for part in ("options", *wrong["loc"]))
+        raise SegRefineryError(f"{place}: {wrong['msg']} ({name}). Options: {', '.join(kind.model_fields)}.") from error
 
 
 def build_model(settings: ModelSettings, num_classes: int) -> Segmenter:

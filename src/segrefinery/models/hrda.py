@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,9 @@ class HRDASettings(Settings):
     window: int | None = Field(default=None, gt=0)
     """At test time: side of the overlapping windows (half their side apart) in which large images are predicted, a
     multiple of twice ``divisor``; the training crop in the paper (1024). By default the image is one window."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The wrapped network's own settings."""
 
     @model_validator(mode="after")
     def _multiples(self) -> HRDASettings:
