@@ -99,9 +99,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed calls a row; the median is printed")
     options = parser.parse_args()
     device, repeats = options.device, options.repeats
-    print(
-        f"{machine(device)}; K = 2, D = {DEPTH}, C = {CLASSES}, float32, batch 1, median of {repeats} (the dense map: 1)\n"
-    )
+    print(f"{machine(device)}; K = 2, D = {DEPTH}, C = {CLASSES}, float32, batch 1")
+    print(f"Times are medians of {repeats}, that of the dense map a single one.\n")
 
     print(f"| form | largest jump of a weight for steps of {STEP:g} |\n|---|---:|")
     forms = {

@@ -210,9 +210,9 @@ class RectifiedSegmenter(Segmenter):
 
     @torch.no_grad()
     def predict(self, image: Tensor, size: tuple[int, int], chunk: int = 16384) -> Tensor:
-        """Class probabilities B x C x H x W of B x 3 x . x . images at the resolution ``size`` = (H, W), decoded there
-        and not up-sampled; ``chunk`` points an image at a time."""
-        return self.function.decode(self.segmenter(image).learners, size, chunk)
+        """Logits B x C x H x W (log-probabilities: their softmax is the mixture) of B x 3 x . x . images at the
+        resolution ``size`` = (H, W), decoded there and not up-sampled; ``chunk`` points an image at a time."""
+        return self.function.decode(self.segmenter(image).learners, size, chunk, log=True)
 
     def levels(self, image: Tensor) -> Sequence[Tensor]:
         return self.segmenter.levels(image)
