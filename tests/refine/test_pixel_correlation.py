@@ -116,7 +116,6 @@ def test_the_module_is_handed_on_by_its_state(caplog):
     step = supervised(student)
     trained.losses(step)["pixel_attention"].backward()
     optimizer.step()
-    trained.after_step(step)
 
     _, frozen = build()
     with caplog.at_level(logging.WARNING):

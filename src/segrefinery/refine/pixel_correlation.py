@@ -59,7 +59,7 @@ class PixelCorrelation(Refiner):
     thrown away (section 4.1). Without, it is frozen and pulls the student's maps to their attended form (eq. 8-11).
     """
 
-    trained_steps: Tensor
+    trained: Tensor
 
     def __init__(self, settings: PixelAttentionSettings, segmenter: Segmenter) -> None:
         super().__init__()
@@ -73,11 +73,11 @@ class PixelCorrelation(Refiner):
         self.classifier = (
             nn.Conv2d(segmenter.feature_channels, segmenter.num_classes, 1) if "features" in self.layers else None
         )
-        self.register_buffer("trained_steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("trained", torch.tensor(False))
         self.requires_grad_(settings.train)
 
     def fit(self, teacher, source, target) -> None:
-        if not self.settings.train and self.settings.kernel and self.trained_steps == 0:
+        if not self.settings.train and self.settings.kernel and not self.trained:
             log.warning(
                 "pixel_attention teaches but was never trained: put a supervised stage with "
                 "pixel_attention: {train: true} before this one."
@@ -85,6 +85,7 @@ class PixelCorrelation(Refiner):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         if self.settings.train:
+            self.trained.fill_(True)
             return {"pixel_attention": self._training_loss(step)}
         if step.mixed_prediction is None:
             return {}
@@ -92,10 +93,6 @@ class PixelCorrelation(Refiner):
         if self.settings.domains == "both":
             seen["source"] = step.source_prediction
         return {f"attention_{domain}": self._pull(prediction) for domain, prediction in seen.items()}
-
-    def after_step(self, step: Step) -> None:
-        if self.settings.train:
-            self.trained_steps += 1
 
     def _training_loss(self, step: Step) -> Tensor:
         """Cross-entropy of the up-sampled, attended maps with the source labels (section 4.2)."""
