@@ -66,6 +66,15 @@ def test_translation_takes_the_styles_brightness_and_keeps_the_structure(kind):
     assert torch.corrcoef(both)[0, 1] > 0.9
 
 
+def test_nothing_is_lost_under_autocast():
+    content, style = normalize(images()), normalize(images(1))
+    for kind in ("fda", "color"):
+        settings = TranslationSettings(kind=kind)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = translate(content, style, settings)
+        assert torch.equal(found, translate(content, style, settings))
+
+
 def test_darkness_travels_in_normalised_images():
     night = images(1, 0.0, 0.1)  # below the mean colour: negative once normalised
     found = denormalize(translate(normalize(images(low=0.6, high=0.9)), normalize(night)))

@@ -42,12 +42,13 @@ def translate(
     brightness. The result is clamped to [0, 1] before it is normalised again.
     """
     settings = settings or TranslationSettings()
-    raw, wanted = denormalize(content.detach(), mean, std), denormalize(style.detach(), mean, std)
-    if settings.kind == "fda":
-        found = swap_low_frequency_amplitude(raw, wanted, settings.fraction)
-    else:
-        found = match_color_statistics(raw, wanted)
-    return normalize(found.clamp(0, 1), mean, std)
+    with torch.autocast(content.device.type, enabled=False):
+        raw, wanted = denormalize(content.detach().float(), mean, std), denormalize(style.detach().float(), mean, std)
+        if settings.kind == "fda":
+            found = swap_low_frequency_amplitude(raw, wanted, settings.fraction)
+        else:
+            found = match_color_statistics(raw, wanted)
+        return normalize(found.clamp(0, 1), mean, std)
 
 
 def match_color_statistics(content: Tensor, style: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def class_entropies(network: nn.Module, target: Iterable[UnlabeledBatch], upsamp
         if upsample:
             logits = F.interpolate(logits, batch.image.shape[-2:], mode="bilinear", align_corners=False)
         probs = logits.softmax(dim=1)
-        entropy, label = normalized_entropy(probs), probs.argmax(dim=1)
+        entropy, label = normalized_entropy(probs), probs.max(dim=1).indices
         known = entropy.isfinite()
         if not len(pixels):
             pixels, sums = torch.zeros(2, probs.shape[1], dtype=torch.float64, device=probs.device)
