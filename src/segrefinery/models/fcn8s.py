@@ -90,8 +90,11 @@ class FCN8s(Segmenter):
 
 def _stages() -> list[nn.Sequential]:
     """VGG-16's convolutions up to the third, the fourth and the fifth pooling, which round up."""
-    from torchvision.models import vgg16
+    from torchvision.models.vgg import cfgs, make_layers
 
-    layers = list(vgg16().features.children())
+    layers = list(make_layers(cfgs["D"]).children())
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     layers = [nn.MaxPool2d(2, stride=2, ceil_mode=True) if isinstance(x, nn.MaxPool2d) else x for x in layers]
     return [nn.Sequential(*layers[start:end]) for start, end in pairwise(_BOUNDS)]

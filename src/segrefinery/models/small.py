@@ -81,12 +81,12 @@ class Small(Segmenter):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # Every block starts as the identity, and every class equally likely.
+        # Every block starts as the identity, and every class about equally likely.
         for module in self.modules():
             if isinstance(module, _Residual):
                 nn.init.zeros_(module.norm.weight)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.normal_(self.aux_classifier.weight, std=0.01)
+        nn.init.normal_(self.classifier.weight, std=0.1)
+        nn.init.normal_(self.aux_classifier.weight, std=0.1)
 
     def forward(self, image: Tensor) -> Prediction:
         level4 = self.stem(image)

@@ -1,0 +1,174 @@
+"""Settings, weights files and saved models: what must work, and what must fail loudly."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from segrefinery.errors import SegRefineryError
+from segrefinery.models import ModelSettings, build_model, load_model, load_weights, read_state, save_model
+from segrefinery.models import states as states_module
+
+TINY = {"width": 16, "blocks": 1}
+SETTINGS = ModelSettings(options=TINY)
+CLASSES = ("road", "sky", "träm <b>")
+COLORS = ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_model(SETTINGS, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": "smal"}, "Did you mean 'small'"),
+        ({"options": {"widht": 32}}, "options.widht.*Options: width, blocks, dropout"),
+        ({"options": {"width": "wide"}}, "options.width"),
+        ({"name": "smp:unet"}, "smp:ARCHITECTURE/ENCODER"),
+        ({"name": "daformer:TIMM_ENCODER"}, None),
+        ({"wieghts": "none"}, "wieghts"),
+    ],
+)
+def test_wrong_settings(given, message):
+    if message is None:
+        with pytest.raises(SegRefineryError, match="timm has no encoder"):
+            build_model(ModelSettings(**given), 3)
+    else:
+        with pytest.raises(ValidationError, match=message):
+            ModelSettings(**given)
+
+
+def test_unknown_encoders_name_the_nearest():
+    with pytest.raises(SegRefineryError, match="Did you mean resnet18"):
+        build_model(ModelSettings(name="daformer:resnet188", weights="none"), 3)
+    with pytest.raises(SegRefineryError, match="no multi-level encoder"):
+        build_model(ModelSettings(name="daformer:vit_tiny_patch16_224", weights="none"), 3)
+    pytest.importorskip("segmentation_models_pytorch")
+    with pytest.raises(SegRefineryError, match="Did you mean 'resnet18'"):
+        build_model(ModelSettings(name="smp:unet/resnt18", weights="none"), 3)
+
+
+def test_offline_says_which_file_and_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(states_module, "in_hub_cache", lambda *_: None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_a, **_k: (_ for _ in ()).throw(OSError("no route")))
+    with pytest.raises(SegRefineryError, match=r"resnet101-63fe2227.pth .*no route.* Put that file at .*checkpoints"):
+        states_module.downloaded("https://example.org/resnet101-63fe2227.pth")
+    with pytest.raises(SegRefineryError, match=r"hf download timm/vit_small.*weights: none"):
+        build_model(ModelSettings(name="dinov2_small"), 3)
+    with pytest.raises(SegRefineryError, match="hf download org/model"):
+        load_model("hf://org/model")
+    with pytest.raises(SegRefineryError, match="expected hf://ORG/REPO"):
+        load_model("hf://org")
+    with pytest.raises(SegRefineryError, match="no imagenet weights for small"):
+        build_model(ModelSettings(weights="imagenet"), 3)
+
+
+def test_a_damaged_download_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / "net-0123abcd.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a file")
+    with pytest.raises(SegRefineryError, match="checksum"):
+        states_module.downloaded("https://example.org/net-0123abcd.pth")
+
+
+def test_weights_from_safetensors_torch_and_wrappers(model, tmp_path):
+    state = model.state_dict()
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "b.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "c.pt")
+    for file, strip in (("a.safetensors", ()), ("b.pth", ()), ("c.pt", ("module.",))):
+        other = build_model(SETTINGS, 3)
+        load_weights(other, tmp_path / file, strip)
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.items())
+    built = build_model(ModelSettings(options=TINY, weights=str(tmp_path / "a.safetensors")), 3)
+    assert torch.equal(built.classifier.weight, model.classifier.weight)
+    with pytest.raises(SegRefineryError, match=r"cannot strip 'module.'"):
+        load_weights(model, tmp_path / "b.pth", ("module.",))
+
+
+def test_what_does_not_fit_fails_loudly_and_loads_nothing(model, tmp_path):
+    save_file({f"module.{k}": v for k, v in model.state_dict().items()}, tmp_path / "prefixed.safetensors")
+    with pytest.raises(SegRefineryError, match=r"missing: stem.*\.\.\..*unknown: module"):
+        load_weights(model, tmp_path / "prefixed.safetensors")
+    four, before = build_model(SETTINGS, 4), model.stem[0][0].weight.clone()
+    save_file(four.state_dict(), tmp_path / "four.safetensors")
+    with pytest.raises(SegRefineryError, match=r"of another shape: classifier.weight \(4, 32, 1, 1\) instead of \(3"):
+        load_weights(model, tmp_path / "four.safetensors")
+    assert torch.equal(model.stem[0][0].weight, before)
+
+
+def test_code_in_a_pickle_does_not_run(model, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"weight": Evil()}))
+    torch.save({"weight": Evil()}, tmp_path / "zipped.pth")
+    for name in ("evil.pth", "zipped.pth"):
+        with pytest.raises(SegRefineryError, match="could run code"):
+            load_weights(model, tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_files_that_are_no_weights(tmp_path):
+    for name in ("a.pth", "a.safetensors"):
+        (tmp_path / name).write_bytes(b"hello")
+        with pytest.raises(SegRefineryError, match=name):
+            read_state(tmp_path / name)
+    torch.save({"epoch": 3}, tmp_path / "b.pth")
+    with pytest.raises(SegRefineryError, match="no mapping of names to tensors"):
+        read_state(tmp_path / "b.pth")
+    with pytest.raises(SegRefineryError, match="no such weights file"):
+        read_state(tmp_path / "c.pth")
+
+
+def test_a_saved_model_comes_back(model, tmp_path):
+    folder = save_model(tmp_path / "my model", model, SETTINGS, "own", CLASSES, COLORS, {"mean": [0.5, 0.5, 0.5]})
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    other, config = load_model(folder)
+    image = torch.randn(1, 3, 20, 30)
+    with torch.no_grad():
+        assert torch.equal(other(image).logits, model.eval()(image).logits)
+    assert (config.space, config.classes, config.colors) == ("own", CLASSES, COLORS)
+    assert config.extra == {"mean": [0.5, 0.5, 0.5]}
+    with pytest.raises(ValueError, match="3 classes"):
+        save_model(folder, model, SETTINGS, "own", CLASSES[:2], COLORS[:2])
+
+
+def test_a_full_disk_leaves_the_old_model(model, tmp_path, monkeypatch):
+    save_model(tmp_path, model, SETTINGS, "own", CLASSES, COLORS)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def full(_tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("segrefinery.models.weights.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(tmp_path, model, SETTINGS, "own", CLASSES, COLORS)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_saved_models_that_cannot_be_read(model, tmp_path):
+    with pytest.raises(SegRefineryError, match="not a saved model"):
+        load_model(tmp_path)
+    save_model(tmp_path, model, SETTINGS, "own", CLASSES, COLORS)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    for change, message in (({"format": 2}, "format 2"), ({"classes": 5}, "classes"), ({"what": 1}, "what")):
+        (tmp_path / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        with pytest.raises(SegRefineryError, match=message):
+            load_model(tmp_path)
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SegRefineryError, match="not readable"):
+        load_model(tmp_path)
