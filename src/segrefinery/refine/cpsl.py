@@ -119,6 +119,7 @@ class SelfLabeling(Refiner):
         self.bank = FeatureBank(settings.bank, channels)
         self.logit_bank = FeatureBank(settings.bank, classes) if settings.assign_logits else None
         self._drawn: list[tuple[Tensor, Tensor]] = []
+        self._moved_at = -1
 
     @torch.no_grad()
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
@@ -168,7 +169,7 @@ class SelfLabeling(Refiner):
                 return self.head.sum() * 0.0
             directions = F.normalize(self.head.float(), dim=1)
             with torch.no_grad():
-                bank_scores = self.bank.content @ directions.T
+                bank_scores = (directions @ self.bank.content.T).T  # the faster order for tall matrices
                 assignment = self.assign(self.bank, bank_scores, features @ directions.T, counts)
                 if self.logit_bank is not None:
                     assignment += self.assign(self.logit_bank, self.logit_bank.content, logits, counts)
@@ -238,7 +239,9 @@ class SelfLabeling(Refiner):
             for bank, rows in zip(self._banks(), (features, logits), strict=False):
                 bank.push(rows)
         self._drawn.clear()
-        self.head_copy.lerp_(self.head, 1 - self.settings.head_momentum)
+        if step.number != self._moved_at:  # once an optimizer step, however many micro-batches it has
+            self.head_copy.lerp_(self.head, 1 - self.settings.head_momentum)
+            self._moved_at = step.number
         momentum = self.settings.distribution_momentum
         self.distribution.copy_(update_class_distribution(self.distribution, step.labels.labels, momentum))
 
