@@ -1,0 +1,224 @@
+"""Did it help? A candidate against source-only, on target images nobody has labelled.
+
+The combined score, fixed before any study of it:
+
+    trust = consistency * anchors
+
+``consistency`` is the class-balanced agreement of a model with itself under photometric, flip, scale and mix
+perturbations, over the classes that either model uses: lost classes count 0. It can be won by being confidently wrong,
+so it is multiplied by ``anchors``: of the pixels where the reference (source-only) is confident and does not change
+under any perturbation, the class-balanced share on which the model still agrees. A model that improves on its
+reference keeps what the reference was sure of and becomes more stable elsewhere; one that drifts or collapses loses
+anchors faster than it gains consistency.
+
+Signs of collapse overrule the score: a model that shows one is never ``better``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from segrefinery.evaluation.trust import scores
+from segrefinery.evaluation.trust.collect import SEED, Observation
+from segrefinery.randomness import generator
+
+DRAWS = 1000
+CONFIDENT = 0.9
+"""Confidence above which a stable pixel of the reference is an anchor."""
+EXPECTED = 0.002
+"""Share of the pixels from which a class counts as one that is there."""
+SMALLEST_GAIN = 0.01
+"""A difference of the combined score that is smaller than this is no evidence, however narrow its interval."""
+DEAD, LARGEST, JUMP, FEWEST_ANCHORS = 0.02, 0.9, 0.5, 0.6
+"""Collapse: a class with less than this of its share before; the largest class; total variation; anchors kept."""
+
+Word = Literal["better", "no evidence", "worse"]
+
+
+@dataclass
+class Verdict:
+    """What the evidence allows to say of a candidate.
+
+    Attributes:
+        word: better, no evidence or worse than source-only.
+        difference: of the combined score, which lies in [0, 1].
+        interval: 95 % of the paired bootstrap over images, or None where there are not enough images.
+        reasons: sentences that a user can check.
+    """
+
+    word: Word
+    difference: float
+    interval: tuple[float, float] | None
+    reasons: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        low_high = f", 95 % interval {self.interval[0]:+.3f} to {self.interval[1]:+.3f}" if self.interval else ""
+        head = {"better": "better than", "worse": "worse than", "no evidence": "no evidence of a change against"}
+        return f"{head[self.word]} source-only (trust {self.difference:+.3f}{low_high}): {'; '.join(self.reasons)}"
+
+
+def expected_classes(*observations: Observation) -> Tensor:
+    """C bool: the classes that any of the models gives at least ``EXPECTED`` of the pixels; all if none does."""
+    found = torch.stack([seen.shares for seen in observations]).amax(dim=0) >= EXPECTED
+    return found if found.any() else torch.ones_like(found)
+
+
+def consistency(seen: Observation, expected: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Class-balanced agreement under perturbation, mean over the perturbations: B values for B x N image weights."""
+    per_view = [
+        scores.balanced_agreement(_summed(counts, weights), expected) for name, counts in sorted(seen.views.items())
+    ]
+    return torch.stack(per_view).mean(dim=0)
+
+
+def anchors(seen: Observation, reference: Observation, weights: Tensor | None = None) -> Tensor:
+    """Share of the reference's sure pixels on which the model agrees with it, balanced over classes: B values."""
+    confidence, theirs = reference.probs.float().max(dim=-1)
+    sure = reference.stable & (confidence >= CONFIDENT)
+    one_hot = torch.nn.functional.one_hot(theirs, seen.num_classes) * sure.unsqueeze(-1)
+    kept = (one_hot * (seen.classes == theirs).unsqueeze(-1)).sum(dim=1)
+    return scores.balanced_recall(_summed(kept, weights), _summed(one_hot.sum(dim=1), weights))
+
+
+def trust(
+    seen: Observation, reference: Observation, expected: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """The combined score: consistency times anchors, B values in [0, 1] for B x N image weights."""
+    expected = expected_classes(seen, reference) if expected is None else expected
+    return consistency(seen, expected, weights) * anchors(seen, reference, weights)
+
+
+def verdict(candidate: Observation, source_only: Observation, prior: Tensor | None = None) -> Verdict:
+    """Compare a candidate with source-only by a paired bootstrap over images, always with the same draws.
+
+    Args:
+        prior: C class shares of the source labels, where they are known; used to tell which classes are dead.
+
+    Raises:
+        ValueError: the two looked at other images or know other classes.
+    """
+    check_comparable(candidate, source_only)
+    expected = expected_classes(candidate, source_only)
+    difference = float(trust(candidate, source_only, expected) - trust(source_only, source_only, expected))
+    alarming = collapse_signs(candidate, source_only, prior)
+    told = _terms(candidate, source_only, expected)
+    if len(candidate.names) < 2:
+        few = "one target image is too few for an interval"
+        return Verdict("worse" if alarming else "no evidence", difference, None, [*alarming, few, *told])
+    weights = bootstrap_weights(len(candidate.names))
+    draws = trust(candidate, source_only, expected, weights) - trust(source_only, source_only, expected, weights)
+    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    word: Word = "no evidence"
+    if alarming or high < -SMALLEST_GAIN:
+        word = "worse"
+    elif low > 0 and difference >= SMALLEST_GAIN:
+        word = "better"
+    return Verdict(word, difference, (low, high), [*alarming, *told])
+
+
+def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor | None = None) -> list[str]:
+    """Sentences about what looks like a collapse of the candidate; empty if nothing does."""
+    now, before = candidate.shares, reference.shares
+    alive = before >= EXPECTED
+    if prior is not None:
+        alive &= prior.double() >= EXPECTED
+    dead = int((alive & (now < DEAD * before)).sum())
+    signs = []
+    if dead >= 2 and dead >= 0.2 * int(alive.sum()):
+        signs.append(f"{dead} of {int(alive.sum())} classes are no longer predicted")
+    if float(now.max()) > max(LARGEST, float(before.max())):
+        signs.append(f"one class covers {100 * float(now.max()):.0f} % of the pixels")
+    if (jump := float(scores.total_variation(now, before))) > JUMP:
+        signs.append(f"{100 * jump:.0f} % of the pixels moved to other classes")
+    if (kept := float(anchors(candidate, reference))) < FEWEST_ANCHORS:
+        signs.append(f"only {100 * kept:.0f} % of what source-only was sure of is kept")
+    return signs
+
+
+def single_scores(seen: Observation, reference: Observation | None = None) -> dict[str, float]:
+    """Every score of one model over all its sampled pixels, for tables and the trust study."""
+    flat = seen.probs.double().flatten(0, 1)
+    flat = flat / flat.sum(dim=1, keepdim=True)
+    expected = expected_classes(seen, reference) if reference is not None else expected_classes(seen)
+    found = {
+        "entropy": scores.entropy(flat),
+        "information": scores.information(flat),
+        "nuclear_norm": scores.nuclear_norm(flat),
+        "neighborhood_density": seen.density.mean(),
+        "consistency": consistency(seen, expected),
+    }
+    for name, counts in seen.views.items():
+        found[f"agreement_{name}"] = scores.agreement(counts.sum(dim=0))
+        found[f"balanced_{name}"] = scores.balanced_agreement(counts.sum(dim=0), expected)
+    if reference is not None:
+        found["anchors"] = anchors(seen, reference)
+        found["trust"] = trust(seen, reference, expected)
+    return {name: float(value) for name, value in found.items()}
+
+
+def ensemble_agreement(observations: Mapping[str, Observation]) -> dict[str, float]:
+    """Class-balanced agreement (mean IoU) of each model with the mean of all of them.
+
+    Source: EnsV, Hu et al. 2023 ("Mixed samples ... ensemble-based validation"): the ensemble stands in for labels.
+    """
+    mean = torch.stack([seen.probs.float() for seen in observations.values()]).mean(dim=0)
+    voted = mean.argmax(dim=-1)
+    found = {}
+    for name, seen in observations.items():
+        counts = scores.joint_counts(voted, seen.classes, seen.num_classes)
+        used = (counts.sum(0) + counts.sum(1)) > 0
+        found[name] = float(scores.balanced_agreement(counts, used, floor=0.0))
+    return found
+
+
+def pooled(observations: Sequence[Observation]) -> Observation:
+    """Several references as one: mean probabilities, sure only where all of them are stable."""
+    first = observations[0]
+    if len(observations) == 1:
+        return first
+    for other in observations[1:]:
+        check_comparable(first, other)
+    return Observation(
+        first.names,
+        torch.stack([seen.probs.float() for seen in observations]).mean(dim=0).half(),
+        {name: torch.stack([seen.views[name] for seen in observations]).sum(dim=0) for name in first.views},
+        torch.stack([seen.stable for seen in observations]).all(dim=0),
+        torch.stack([seen.density for seen in observations]).mean(dim=0),
+    )
+
+
+def bootstrap_weights(images: int, draws: int = DRAWS) -> Tensor:
+    """draws x images float64: how often each image was drawn, always the same draws."""
+    drawn = torch.randint(images, (draws, images), generator=generator(SEED, "bootstrap", images))
+    return torch.nn.functional.one_hot(drawn, images).sum(dim=1).double()
+
+
+def check_comparable(first: Observation, second: Observation) -> None:
+    """Refuse observations of other images, pixels or classes."""
+    if first.names != second.names:
+        raise ValueError("the two observations are of different images")
+    if first.probs.shape != second.probs.shape:
+        raise ValueError(f"the observations differ in shape: {tuple(first.probs.shape)}, {tuple(second.probs.shape)}")
+
+
+def _terms(candidate: Observation, reference: Observation, expected: Tensor) -> list[str]:
+    before, after = float(consistency(reference, expected)), float(consistency(candidate, expected))
+    return [
+        f"consistency under perturbation {before:.2f} -> {after:.2f}",
+        f"{100 * float(anchors(candidate, reference)):.0f} % of what source-only was sure of is kept",
+    ]
+
+
+def _summed(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Values of images (N x ...) summed over all of them, or over B weighted draws (B x ...)."""
+    values = values.double()
+    return values.sum(dim=0) if weights is None else torch.tensordot(weights, values, dims=1)
