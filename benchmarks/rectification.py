@@ -40,7 +40,8 @@ def learners(sizes: Sequence[tuple[int, int]], device: str) -> list[Learner]:
 def function(device: str, **switches) -> ImplicitRectification:
     torch.manual_seed(0)
     module = ImplicitRectification((DEPTH, DEPTH), CLASSES, hidden=HIDDEN, **switches)
-    torch.nn.init.normal_(module.psi[-1].weight, std=1.0)
+    for parameter in list(module.psi.parameters())[-2:-1]:
+        torch.nn.init.normal_(parameter, std=1.0)
     return module.to(device)
 
 
