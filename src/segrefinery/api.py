@@ -118,7 +118,8 @@ def adapt(
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     run = Run(
-        folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed, sets, fabric, tracker,
+        folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed,
+        sets, fabric, tracker,
         reuse=Path(reuse) if reuse else None,
         on_look=lambda end, step: looked(end, step, "look") and None,
         on_end=ended,
@@ -176,7 +177,7 @@ def predict(run: str | Path | Model, images: str) -> Iterator[tuple[str, Tensor,
         yield dataset.name(index), image, model.predict(image)
 
 
-# -- the parts -----------------------------------------------------------------------------------------------------------
+# -- the parts -----------------------------------------------------------------------------------------------------
 
 
 def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -196,8 +197,8 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     different = [key for key in new if old.get(key) != new[key]]
     if different:
         raise SegRefineryError(
-            f"{written}: the run was started with other settings ({', '.join(different)}); resume with the same recipe, "
-            "data and --set, or start a new run with -o"
+            f"{written}: the run was started with other settings ({', '.join(different)}); resume with the same "
+            "recipe, data and --set, or start a new run with -o"
         )
 
 
@@ -250,7 +251,7 @@ def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) 
         "recipe": recipe.name,
         "trained_on": {"source": recipe.source, "target": recipe.target, "stage": end.name, "seed": recipe.seed},
     }
-    save_model(folder, end.predictor, recipe.model, space.name, space.classes, space.colors, extra)  # pyright: ignore[reportArgumentType]
+    save_model(folder, end.predictor, end.model, space.name, space.classes, space.colors, extra)  # pyright: ignore[reportArgumentType]
 
 
 def write_json(path: Path, value: Any) -> None:

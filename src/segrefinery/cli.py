@@ -195,9 +195,8 @@ def say(line: str) -> None:
 @contextmanager
 def training_progress() -> Iterator[Callable[[str, int, int, dict[str, float]], None]]:
     """A bar for each stage with the time left and the losses."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}")
-    )  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (*columns, TextColumn("{task.fields[losses]}"))
     with Progress(*columns, console=console) as bars:
         tasks = {}
 

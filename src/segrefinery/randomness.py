@@ -1,4 +1,4 @@
-"""Randomness without state: every generator is a function of a key, so a run can be resumed from its step number alone."""
+"""Randomness without state: every generator is a function of a key, so a run resumes from its step number alone."""
 
 from __future__ import annotations
 

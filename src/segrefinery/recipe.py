@@ -43,7 +43,7 @@ def parse_stages(value: Any) -> dict[str, StageSettings]:
 
 
 class Recipe(Settings):
-    """Stages, data, model and budget: everything that determines a run except the data sets and the seed it is given."""
+    """Stages, data, model and budget, and the data sets and seed it was given: all that determines a run."""
 
     format: int = FORMAT
     """Version of the recipe's format."""
@@ -60,7 +60,7 @@ class Recipe(Settings):
     stages: Annotated[dict[str, SerializeAsAny[StageSettings]], BeforeValidator(parse_stages)]
     scale: str = "paper"
     """``paper``: the settings of the publication; ``small``: two processor cores."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     source: str | None = None
     """Labelled images, as NAME:PATH[@SPLIT]."""
     target: str | None = None

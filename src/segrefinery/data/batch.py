@@ -42,7 +42,7 @@ class UnlabeledBatch(_Batch):
 
 @dataclass
 class PseudoLabeledBatch(_Batch):
-    """Target images with labels our own teacher wrote: label B x H x W int64 (255 ignored), weight B x H x W in [0, 1]."""
+    """Target images with our own teacher's labels: label B x H x W int64 (255 ignored), weight B x H x W in [0, 1]."""
 
     image: Tensor
     label: Tensor

@@ -65,6 +65,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, stage: str, keep: int = 2, rank: int = 0) -> None:
         self.folder, self.stage, self.keep, self.rank = folder, stage, keep, rank
+        self.pinned: Path | None = None
 
     def paths(self) -> list[Path]:
         """Oldest first."""
@@ -85,8 +86,22 @@ class Checkpoints:
         }
         save_atomically(state, path)
         for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+            if old != self.pinned:
+                old.unlink(missing_ok=True)
         return path
+
+    def pin(self, step: int) -> None:
+        """Never drop the newest checkpoint from before ``step``, in place of the one pinned before."""
+        for path in reversed(self.paths()):
+            if step_of(path) < step:
+                self.pinned = path
+                return
+
+    def set_aside(self) -> None:
+        """Give the pinned checkpoint a name that outlives the stage: ``STAGE.good-0000100.pt``."""
+        if self.pinned is not None and self.pinned.exists():
+            number = self.pinned.name.removeprefix(self.stage)
+            os.replace(self.pinned, self.pinned.with_name(f"{self.stage}.good{number}"))
 
     def restore(self, module: nn.Module, trained: dict[str, Trained]) -> int:
         """Load the newest checkpoint into the stage and its optimizers -> steps done; 0 if there is none."""
@@ -111,12 +126,17 @@ class Checkpoints:
         return ".pt" if self.rank == 0 else f".rank{self.rank}.pt"
 
 
+def step_of(path: Path) -> int:
+    """The steps done, from a checkpoint's name."""
+    return int(path.name.rsplit("-", 1)[1].split(".")[0])
+
+
 def load_state(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     """``load_state_dict`` with an error a user can act on."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise SegRefineryError(
-            f"{path}: does not fit this recipe's model and refiners ({str(error).splitlines()[-1].strip()}); resume with "
-            "the recipe the run was started with"
+            f"{path}: does not fit this recipe's model and refiners ({str(error).splitlines()[-1].strip()}); "
+            "resume with the recipe the run was started with"
         ) from error

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from segrefinery.engine.checkpoints import Checkpoints
+from segrefinery.engine.gate import Gate, OnCollapse
 from segrefinery.engine.tracker import Tracker
 from segrefinery.errors import SegRefineryError
 from segrefinery.randomness import generator, seed_of
@@ -32,6 +33,7 @@ class LoopSettings:
         clip_norm: largest gradient norm, or None.
         accumulate: micro-batches a step.
         checkpoint_every, log_every, look_every: in steps; ``look`` (evaluation, label-free scores) never if 0.
+        on_collapse: what the gate does on suspicion; it looks at the stage every ``log_every`` steps.
     """
 
     steps: int
@@ -41,6 +43,7 @@ class LoopSettings:
     checkpoint_every: int = 500
     log_every: int = 20
     look_every: int = 0
+    on_collapse: OnCollapse = "warn"
 
 
 @dataclass
@@ -77,6 +80,7 @@ def train(
 
     Raises:
         NonFiniteLoss: names the loss and the step.
+        Collapse: the gate is told to stop, and does.
     """
     hooks = hooks or Hooks()
     stage.to(fabric.device).train()
@@ -84,15 +88,24 @@ def train(
     first = checkpoints.restore(stage, trained)
     if first == 0:
         checkpoints.save(0, stage, trained)  # what ``prepare`` found is never computed twice
+    gate = Gate(name, stage, checkpoints, fabric, tracker, settings.on_collapse)
+    gate.resume()
     clock = time.perf_counter()
     for number, pair in enumerate(batches(first), first):
-        losses = one_step(fabric, name, stage, trained, settings, number, pair)
         done = number + 1
+        try:
+            losses = one_step(fabric, name, stage, trained, settings, number, pair)
+        except NonFiniteLoss as error:
+            if gate.not_finite(done, error):
+                break
+            raise
         hooks.progress(done, losses)
         if done % settings.log_every == 0 or done == settings.steps:
             seconds = (time.perf_counter() - clock) / (number % settings.log_every + 1)
             clock = time.perf_counter()
             tracker.write(name, done, "train", {**losses, **stage.numbers(), "seconds_per_step": round(seconds, 4)})
+            if gate.check(done):
+                break
         if settings.look_every and done % settings.look_every == 0 and done < settings.steps:
             stage.eval()
             hooks.look(done)
@@ -100,6 +113,7 @@ def train(
             clock = time.perf_counter()
         if done % settings.checkpoint_every == 0 and done < settings.steps:
             checkpoints.save(done, stage, trained)
+    gate.close()
     stage.eval()
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,16 +39,16 @@ class TrainingSettings(Settings):
     """How a run trains, whatever its stages."""
 
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """Micro-batches a step: less memory, the same gradient."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm."""
-    checkpoint_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """Checkpoints kept of the stage in training."""
-    log_every: int = Field(20, ge=1)
-    look_every: int = Field(0, ge=0)
+    log_every: int = Field(default=20, ge=1)
+    look_every: int = Field(default=0, ge=0)
     """Steps between looks at the model in training: evaluation, where there is an evaluation set, and label-free
     scores; 0 = only at the end of a stage."""
 
@@ -80,13 +81,14 @@ class StageEnd:
     """What a finished stage leaves to whoever looks at it.
 
     Attributes:
-        name: of the stage; ``settings`` its settings.
+        name: of the stage; ``settings`` its settings; ``model`` the settings of its network.
         predictor: the network to evaluate. source_only: whether it has seen nothing but the source.
         inference_refiners: names of the refiners that are part of the predictor.
     """
 
     name: str
     settings: StageSettings
+    model: ModelSettings
     predictor: nn.Module
     source_only: bool
     inference_refiners: tuple[str, ...] = ()
@@ -118,30 +120,40 @@ class Run:
     def execute(self) -> Stage | None:
         """Train every stage that is not finished yet -> the last stage that was trained here, if any."""
         self.read = self.sets.cached(self.data, self.target_data)
-        initial = self.new_model("initial")
+        model_settings, initial = self.model, self.new_model(self.model)
         previous = copy.deepcopy(initial)
-        key, source_only, stage = self.data_key(), True, None
+        chain, source_only, stage = self.data_key, True, None
         for name, settings in plan(self.stages).items():
-            key = digest(key, name, settings.model_dump(mode="json"))
+            own_key = self.stage_key(chain, settings)
+            chain = digest(chain, own_key)
             source_only = source_only and getattr(settings, "learn_from", None) == "source"
-            model = copy.deepcopy(previous) if settings.start == "previous" else self.new_model(name)
+            if settings.start == "fresh":
+                model_settings = settings.model or self.model
+                model, initial = self.new_model(model_settings), self.new_model(model_settings)
+            else:
+                model = copy.deepcopy(previous)
             context = StageContext(model, previous, initial, self.sets.space, self.handed_on)
+            torch.manual_seed(seed_of(self.seed, name, "build"))
             stage = settings.build(context)
-            if not self.load_finished(name, key, stage):
-                self.train_stage(name, settings, stage, source_only)
-                self.save_finished(name, key, stage)
+            if not self.load_finished(name, own_key, stage):
+                end = partial(self.end_of, name, settings, model_settings, stage, source_only)
+                self.train_stage(name, settings, stage, end)
+                self.save_finished(name, own_key, stage)
             self.handed_on |= {part: module.state_dict() for part, module in stage.handed_on().items()}
-            previous = stage.model
-            self.on_end(self.end_of(name, settings, stage, source_only))
+            if getattr(settings, "hands_on", "model") == "model":
+                previous = stage.model
+                self.on_end(self.end_of(name, settings, model_settings, stage, source_only))
         return stage
 
-    def end_of(self, name: str, settings: StageSettings, stage: Stage, source_only: bool) -> StageEnd:
+    def end_of(
+        self, name: str, settings: StageSettings, model: ModelSettings, stage: Stage, source_only: bool
+    ) -> StageEnd:
         acting = (part for part, module in stage.handed_on().items() if acts_at_inference(module))
-        return StageEnd(name, settings, stage.predictor().eval(), source_only, tuple(acting))
+        return StageEnd(name, settings, model, stage.predictor().eval(), source_only, tuple(acting))
 
     # -- one stage -----------------------------------------------------------------------------------------------------
 
-    def train_stage(self, name: str, settings: StageSettings, stage: Stage, source_only: bool) -> None:
+    def train_stage(self, name: str, settings: StageSettings, stage: Stage, end: Callable[[], StageEnd]) -> None:
         rank = self.fabric.global_rank
         checkpoints = Checkpoints(self.folder / "checkpoints", name, self.training.keep, rank)
         folder = self.stage_folder(name)
@@ -149,6 +161,9 @@ class Run:
             torch.manual_seed(seed_of(self.seed, name, "prepare"))
             stage.to(self.fabric.device).eval()
             stage.prepare(self.passes(folder))
+            if stage.nothing_to_do:
+                self.tracker.write(name, 0, "note", {"text": f"not trained: {stage.nothing_to_do}"})
+                return
         self.tracker.rewind(set(self.finished_names()), name, latest_step(checkpoints))
         options = self.training
         loop = LoopSettings(
@@ -156,7 +171,7 @@ class Run:
             options.log_every, options.look_every,
         )  # fmt: skip
         hooks = Hooks(
-            look=lambda step: self.on_look(self.end_of(name, settings, stage, source_only), step),
+            look=lambda step: self.on_look(end(), step),
             progress=lambda step, losses: self.on_progress(name, step, settings.steps, losses),
         )
         batches = lambda first: self.batches(name, settings, stage, first)  # noqa: E731
@@ -174,7 +189,7 @@ class Run:
         }
         if getattr(settings, "learn_from", None) == "target_labels":
             source, data = (
-                self.sets.oracle,
+                self.read.oracle,
                 target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur}),
             )
         else:
@@ -247,12 +262,23 @@ class Run:
     def result_path(self, name: str) -> Path:
         return self.folder / "stages" / name / "result.pt"
 
-    def new_model(self, purpose: str) -> Segmenter:
-        """The network as the recipe describes it: pre-trained weights, and the same random ones for the same seed."""
-        torch.manual_seed(seed_of(self.seed, "model", purpose))
-        return build_model(self.model, self.sets.space.num_classes).to(self.fabric.device)
+    def new_model(self, settings: ModelSettings) -> Segmenter:
+        """A network as its settings describe it: pre-trained weights, and the same random ones for the same seed."""
+        torch.manual_seed(seed_of(self.seed, "model"))
+        return build_model(settings, self.sets.space.num_classes).to(self.fabric.device)
 
+    def stage_key(self, before: str, settings: StageSettings) -> str:
+        """All that determines a stage's result. Supervised training from a new network depends on no earlier stage,
+        so recipes share it wherever it stands."""
+        described = settings.model_dump(mode="json")
+        if before == self.data_key:
+            described["start"] = "fresh"
+        alone = isinstance(settings, SupervisedSettings) and described["start"] == "fresh"
+        return digest(self.data_key if alone else before, described)
+
+    @cached_property
     def data_key(self) -> str:
+        """All that determines a run before its first stage."""
         sets = [
             fingerprint(part) for part in (self.sets.source, self.sets.target, self.sets.oracle) if part is not None
         ]

@@ -11,14 +11,34 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.class_balanced import ClassBalancedSettings, InstanceAdaptiveSettings
 from segrefinery.refine.confidence import ConfidenceShareSettings, ConfidenceThresholdSettings
+from segrefinery.refine.contrastive import PixelContrastSettings
+from segrefinery.refine.cpsl import SelfLabelingSettings
 from segrefinery.refine.entropy_mixture import EntropyMixtureSettings
+from segrefinery.refine.feature_distance import FeatureDistanceSettings
+from segrefinery.refine.implicit_rectification import ImplicitRectificationSettings
+from segrefinery.refine.masked_consistency import MaskedConsistencySettings
+from segrefinery.refine.pixel_correlation import PixelAttentionSettings
+from segrefinery.refine.proda import PrototypeDenoisingSettings
+from segrefinery.refine.refinement_network import RefinementNetworkSettings
 from segrefinery.settings import Settings, choose
 
 REFINERS: dict[str, type[Settings]] = {
     "confidence_threshold": ConfidenceThresholdSettings,
     "confidence_share": ConfidenceShareSettings,
+    "class_balanced": ClassBalancedSettings,
+    "instance_adaptive": InstanceAdaptiveSettings,
     "entropy_mixture": EntropyMixtureSettings,
+    "prototype_denoising": PrototypeDenoisingSettings,
+    "self_labeling": SelfLabelingSettings,
+    "refinement_network": RefinementNetworkSettings,
+    "implicit_rectification": ImplicitRectificationSettings,
+    # These leave the labels as they are and add a loss.
+    "pixel_attention": PixelAttentionSettings,
+    "pixel_contrast": PixelContrastSettings,
+    "masked_consistency": MaskedConsistencySettings,
+    "feature_distance": FeatureDistanceSettings,
 }
 
 

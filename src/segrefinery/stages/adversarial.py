@@ -74,6 +74,9 @@ class AdversarialSettings(StageSettings):
     """k: how many classes count as uncertain (the paper's results are stable for 5 to 9)."""
     balance: float = Field(default=0.9, ge=0, le=1)
     """0 = sample evenly, 1 = full class balance."""
+    steepness: float = Field(default=80.0, gt=0)
+    midpoint: float = Field(default=0.02, ge=0, le=1)
+    """alpha and mu of eq. 5, made for 19 classes; with fewer classes a higher midpoint keeps the scores apart."""
     clip: bool = True
     """Hold UncerDA's sampling score below 1."""
 
@@ -246,7 +249,9 @@ class Adversarial(Stage):
             return None
         record, settings = self._record(), self.settings
         chosen = record.uncertain if self._guided() else None
-        probabilities = soft_balance_probabilities(pixel_counts, chosen, settings.balance, clip=settings.clip)
+        probabilities = soft_balance_probabilities(
+            pixel_counts, chosen, settings.balance, settings.steepness, settings.midpoint, clip=settings.clip
+        )
         if self._folder is not None:
             record.probabilities = probabilities.tolist()
             record.save(self._folder)

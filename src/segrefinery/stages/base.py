@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
+from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.settings import Settings
 from segrefinery.stages.optimizers import OptimizerSettings, Trained
@@ -27,7 +28,9 @@ class StageSettings(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     start: Literal["previous", "fresh"] = "previous"
     """Train on from the weights the last stage left, or from a newly built network."""
-    batch: int | None = Field(None, gt=0)
+    model: ModelSettings | None = None
+    """The network of a fresh start, by default the recipe's (a distilled student may be another)."""
+    batch: int | None = Field(default=None, gt=0)
     """Images of each domain a step; by default the recipe's ``data.batch``."""
     crop: tuple[int, int] | None = None
     """Height and width of the training crop; by default the recipe's ``data.crop``."""
@@ -38,6 +41,12 @@ class StageSettings(Settings):
     def repeats(self) -> int:
         """How often the stage runs in a row (generations, rounds), each time from what the time before left."""
         return 1
+
+    @model_validator(mode="after")
+    def _another_network_starts_fresh(self) -> Self:
+        if self.model is not None and self.start != "fresh":
+            raise ValueError("a stage with a model of its own needs start: fresh")
+        return self
 
     def build(self, context: StageContext) -> Stage:
         """The stage, ready to train."""
@@ -104,6 +113,8 @@ class Stage(nn.Module, ABC):
     """
 
     model: Segmenter
+    nothing_to_do: str | None = None
+    """Why the stage need not train, if ``prepare`` found that out."""
     guides_sampling: bool = False
     """Whether ``source_probabilities`` says how source images are drawn; the class counts it needs take a pass."""
 
@@ -141,5 +152,5 @@ class Stage(nn.Module, ABC):
         return {}
 
     def numbers(self) -> dict[str, float]:
-        """What the stage would like to see tracked beside its losses since the last call (kept share, confidence, ...)."""
+        """What to track beside the losses since the last call (kept share, confidence, ...)."""
         return {}

@@ -16,8 +16,8 @@ from segrefinery.stages.base import StageContext
 class LossWeights(Settings):
     """Weights of a network's classifiers in a supervised loss."""
 
-    main: float = Field(1.0, ge=0)
-    aux: float = Field(0.1, ge=0)
+    main: float = Field(default=1.0, ge=0)
+    aux: float = Field(default=0.1, ge=0)
     """Of the second learner, where the network has one (AdaptSegNet: 0.1; MRNet: 0.5; HRDA's detail crop: 0.1)."""
 
 

@@ -18,21 +18,21 @@ class OptimizerSettings(Settings):
     """An optimizer and how its rate moves."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(6e-5, gt=0)
+    lr: float = Field(default=6e-5, gt=0)
     """Base learning rate: that of the pre-trained encoder."""
-    head_factor: float = Field(10.0, gt=0)
+    head_factor: float = Field(default=10.0, gt=0)
     """Rate of everything else (heads, refiners) over the base rate."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """None is applied to biases and norms."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.999)
-    power: float = Field(1.0, ge=0)
+    power: float = Field(default=1.0, ge=0)
     """Poly decay: lr * (1 - step / horizon) ** power; 0 keeps the rate."""
-    horizon: int | None = Field(None, gt=0)
+    horizon: int | None = Field(default=None, gt=0)
     """Step at which the rate would reach 0; by default the length of the stage."""
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up, applied to the already decayed rate."""
-    layer_decay: float = Field(1.0, gt=0, le=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of each encoder layer over that of the layer above it (DINOv2); 1 = one rate."""
 
 

@@ -33,7 +33,7 @@ def write_pseudo_labels(
     for labels, batch in found:
         full = labels.resize((batch.image.shape[-2], batch.image.shape[-1]))
         for label, weight, index in zip(full.labels.cpu(), full.weight.cpu(), batch.index.tolist(), strict=True):
-            stem = file_stem(index, names[index] if names else "")
+            stem = file_stem(index, str(names[index]) if names else "")
             mask = Image.fromarray(label.to(torch.uint8).numpy(), mode="P")
             mask.putpalette(palette)
             mask.save(folder / f"{stem}.png")

@@ -1,4 +1,4 @@
-"""Self-training, top to bottom: the teacher looks, the refiners mend what it saw, the student learns from the result."""
+"""Self-training, top to bottom: the teacher looks, the refiners mend what it saw, the student learns from it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, 
 from segrefinery.stages.common import LossWeights, build_refiners, head_losses
 from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
 from segrefinery.stages.pseudo_labels import write_pseudo_labels
+from segrefinery.stages.watch import LabelWatch
 
 
 class SelfTrainingSettings(StageSettings):
@@ -33,17 +34,17 @@ class SelfTrainingSettings(StageSettings):
     labels: Literal["online", "offline"] = "online"
     """``online``: the teacher follows the student and labels every batch. ``offline``: the last stage's network labels
     the whole target set once a generation, as PNG files, and the student learns from those."""
-    generations: int = Field(1, ge=1)
+    generations: int = Field(default=1, ge=1)
     """How often the stage is repeated, each time from the labels of the network before."""
     teacher: TeacherSettings = TeacherSettings()
     mixing: Literal["classmix", "cutmix", "none"] = "classmix"
     mix_classes: Literal["paper", "official"] = "paper"
-    """Half of the classes of each image, or of the whole batch's, ignored pixels included, as DACS's code draws them."""
+    """Half of the classes of each image, or of the whole batch's with ignored pixels, as DACS's code does."""
     strong: StrongViewSettings | None = StrongViewSettings()
     """Photometric strong view of what the student sees of the target; null for none."""
     weights: LossWeights = LossWeights()
-    source_weight: float = Field(1.0, ge=0)
-    target_weight: float = Field(1.0, ge=0)
+    source_weight: float = Field(default=1.0, ge=0)
+    target_weight: float = Field(default=1.0, ge=0)
     target_loss: Literal["cross_entropy", "symmetric", "variance_regularized"] = "cross_entropy"
     """``symmetric``: 0.1 CE + RCE (ProDA, CPSL); ``variance_regularized``: exp(-D) CE + D (MRNet, UncerDA)."""
 
@@ -65,6 +66,7 @@ class SelfTraining(Stage):
         self.model = context.model
         self.refiners = build_refiners(settings.refine, context)
         self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
+        self.watch = LabelWatch(context.space.num_classes)
         self._steps: list[Step] = []
         self._seen: dict[str, list[Tensor]] = {}
 
@@ -88,6 +90,8 @@ class SelfTraining(Stage):
 
         on_mixed = self.model(mixed_image)
         losses |= self.weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed_label, mixed_weight))
+        learned = mixed_weight > 0 if pasted is None else (mixed_weight > 0) & ~pasted
+        self.watch.see(labels.probs, source.label, on_mixed.logits, mixed_label, learned)
 
         step = Step(
             batch.number, self.model, source, on_source, self.teacher, view, labels,

@@ -20,6 +20,8 @@ class SupervisedSettings(StageSettings):
     kind: Literal["supervised"] = "supervised"
     learn_from: Literal["source", "target_labels"] = "source"
     """``target_labels`` makes the run an oracle: an upper bound, never an adaptation result."""
+    hands_on: Literal["model", "refiners"] = "model"
+    """``refiners``: the network is thrown away and only what its refiners learned goes on (SAM's attention)."""
     weights: LossWeights = LossWeights()
     refine: RefinerChain = Field(default_factory=dict)
     """Refiners whose own losses also train on the source (SAM's attention, IR2F's function)."""
