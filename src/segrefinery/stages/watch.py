@@ -22,7 +22,7 @@ class LabelWatch(nn.Module):
         agreement: share of the trusted target pixels on which the student says what its label says; ``best``: the
             highest it has been.
         steps: number of steps seen.
-        last_clean: the last step at which nothing was suspicious; ``suspected``: the first at which something was, or -1.
+        last_clean: the last step without suspicion; ``suspected``: the first with one, or -1.
     """
 
     early: Tensor

@@ -71,7 +71,7 @@ class Observation:
         path.parent.mkdir(parents=True, exist_ok=True)
         views = {f"view_{name}": counts.numpy() for name, counts in self.views.items()}
         np.savez_compressed(
-            path, names=np.array(self.names), probs=self.probs.numpy(), stable=self.stable.numpy(),
+            path, allow_pickle=False, names=np.array(self.names), probs=self.probs.numpy(), stable=self.stable.numpy(),
             density=self.density.numpy(), **views,
         )  # fmt: skip
 
@@ -196,9 +196,8 @@ def mixed(
     size = (image.shape[-2], image.shape[-1])
     none = torch.zeros(1, *size, dtype=torch.int64, device=image.device)
     both, _, pasted = cutmix(partner, none, image, none, [random])
-    theirs, seen = (
-        probs_at(network, each, size, window)[0].flatten(1)[:, at].argmax(dim=0) for each in (partner, both)
-    )
+    theirs = probs_at(network, partner, size, window)[0].flatten(1)[:, at].argmax(dim=0)
+    seen = probs_at(network, both, size, window)[0].flatten(1)[:, at].argmax(dim=0)
     return torch.where(pasted.flatten()[at], theirs, own), seen
 
 

@@ -26,7 +26,7 @@ def entropy(probs: Tensor) -> Tensor:
 
 
 def information(probs: Tensor) -> Tensor:
-    """Mutual information of pixel and class, H(mean p) - mean H(p), over log C, in [0, 1]; high = confident and diverse.
+    """Mutual information of pixel and class, H(mean p) - mean H(p), over log C, in [0, 1]; high = sure and diverse.
 
     Args:
         probs: N x C.
