@@ -1,0 +1,96 @@
+"""Every shipped recipe loads at every scale, and runs unattended at scale small."""
+
+import json
+
+import pytest
+import yaml
+from runs import TINY, tiny_run
+
+from segrefinery.errors import SegRefineryError
+from segrefinery.recipe import dump_recipe, load_recipe, read_recipe, recipe_names
+
+SHORT = {"supervised": 3, "adversarial": 2, "self_training": 3, "distillation": 2}
+NARROW = {
+    "self_labeling": {"samples": 16, "bank": 256},
+    "refinement_network": {"width": 8, "warmup": 1},
+    "pixel_contrast": {"width": 8, "warmup": 1, "min_pixels": 2},
+    "implicit_rectification": {"queries": 64, "hidden": 8},
+}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_it_loads_at_every_scale_and_reads_back_the_same(name, tmp_path):
+    scales = read_recipe(name)[0].get("scales", {})
+    assert "small" in scales
+    for scale in ("paper", *scales):
+        recipe = load_recipe(name, scale)
+        assert recipe.about.strip()
+        copy = tmp_path / f"{scale}.yaml"
+        copy.write_text(dump_recipe(recipe), encoding="utf-8")
+        assert load_recipe(copy) == recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_it_runs_unattended_at_scale_small(name, tmp_path):
+    recipe = load_recipe(name, "small")
+    overrides = []
+    for stage, settings in recipe.stages.items():
+        overrides.append(f"stages.{stage}.steps={SHORT[settings.kind]}")
+        for refiner, changes in NARROW.items():
+            if refiner in getattr(settings, "refine", {}):
+                overrides += [f"stages.{stage}.refine.{refiner}.{key}={value}" for key, value in changes.items()]
+    if recipe.model.name.startswith("hrda:"):
+        overrides += ["model.options={detail: 32, divisor: 8, attention_width: 16, attention_norm: group}"]
+    elif recipe.model.name != "small":
+        overrides += ["model.options={}"]
+    oracle = {"oracle": "scenes:night,count=4,size=32x64"} if name == "oracle" else {}
+    run = tiny_run(tmp_path / "run", name, tuple(overrides), **oracle)
+    results = json.loads((run / "results.json").read_text())
+    last = list(results["stages"])[-1]
+    assert 0 <= results["stages"][last]["miou"] <= 1
+    if name not in ("source_only", "oracle"):
+        assert results["source_only"]["stage"] == "source"
+        assert results["adapted"]["stage"] == last
+    assert "lr" in yaml.safe_load((run / "recipe.yaml").read_text())["stages"][list(recipe.stages)[-1]]["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.corp=[1, 2]", r"data\.corp: unknown key; valid keys: .*crop"),
+        ("data.batch=many", r"data\.batch: .*integer.*'many'"),
+        ("stages.adapt.refine.entropy_mixtur={}", "unknown refiner 'entropy_mixtur'.*entropy_mixture"),
+        ("stages.adapt.kind=selftraining", "unknown kind of stage 'selftraining'.*self_training"),
+        ("stages.adapt.optimizer.speed=1", r"stages\.adapt.*optimizer\.speed: unknown key"),
+        ("model.name=deeplab", "unknown model 'deeplab'"),
+        ("nonsense", r"a\.b\.c=value"),
+        ("name.of.it=1", "no parts to set"),
+        ("format=99", "format 99"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place_and_the_choices(override, message):
+    with pytest.raises(SegRefineryError, match=message):
+        load_recipe("self_training", "small", [override])
+
+
+def test_unknown_recipe_scale_and_file_are_named(tmp_path):
+    with pytest.raises(SegRefineryError, match="unknown recipe 'self_trainng'.*Did you mean 'self_training'"):
+        load_recipe("self_trainng")
+    with pytest.raises(SegRefineryError, match="unknown scale.*small"):
+        load_recipe("self_training", "tiny")
+    with pytest.raises(SegRefineryError, match=r"missing\.yaml"):
+        load_recipe(tmp_path / "missing.yaml")
+    (tmp_path / "bad.yaml").write_text("name: [")
+    with pytest.raises(SegRefineryError, match=r"bad\.yaml: not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+def test_a_refiner_can_be_added_and_switched_off_from_the_command_line():
+    recipe = load_recipe("cpsl", "small", ["stages.adapt.refine.pixel_attention.weight=0.005"])
+    assert list(recipe.stages["adapt"].refine) == ["self_labeling", "pixel_attention"]
+    recipe = load_recipe("self_training", "small", ["stages.adapt.refine.confidence_threshold=false"])
+    assert recipe.stages["adapt"].refine == {}
+
+
+def test_the_tiny_settings_of_the_tests_are_valid():
+    load_recipe("self_training", "small", TINY)
