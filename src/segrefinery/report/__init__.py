@@ -1,1 +1,43 @@
+"""The report of a run: one HTML page that works offline."""
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from segrefinery.report.curves import curves_section
+from segrefinery.report.evidence import classes_section, headline, run_section
+from segrefinery.report.gallery import gallery_section
+from segrefinery.report.markup import element
+from segrefinery.report.material import Material
+from segrefinery.report.page import page
+
+FILE = "report.html"
+
+
+@torch.no_grad()
+def write_report(run: str | Path) -> Path:
+    """Write ``RUN/report.html`` from what the run folder holds, finished or not -> its path.
+
+    Pictures are computed anew from the run's networks and data on a few images; what cannot be computed any more is
+    left out and said at the end of the page.
+
+    Raises:
+        SegRefineryError: the folder holds no run.
+    """
+    folder = Path(run)
+    material = Material.of(folder)
+    parts = [part(material) for part in (headline, classes_section, gallery_section, curves_section, run_section)]
+    if material.notes:
+        parts.append(element("div", *(element("p", note) for note in material.notes), class_="notes"))
+    recipe = material.recipe
+    version = material.environment.get("packages", {}).get("segrefinery", "")
+    subtitle = f"{recipe.get('source')} \N{RIGHTWARDS ARROW} {recipe.get('target')}"
+    text = page(str(recipe.get("name")), subtitle, parts, f"Written by SegRefinery {version}. This file works offline.")
+    path = folder / FILE
+    temporary = folder / "report.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path

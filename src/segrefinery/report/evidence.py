@@ -1,0 +1,149 @@
+"""Whether it helped: the verdict, the scores class by class, and what was run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segrefinery.report.markup import Markup, element, percent, section, signed, table
+from segrefinery.report.material import Material
+
+MOODS = {"better": "good", "worse": "bad"}
+
+
+def headline(material: Material) -> Markup:
+    """The verdict in a sentence, and the numbers behind it."""
+    verdict = material.results.get("verdict")
+    sentence, mood = verdict_sentence(material)
+    reasons = [element("li", reason) for reason in (verdict or {}).get("reasons") or []]
+    return element(
+        "div",
+        element("p", sentence, class_="sentence"),
+        element("ul", reasons, class_="reasons") if reasons else None,
+        _tiles(material.results),
+        class_=f"verdict {mood}",
+        id="verdict",
+    )
+
+
+def verdict_sentence(material: Material) -> tuple[str, str]:
+    """The sentence at the top, and its mood: good, bad or open."""
+    results, verdict = material.results, material.results.get("verdict")
+    if verdict:
+        word = str(verdict.get("word", "no evidence"))
+        said = {
+            "better": "Better: the adapted model beats source-only on this target.",
+            "worse": "Worse: the adapted model does not reach source-only; keep the source-only model.",
+        }.get(word, f"{word[:1].upper()}{word[1:]} that adaptation changed the model for better or worse.")
+        return said + _interval(verdict), MOODS.get(word, "open")
+    on = material.recipe.get("evaluation")
+    before, after = results.get("source_only"), results.get("adapted")
+    if before and after:
+        return f"Source-only {percent(before['miou'])} mIoU, adapted {percent(after['miou'])} mIoU on {on}.", "open"
+    if alone := before or after:
+        who = "Source-only" if before else f"Stage {alone['stage']}"
+        return f"{who} reaches {percent(alone['miou'])} mIoU on {on}; there is nothing to compare it with.", "open"
+    return (
+        "There is no evidence yet whether adaptation helped: the run has neither a verdict nor an evaluation set.",
+        "open",
+    )
+
+
+def _interval(verdict: dict[str, Any]) -> str:
+    difference, interval = verdict.get("difference"), verdict.get("interval")
+    if difference is None:
+        return ""
+    text = f" Difference {difference:+.3g}"
+    if interval:
+        text += f", interval {interval[0]:+.3g} to {interval[1]:+.3g}"
+    return text.replace("-", "\N{MINUS SIGN}") + "."
+
+
+def _tiles(results: dict[str, Any]) -> Markup | None:
+    before, after = results.get("source_only"), results.get("adapted")
+    tiles = [
+        _tile(name, percent(part["miou"]), "mIoU") for name, part in (("source-only", before), ("adapted", after)) if part
+    ]
+    if before and after:
+        tiles.append(_tile("difference", signed(after["miou"] - before["miou"]), "points of mIoU"))
+        gain = after["pixel_accuracy"] - before["pixel_accuracy"]
+        tiles.append(_tile("pixels right", percent(after["pixel_accuracy"]), f"per cent, {signed(gain)}"))
+    return element("div", tiles, class_="tiles") if tiles else None
+
+
+def _tile(name: str, value: str, unit: str) -> Markup:
+    value_ = element("span", value, class_="number")
+    return element("div", element("span", name, class_="name"), value_, element("span", unit, class_="unit"))
+
+
+def classes_section(material: Material) -> Markup | None:
+    """IoU of every class, source-only beside adapted."""
+    results = material.results
+    before, after = results.get("source_only"), results.get("adapted")
+    if not before and not after:
+        return None
+    columns = [(name, part) for name, part in (("source-only", before), ("adapted", after)) if part]
+    rows = [_row(name, [part["iou"].get(name) for _, part in columns]) for name in results["classes"]]
+    mean = _row("mean", [part["miou"] for _, part in columns])
+    head = ["class", *(name for name, _ in columns), *(["difference"] if len(columns) == 2 else [])]
+    lead = (
+        f"Intersection over union on {material.recipe.get('evaluation')}, in per cent, of every pixel with a label. "
+        "A class that occurs neither in the labels nor in the predictions is absent and does not count in the mean."
+    )
+    return section("Class by class", table(head, [*rows, mean], class_="scores"), lead=lead)
+
+
+def _row(name: str, values: list[float | None]) -> list[Any]:
+    cells: list[Any] = [name]
+    for place, value in enumerate(values):
+        if value is None:
+            cells.append(element("td", "absent", class_="absent"))
+            continue
+        width = f"width: {100 * value:.1f}%"
+        bar = element("span", class_=f"meter meter-{place + 1 if len(values) > 1 else 2}", style=width)
+        cells.append(element("td", element("span", percent(value), class_="value"), bar, class_="score"))
+    if len(values) == 2:
+        first, second = values
+        if first is None or second is None:
+            cells.append(element("td", "\N{EN DASH}", class_="absent"))
+        else:
+            change = second - first
+            mood = "good" if change > 5e-4 else "bad" if change < -5e-4 else None
+            cells.append(element("td", signed(change), class_=f"change {mood}" if mood else "change"))
+    return cells
+
+
+def run_section(material: Material) -> Markup:
+    """Recipe, data, classes, seed, versions and machine."""
+    recipe, environment = material.recipe, material.environment
+    space = material.space
+    classes = ", ".join(space.classes) if space else "not known yet"
+    stages = " \N{RIGHTWARDS ARROW} ".join(
+        f"{name} ({settings.get('kind')}, {settings.get('steps')} steps)" for name, settings in recipe["stages"].items()
+    )
+    model = recipe.get("model", {})
+    facts: list[tuple[str, Any]] = [
+        ("Recipe", f"{recipe.get('name')}, scale {recipe.get('scale')}"),
+        ("What it does", recipe.get("about", "").strip()),
+        ("Stages", stages),
+        ("Network", f"{model.get('name')}, start from weights: {model.get('weights')}"),
+        ("Source (labelled)", recipe.get("source")),
+        ("Target (labels never read)", recipe.get("target")),
+        ("Evaluation (scores only)", recipe.get("evaluation") or "none"),
+        ("Classes", f"{space.num_classes if space else ''}: {classes}"),
+        ("Seed", recipe.get("seed")),
+        ("Machine", _machine(environment)),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in environment.get("packages", {}).items())),
+    ]
+    rows = [element("div", element("dt", name), element("dd", value)) for name, value in facts if value not in ("", None)]
+    text = (material.folder / "recipe.yaml").read_text(encoding="utf-8")
+    whole = element("details", element("summary", "The whole recipe, as it ran"), element("pre", text))
+    return section("What was run", element("dl", rows, class_="facts"), whole)
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    if not environment:
+        return ""
+    gpu = environment.get("gpu")
+    parts = [environment.get("processor"), f"{environment.get('cores')} cores", gpu or "no accelerator"]
+    parts.append(f"Python {environment.get('python')} on {environment.get('system')}")
+    return ", ".join(str(part) for part in parts if part)

@@ -1,0 +1,226 @@
+"""What a report is made of: a run folder's files, its data sets and its networks, each only if it is there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from segrefinery.data.align import Alignment, align
+from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.transforms import DataSettings, resize_for_evaluation
+from segrefinery.engine.checkpoints import load_safely
+from segrefinery.engine.tracker import records
+from segrefinery.errors import SegRefineryError
+from segrefinery.evaluation.inference import predict_probs
+from segrefinery.evaluation.results import read_results
+from segrefinery.labels import LabelSpace
+from segrefinery.models import build_model, load_weights
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
+from segrefinery.models.weights import CONFIG, TENSORS, read_config
+from segrefinery.randomness import generator
+from segrefinery.refine import PseudoLabels, Refiner, parse_chain
+from segrefinery.stages.pseudo_labels import PseudoLabeled
+
+
+@dataclass
+class Trained:
+    """A network of the run: ``segmenter`` is the plain one inside ``network``, which may include refiners."""
+
+    network: nn.Module
+    segmenter: Segmenter
+    space: LabelSpace
+    data: DataSettings
+    window: tuple[int, int] | None
+
+    def probs(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """uint8 3 x H x W -> C x ``size`` probabilities."""
+        return predict_probs(self.network, image, self.data, self.window, size)
+
+    def view(self, image: Tensor) -> TeacherView:
+        """What the segmenter, as a teacher, sees of a uint8 3 x H x W image."""
+        seen = resize_for_evaluation(image, self.data).unsqueeze(0)
+        return Teacher(self.segmenter, TeacherSettings()).view(seen, torch.zeros(1, dtype=torch.int64))
+
+
+@dataclass
+class Shot:
+    """One image of the gallery with all that is known of it.
+
+    Attributes:
+        image: uint8 3 x H x W. label: H x W reference, or None.
+        before, after: C x H x W probabilities of the source-only and of the last network, or None.
+        pseudo: the refined labels that the last network would be taught with, or None.
+    """
+
+    name: str
+    image: Tensor
+    label: Tensor | None
+    before: Tensor | None
+    after: Tensor | None
+    pseudo: PseudoLabels | None = None
+
+
+@dataclass
+class Material:
+    """A run folder, read on demand. ``notes`` collects what could not be shown, and why."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    results: dict[str, Any]
+    records: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, folder: Path) -> Material:
+        """Raises SegRefineryError where the folder holds no run."""
+        recipe = folder / "recipe.yaml"
+        if not recipe.exists():
+            raise SegRefineryError(f"{folder}: holds no run (recipe.yaml is missing); name the folder given to -o")
+        environment, metrics = folder / "environment.json", folder / "metrics.jsonl"
+        return cls(
+            folder,
+            yaml.safe_load(recipe.read_text(encoding="utf-8")),
+            json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
+            read_results(folder),
+            [record for _, record in records(metrics)] if metrics.exists() else [],
+        )
+
+    @cached_property
+    def before(self) -> Trained | None:
+        """The network that has seen nothing but the source."""
+        return self._trained("source_model")
+
+    @cached_property
+    def after(self) -> Trained | None:
+        """The network the run ends with so far."""
+        return self._trained("model")
+
+    @property
+    def last(self) -> Trained | None:
+        return self.after or self.before
+
+    @property
+    def space(self) -> LabelSpace | None:
+        return self.last.space if self.last else None
+
+    @cached_property
+    def sets(self) -> Alignment | None:
+        """The run's data sets; None, with a note, where they are not to be read any more."""
+        recipe = self.recipe
+        try:
+            source, target = open_dataset(recipe["source"]), open_dataset(recipe["target"])
+            evaluation = open_dataset(recipe["evaluation"]) if recipe.get("evaluation") else None
+            return align(source, target, evaluation, space=self.space)
+        except (SegRefineryError, OSError, KeyError, TypeError) as error:
+            self.notes.append(f"No pictures: the run's images cannot be read any more ({error}).")
+            return None
+
+    @cached_property
+    def evaluation_shots(self) -> list[Shot]:
+        """A fixed choice of four images of the evaluation set."""
+        if self.sets is None or self.sets.evaluation is None:
+            return []
+        return self._shots(self.sets.evaluation, 4, labelled=True)
+
+    @cached_property
+    def target_shots(self) -> list[Shot]:
+        """A fixed choice of the target images: four, or two where there is an evaluation set."""
+        return [] if self.sets is None else self._shots(self.sets.target, 4 if self.sets.evaluation is None else 2)
+
+    @property
+    def shots(self) -> list[Shot]:
+        return self.evaluation_shots + self.target_shots
+
+    @cached_property
+    def final(self) -> dict[str, Any]:
+        """What the last stage that is finished left: its name, its settings, and the states it handed on."""
+        for name, settings in reversed(self.recipe["stages"].items()):
+            for path in sorted(self.folder.glob("stages/*/result.pt"), reverse=True):
+                own = path.parent.name
+                if own == name or own.rpartition("-")[0] == name:
+                    return {"name": own, "settings": settings, "handed_on": load_safely(path)["handed_on"]}
+        return {"name": None, "settings": {}, "handed_on": {}}
+
+    @cached_property
+    def refiners(self) -> dict[str, Refiner]:
+        """The chain of the last stage with what it has learned, in eval mode."""
+        if self.last is None:
+            return {}
+        built = {}
+        for name, settings in parse_chain(self.final["settings"].get("refine") or {}).items():
+            refiner = settings.build(self.last.segmenter, self.last.space)  # pyright: ignore[reportAttributeAccessIssue]
+            given = self.final["handed_on"].get(name, {})
+            refiner.load_state_dict({key: given.get(key, value) for key, value in refiner.state_dict().items()})
+            built[name] = refiner.eval()
+        return built
+
+    @torch.no_grad()
+    def refined(self, image: Tensor) -> PseudoLabels | None:
+        """The labels of a uint8 image as the last stage makes them, on the network's grid; by its confidence alone
+        where the chain cannot be run outside of training."""
+        if self.last is None:
+            return None
+        view = self.last.view(image)
+        labels = PseudoLabels.from_view(view)
+        try:
+            for refiner in self.refiners.values():
+                labels = refiner(view, labels)
+        except Exception as error:  # a picture must not cost the report, and a refiner may need a training step
+            note = f"Pseudo-labels are shown with the network's confidence: the refiners did not run here ({error})."
+            if note not in self.notes:
+                self.notes.append(note)
+            labels = PseudoLabels(view.probs, view.probs.amax(dim=1))
+        return labels
+
+    def _trained(self, part: str) -> Trained | None:
+        folder = self.folder / part
+        if not (folder / CONFIG).exists():
+            return None
+        config = read_config(folder / CONFIG)
+        space = LabelSpace(config.space, config.classes, config.colors)
+        segmenter = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
+        network: nn.Module = segmenter
+        for settings in parse_chain(config.extra["refine"]).values():
+            network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
+        load_weights(network, folder / TENSORS)
+        window = config.extra["window"]
+        data = DataSettings.model_validate(config.extra["data"])
+        return Trained(network.eval(), segmenter.eval(), space, data, window and tuple(window))
+
+    def _shots(self, dataset: Any, count: int, labelled: bool = False) -> list[Shot]:
+        order = torch.randperm(len(dataset), generator=generator(int(self.recipe["seed"]), "report"))[:count]
+        folder = self.folder / "stages" / str(self.final["name"]) / "labels"
+        written = PseudoLabeled(dataset, folder) if folder.exists() and isinstance(dataset, UnlabeledView) else None
+        shots = []
+        for index in sorted(order.tolist()):
+            image = dataset.image(index)
+            size = (image.shape[-2], image.shape[-1])
+            before, after = (part and part.probs(image, size) for part in (self.before, self.after))
+            pseudo = _from_files(written, index, self) if written else self.refined(image)
+            label = dataset.label(index) if labelled else None
+            shots.append(Shot(dataset.name(index), image, label, before, after, pseudo))
+        return shots
+
+
+def _from_files(written: PseudoLabeled, index: int, material: Material) -> PseudoLabels | None:
+    """The labels of an offline generation, as the student read them."""
+    try:
+        label, weight = written.pseudo(index)
+    except SegRefineryError as error:
+        material.notes.append(str(error))
+        return None
+    assert material.space is not None
+    classes = material.space.num_classes
+    probs = nn.functional.one_hot(label.clamp(max=classes - 1), classes).movedim(-1, 0).float()
+    return PseudoLabels(probs[None], (weight.float() / 255)[None].masked_fill(label[None] >= classes, 0.0))
+
+
