@@ -27,6 +27,7 @@ from segrefinery.models import build_model, load_weights, save_model
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
 from segrefinery.refine import parse_chain
+from segrefinery.witness import Witness
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with a stage's name, the steps done, the steps in all and the losses."""
@@ -96,6 +97,7 @@ def adapt(
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         write_json(folder / "environment.json", environment())
     tracker = Tracker(folder, active=main)
+    witness = Witness(folder, sets.target, recipe.target_data, sets.space.num_classes, recipe.window, tracker)
 
     def looked(end: StageEnd, step: int, label: str) -> Evaluation | None:
         if sets.evaluation is None or not main:
@@ -107,25 +109,36 @@ def adapt(
         return found
 
     def ended(end: StageEnd) -> None:
-        if not main or (folder / "evaluation" / f"{end.name}.npz").exists():
+        if not main:
             return
-        name = "source_model" if end.source_only else "model"
-        save_result(folder / name, end, recipe, sets.space)
+        witness.ended(end)
+        if (folder / "evaluation" / f"{end.name}.npz").exists():
+            return
+        save_result(folder / ("source_model" if end.source_only else "model"), end, recipe, sets.space)
+        if recipe.training.choose == "score" and not end.source_only:
+            save_result(folder / "candidates" / end.name, end, recipe, sets.space)
         found = looked(end, end.settings.steps, "evaluation")
         if found is not None:
             keep_evaluation(folder, end.name, found, sets.space, source_only=end.source_only)
             say(f"{end.name}: {100 * found.total.miou:.1f} mIoU on {recipe.evaluation}")
+
+    def glanced(end: StageEnd, step: int) -> None:
+        looked(end, step, "look")
+        if main:
+            witness.glance(end, step)
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     run = Run(
         folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed,
         sets, fabric, tracker,
         reuse=Path(reuse) if reuse else None,
-        on_look=lambda end, step: looked(end, step, "look") and None,
+        on_look=glanced,
         on_end=ended,
         on_progress=progress or (lambda name, done, steps, losses: None),
     )  # fmt: skip
     run.execute()
+    if main and (verdict := witness.conclude(recipe.training.choose)) is not None:
+        say(f"verdict: {verdict}")
     tracker.close()
     return folder
 

@@ -37,10 +37,15 @@ def keep_evaluation(folder: Path, stage: str, found: Evaluation, space: LabelSpa
     scores = scores_of(found.total, space)
     results.setdefault("stages", {})[stage] = scores
     results["source_only" if source_only else "adapted"] = scores | {"stage": stage}
+    write_results(folder, results)
+    np.savez_compressed(folder / "evaluation" / f"{stage}.npz", per_image=found.per_image.numpy())
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write ``results.json`` whole or not at all."""
     temporary = folder / "results.tmp"
     temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, folder / "results.json")
-    np.savez_compressed(folder / "evaluation" / f"{stage}.npz", per_image=found.per_image.numpy())
 
 
 def read_results(folder: Path) -> dict[str, Any]:

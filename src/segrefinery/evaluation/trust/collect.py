@@ -6,6 +6,7 @@ the data alone. What is kept is small and adds up over images, so that images ca
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,11 +70,11 @@ class Observation:
     def save(self, path: Path) -> None:
         """Keep it as an ``.npz`` file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        views = {f"view_{name}": counts.numpy() for name, counts in self.views.items()}
-        np.savez_compressed(
-            path, allow_pickle=False, names=np.array(self.names), probs=self.probs.numpy(), stable=self.stable.numpy(),
-            density=self.density.numpy(), **views,
-        )  # fmt: skip
+        arrays: dict[str, Any] = {f"view_{name}": counts.numpy() for name, counts in self.views.items()}
+        arrays |= {"probs": self.probs.numpy(), "stable": self.stable.numpy(), "density": self.density.numpy()}
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez_compressed(temporary, names=np.array(self.names), **arrays)
+        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> Observation:

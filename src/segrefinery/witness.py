@@ -1,0 +1,102 @@
+"""What a run learns about itself without labels: a look at every stage end, the verdict, and the model it ships."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.run import StageEnd
+from segrefinery.engine.tracker import Tracker
+from segrefinery.evaluation.results import read_results, write_results
+from segrefinery.evaluation.trust.collect import Observation, look
+from segrefinery.evaluation.trust.verdict import Verdict, expected_classes, single_scores, trust, verdict
+
+
+class Witness:
+    """Looks at the models of one run on its target images, always the same ones.
+
+    Attributes:
+        seen: stage -> what its model said, in order; kept as ``trust/STAGE.npz`` in the run folder.
+        steps: stage -> its length. source_only: the last stage that has seen nothing but the source, or None.
+    """
+
+    def __init__(
+        self, folder: Path, target: Any, data: DataSettings, num_classes: int, window: tuple[int, int] | None,
+        tracker: Tracker,
+    ) -> None:  # fmt: skip
+        self.folder, self.target, self.data = folder, target, data
+        self.num_classes, self.window, self.tracker = num_classes, window, tracker
+        self.seen: dict[str, Observation] = {}
+        self.steps: dict[str, int] = {}
+        self.source_only: str | None = None
+
+    def glance(self, end: StageEnd, step: int) -> None:
+        """Record the scores of a model in training."""
+        self._record(end.name, step, self._look(end))
+
+    def ended(self, end: StageEnd) -> None:
+        """Look at the result of a stage, or recall the look."""
+        self.steps[end.name] = end.settings.steps
+        path = self.folder / "trust" / f"{end.name}.npz"
+        if path.exists():
+            self.seen[end.name] = Observation.load(path)
+        else:
+            self.seen[end.name] = self._look(end)
+            self._record(end.name, end.settings.steps, self.seen[end.name])
+            self.seen[end.name].save(path)
+        if end.source_only:
+            self.source_only = end.name
+
+    def best(self) -> str:
+        """The stage whose model has the highest combined score; the later one of equals, the last where source-only is
+        missing or there is one image only."""
+        last = list(self.seen)[-1]
+        if self.source_only is None or len(self.seen[last].names) < 2:
+            return last
+        reference = self.seen[self.source_only]
+        expected = expected_classes(*self.seen.values())
+        candidates = list(self.seen)[list(self.seen).index(self.source_only) :]
+        values = {name: float(trust(self.seen[name], reference, expected)) for name in candidates}
+        return max(reversed(candidates), key=values.__getitem__)
+
+    def conclude(self, choose: str) -> Verdict | None:
+        """Compare the run's model with source-only, keep the verdict, and with ``choose: score`` put the chosen model in
+        its place. None where there is nothing to compare."""
+        adapted = [name for name in self.seen if name != self.source_only]
+        if self.source_only is None or not adapted:
+            return None
+        chosen = self.best() if choose == "score" else adapted[-1]
+        judged = chosen if chosen in adapted else adapted[-1]
+        found = verdict(self.seen[judged], self.seen[self.source_only])
+        results = read_results(self.folder)
+        kept = {"stage": judged, **found.as_dict()}
+        if choose == "score":
+            self._ship(chosen)
+            kept["chosen"] = results["chosen"] = chosen
+            if chosen in results.get("stages", {}):
+                results["adapted"] = results["stages"][chosen] | {"stage": chosen}
+        if results.get("verdict") != _plain(kept):
+            results["verdict"] = _plain(kept)
+            write_results(self.folder, results)
+            self.tracker.write(judged, self.steps[judged], "verdict", results["verdict"])
+        return found
+
+    def _ship(self, chosen: str) -> None:
+        """Copy the chosen stage's model to ``model/``; every candidate was kept for it."""
+        origin = self.folder / ("source_model" if chosen == self.source_only else f"candidates/{chosen}")
+        if origin.exists():
+            shutil.copytree(origin, self.folder / "model", dirs_exist_ok=True)
+
+    def _look(self, end: StageEnd) -> Observation:
+        return look(end.predictor, self.target, self.data, self.num_classes, self.window)
+
+    def _record(self, name: str, step: int, seen: Observation) -> None:
+        reference = self.seen.get(self.source_only or "")
+        self.tracker.write(name, step, "trust", single_scores(seen, reference))
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON reads it back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
