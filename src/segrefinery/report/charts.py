@@ -77,7 +77,9 @@ def histogram_chart(
         y = frame.y(min(value, top))
         fill = "bar" if kept is None or kept[place] else "bar faint"
         x, height = f"{LEFT + place * width:.1f}", f"{HEIGHT - BOTTOM - y:.1f}"
-        drawn.append(element("rect", x=x, y=f"{y:.1f}", width=f"{max(width - 0.5, 0.5):.1f}", height=height, class_=fill))
+        drawn.append(
+            element("rect", x=x, y=f"{y:.1f}", width=f"{max(width - 0.5, 0.5):.1f}", height=height, class_=fill)
+        )
     for place, points in enumerate(curves.values(), 1):
         path = " ".join(f"{frame.x(x):.1f},{frame.y(min(y, top)):.1f}" for x, y in points if math.isfinite(y))
         drawn.append(element("polyline", points=path, class_="line", style=f"stroke: {color_of(place)}"))

@@ -24,7 +24,9 @@ def curves_section(material: Material) -> Markup | None:
         shares = {name: points for name, points in series(trained).items() if name.startswith(SHARES)}
         losses = {name: points for name, points in series(trained).items() if name not in shares}
         if losses:
-            charts.append(figure(line_chart(losses, "step", "loss", f"losses of stage {stage}"), _caption(stage, trained)))
+            charts.append(
+                figure(line_chart(losses, "step", "loss", f"losses of stage {stage}"), _caption(stage, trained))
+            )
         if shares:
             chart = line_chart(shares, "step", "share", f"labels of stage {stage}", y_range=(0.0, 1.0))
             charts.append(figure(chart, f"{stage}: weight and confidence of the labels it learned from"))

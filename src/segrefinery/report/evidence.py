@@ -61,7 +61,9 @@ def _interval(verdict: dict[str, Any]) -> str:
 def _tiles(results: dict[str, Any]) -> Markup | None:
     before, after = results.get("source_only"), results.get("adapted")
     tiles = [
-        _tile(name, percent(part["miou"]), "mIoU") for name, part in (("source-only", before), ("adapted", after)) if part
+        _tile(name, percent(part["miou"]), "mIoU")
+        for name, part in (("source-only", before), ("adapted", after))
+        if part
     ]
     if before and after:
         tiles.append(_tile("difference", signed(after["miou"] - before["miou"]), "points of mIoU"))
@@ -134,7 +136,9 @@ def run_section(material: Material) -> Markup:
         ("Machine", _machine(environment)),
         ("Versions", ", ".join(f"{name} {number}" for name, number in environment.get("packages", {}).items())),
     ]
-    rows = [element("div", element("dt", name), element("dd", value)) for name, value in facts if value not in ("", None)]
+    rows = [
+        element("div", element("dt", name), element("dd", value)) for name, value in facts if value not in ("", None)
+    ]
     text = (material.folder / "recipe.yaml").read_text(encoding="utf-8")
     whole = element("details", element("summary", "The whole recipe, as it ran"), element("pre", text))
     return section("What was run", element("dl", rows, class_="facts"), whole)

@@ -49,20 +49,23 @@ def card(shot: Shot, space: LabelSpace) -> Markup:
     """One image: the slider, and the small pictures beside it."""
     small = [figure(photo(shot.image, f"image {shot.name}"), "image")]
     if shot.label is not None:
-        small.append(figure(_on_black(shot.label, space, "reference"), "reference"))
+        small.append(figure(_solid(shot.label, space, "reference"), "reference"))
     if shot.pseudo is not None:
         full = shot.pseudo.resize((shot.image.shape[-2], shot.image.shape[-1]))
         kept = f"pseudo-label ({percent(float((full.weight > 0).float().mean()), 0)} % kept)"
-        small.append(figure(_on_black(full.labels[0], space, "pseudo-label"), kept))
+        small.append(figure(_solid(full.labels[0], space, "pseudo-label"), kept))
         weight = element("span", "weight ", scale_bar("0", "1"))
         small.append(figure(heat_map(full.weight[0], "weight of the pseudo-label"), weight))
     caption = element("h4", shot.name, element("small", _right(shot)))
-    return element("article", caption, slider(shot, space), element("div", small, class_="small"), class_="card")
+    columns = element("div", slider(shot, space), element("div", small, class_="small"), class_="columns")
+    return element("article", caption, columns, class_="card")
 
 
 def slider(shot: Shot, space: LabelSpace) -> Markup:
     """Two label maps over the photo; the range input moves the line between them."""
-    sides = [(name, probs) for name, probs in (("source-only", shot.before), ("adapted", shot.after)) if probs is not None]
+    sides = [
+        (name, probs) for name, probs in (("source-only", shot.before), ("adapted", shot.after)) if probs is not None
+    ]
     layers = [photo(shot.image, "", class_="photo")]
     *before, (after_name, after) = sides
     before_name = "image"
@@ -78,7 +81,7 @@ def slider(shot: Shot, space: LabelSpace) -> Markup:
     return element("div", layers, element("span", class_="line"), tags, control, class_="compare")
 
 
-def _on_black(label: Tensor, space: LabelSpace, alt: str) -> Markup:
+def _solid(label: Tensor, space: LabelSpace, alt: str) -> Markup:
     return label_map(label, space, alt, class_="solid")
 
 

@@ -206,7 +206,7 @@ class Material:
             size = (image.shape[-2], image.shape[-1])
             before, after = (part and part.probs(image, size) for part in (self.before, self.after))
             pseudo = _from_files(written, index, self) if written else self.refined(image)
-            label = dataset.label(index) if labelled else None
+            label = dataset.label(index) if labelled else None  # pyright: ignore[reportAttributeAccessIssue]
             shots.append(Shot(dataset.name(index), image, label, before, after, pseudo))
         return shots
 
@@ -222,5 +222,3 @@ def _from_files(written: PseudoLabeled, index: int, material: Material) -> Pseud
     classes = material.space.num_classes
     probs = nn.functional.one_hot(label.clamp(max=classes - 1), classes).movedim(-1, 0).float()
     return PseudoLabels(probs[None], (weight.float() / 255)[None].masked_fill(label[None] >= classes, 0.0))
-
-

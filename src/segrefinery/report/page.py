@@ -19,7 +19,9 @@ def page(title: str, subtitle: str, body: Iterable[Markup | None], foot: str) ->
         element("title", title),
         Markup(f"<style>{style}</style>"),
     ]
-    header = element("header", element("p", "SegRefinery", class_="brand"), element("h1", title), element("p", subtitle))
+    header = element(
+        "header", element("p", "SegRefinery", class_="brand"), element("h1", title), element("p", subtitle)
+    )
     content = [header, element("main", *body), element("footer", foot), Markup(f"<script>{script}</script>")]
     whole = element("html", element("head", *head), element("body", *content), lang="en")
     return f"<!doctype html>\n{join(whole)}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
-def photo(image: Tensor, alt: str, **attributes: str) -> Markup:
+def photo(image: Tensor, alt: str, **attributes: Any) -> Markup:
     """uint8 3 x H x W as JPEG."""
     pixels = image.float().unsqueeze(0)
     size = shown_size((image.shape[-2], image.shape[-1]))
@@ -36,7 +37,7 @@ def photo(image: Tensor, alt: str, **attributes: str) -> Markup:
     return picture(Image.fromarray(array), alt, "JPEG", **attributes)
 
 
-def label_map(label: Tensor, space: LabelSpace, alt: str, **attributes: str) -> Markup:
+def label_map(label: Tensor, space: LabelSpace, alt: str, **attributes: Any) -> Markup:
     """H x W class ids as a palette PNG in the classes' colours; ignored pixels are transparent."""
     size = shown_size((label.shape[-2], label.shape[-1]))
     small = F.interpolate(label[None, None].float(), size, mode="nearest-exact")[0, 0].byte().cpu().numpy()
@@ -46,7 +47,7 @@ def label_map(label: Tensor, space: LabelSpace, alt: str, **attributes: str) -> 
     return picture(image, alt, "PNG", transparency=IGNORE, **attributes)
 
 
-def heat_map(values: Tensor, alt: str, **attributes: str) -> Markup:
+def heat_map(values: Tensor, alt: str, **attributes: Any) -> Markup:
     """H x W values in [0, 1], dark (0) to bright (1); NaN is transparent."""
     return picture(Image.fromarray(heat(values), mode="RGBA"), alt, "PNG", **attributes)
 
@@ -69,10 +70,10 @@ def scale_bar(low: str, high: str) -> Markup:
     return element("span", low, ramp, high, class_="scale")
 
 
-def picture(image: Image.Image, alt: str, kind: str, transparency: int | None = None, **attributes: str) -> Markup:
+def picture(image: Image.Image, alt: str, kind: str, transparency: int | None = None, **attributes: Any) -> Markup:
     """An ``<img>`` with the picture inside."""
     buffer = io.BytesIO()
-    options = {"quality": 82, "optimize": True} if kind == "JPEG" else {"optimize": True}
+    options: dict[str, Any] = {"quality": 82, "optimize": True} if kind == "JPEG" else {"optimize": True}
     if transparency is not None:
         options["transparency"] = transparency
     image.save(buffer, kind, **options)

@@ -1,0 +1,91 @@
+"""``check``: what it prints, what it makes of problems, and how the cost is worked out."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from segrefinery import checkup
+from segrefinery.checkup import Cost, duration, print_checkup, size, step_bytes, step_seconds, timed_pass
+from segrefinery.errors import SegRefineryError
+from segrefinery.models.segmenter import Prediction
+from segrefinery.recipe import load_recipe
+
+DAY, NIGHT = "scenes:day,count=3,size=32x64", "scenes:night,count=3,size=32x64"
+
+
+def printed(*arguments, **options) -> tuple[bool, str]:
+    console = Console(file=io.StringIO(), width=140)
+    healthy = print_checkup(console, *arguments, scale="small", **options)
+    return healthy, console.file.getvalue()
+
+
+def test_a_healthy_plan_shows_data_classes_and_cost():
+    seen = []
+    test = "scenes:night,count=2,size=32x64@test"
+    healthy, text = printed(DAY, NIGHT, test, progress=lambda done, total: seen.append((done, total)))
+    assert healthy
+    for part in (DAY, NIGHT, test, "64x32", "road", "bicycle", "Cost of self_training", "source", "adapt", "iB"):
+        assert part in text
+    assert seen == [(done, 8) for done in range(1, 9)]
+
+
+def test_an_error_is_told_with_its_remedy_and_is_not_healthy():
+    healthy, text = printed(DAY, DAY)
+    assert not healthy
+    assert "error target" in text
+    assert "name other images as the target" in text
+
+
+def test_an_unknown_recipe_or_data_set_is_the_users_error():
+    with pytest.raises(SegRefineryError, match="unknown recipe"):
+        printed(DAY, NIGHT, recipe="self_trainin")
+    with pytest.raises(SegRefineryError):
+        printed("/nowhere/at/all", NIGHT)
+
+
+def test_a_network_that_cannot_run_costs_only_the_estimate(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(checkup, "measure", fail)
+    healthy, text = printed(DAY, NIGHT)
+    assert healthy
+    assert "not known: a pass of the network failed (out of memory)" in text
+
+
+def test_cost_of_a_stage_by_hand():
+    recipe = load_recipe("self_training", "small", ["data.batch=8", "stages.source.batch=16"])
+    cost = Cost(seconds=3.0, activations=1000, parameters=10, timed=(8, 96, 128), device=torch.device("cpu"))
+    source, adapt = recipe.stages["source"], recipe.stages["adapt"]
+    assert step_seconds(cost, source, recipe) == pytest.approx(6.0)  # twice the batch
+    assert step_seconds(cost, adapt, recipe) == pytest.approx(7.0)  # source, target, and the teacher's third
+    assert step_bytes(cost, source, recipe) == 4 * 4 * 10 + 2000  # weights, gradients, two moments
+    assert step_bytes(cost, adapt, recipe) == 4 * 5 * 10 + 1000  # and a teacher
+
+
+def test_activations_are_what_the_backward_pass_keeps():
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, image):
+            logits = (image[:, :2] * self.scale) ** 2
+            return Prediction(logits, logits)
+
+    seconds, kept = timed_pass(Square(), (1, 16, 32), 2, torch.device("cpu"), bf16=False)
+    pixels = 16 * 32
+    # the image (3 channels), its product with the scale (2), the log-softmax (2) and the label (int64)
+    at_least = 4 * pixels * (3 + 2 + 2) + 8 * pixels
+    assert seconds > 0
+    assert at_least <= kept <= at_least + 4 * pixels * 2
+
+
+def test_durations_and_sizes_read_well():
+    assert [duration(s) for s in (0.0712, 30, 600, 7200, 300_000)] == ["0.071 s", "30 s", "10 min", "2 h", "3.5 days"]
+    assert [size(b) for b in (5 * 2**20, 3 * 2**29)] == ["5 MiB", "1.5 GiB"]
