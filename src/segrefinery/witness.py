@@ -62,7 +62,7 @@ class Witness:
         return max(reversed(candidates), key=values.__getitem__)
 
     def conclude(self, choose: str) -> Verdict | None:
-        """Compare the run's model with source-only, keep the verdict, and with ``choose: score`` put the chosen model in
+        """Compare the run's model with source-only and keep the verdict; with ``choose: score`` put the chosen model in
         its place. None where there is nothing to compare."""
         adapted = [name for name in self.seen if name != self.source_only]
         if self.source_only is None or not adapted:

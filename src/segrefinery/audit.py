@@ -1,0 +1,263 @@
+"""A few labels, well spent: pick the target images worth labelling, and turn their masks into mIoU with an interval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segrefinery.api import Model, load, write_json
+from segrefinery.compare import SOURCE_ONLY, check_classes, model_folders
+from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.errors import SegRefineryError
+from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.evaluation.trust.collect import sample_images
+from segrefinery.export.annotation import read_masks, write_cvat, write_label_studio
+from segrefinery.models.weights import CONFIG
+from segrefinery.randomness import generator
+from segrefinery.stages.pseudo_labels import file_stem
+
+POOL = 400
+"""Images among which the audited ones are picked."""
+STRATA = 4
+DRAWS = 2000
+RECORD = "audit.json"
+
+
+@dataclass
+class Picked:
+    """An image to label.
+
+    Attributes:
+        index, name: in the target. stem: of its files. height, width: of the image.
+        doubt: share of its pixels on which the models disagree. stratum: of doubt, 0 = least.
+        weight: how many images of the target it stands for.
+    """
+
+    index: int
+    name: str
+    stem: str
+    height: int
+    width: int
+    doubt: float
+    stratum: int
+    weight: float
+
+
+@dataclass
+class Audited:
+    """What the masks say of one model.
+
+    Attributes:
+        miou: estimate over the target, in [0, 1]; interval: 95 % of a bootstrap over images within their strata.
+        difference, difference_interval: against the run's source-only model on the same draws; None for itself.
+    """
+
+    name: str
+    miou: float
+    interval: tuple[float, float]
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
+
+
+def prepare_audit(
+    run: str | Path,
+    target: str,
+    output: str | Path,
+    count: int = 20,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Picked]:
+    """Pick ``count`` target images and write them with their present prediction as starting masks.
+
+    The images are sorted into strata by doubt: the share of pixels on which the adapted model and source-only disagree
+    (without a source-only model, on which the model disagrees with its own view of the mirrored image). Doubtful strata
+    give more images; weights undo that when mIoU is estimated.
+
+    ``output`` then holds ``images/``, ``masks/`` (class ids), ``cvat.zip``, ``cvat_labels.json``,
+    ``label_studio.json``, ``label_studio.xml`` and ``audit.json``.
+
+    Raises:
+        SegRefineryError: no model, fewer than two images, or the folder holds an audit already.
+    """
+    folder = Path(output)
+    if (folder / RECORD).exists():
+        raise SegRefineryError(
+            f"{folder}: holds an audit already; name a new folder with -o, or its masks with --masks"
+        )
+    model, dataset = load(run), UnlabeledView(open_dataset(target))
+    if len(dataset) < 2 or count < 2:
+        raise SegRefineryError(f"an audit needs at least two images: {target} has {len(dataset)}, -n asks for {count}")
+    before = Path(run) / SOURCE_ONLY
+    other = load(before) if (before / CONFIG).exists() else None
+    pool = sample_images(dataset, max(POOL, count), seed)
+    doubts = []
+    for done, index in enumerate(pool, 1):
+        doubts.append(doubt(model, other, dataset.image(index)))
+        progress(done, len(pool))
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    picked, masks = [], {}
+    for place, stratum, weight in stratify(doubts, count, len(dataset), seed):
+        index = pool[place]
+        image, name = dataset.image(index), dataset.name(index)
+        height, width = image.shape[-2:]
+        one = Picked(index, name, file_stem(index, name), height, width, doubts[place], stratum, weight)
+        mask = model.predict(image).argmax(dim=0).to(torch.uint8).cpu().numpy()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{one.stem}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{one.stem}.png")
+        picked.append(one)
+        masks[one.stem] = mask
+    write_cvat(folder, masks, model.space)
+    write_label_studio(folder, masks, model.space, Path(run).name)
+    record = {"target": target, "classes": list(model.space.classes), "images": [asdict(one) for one in picked]}
+    write_json(folder / RECORD, record)
+    return picked
+
+
+def score_audit(
+    run: str | Path,
+    target: str,
+    output: str | Path,
+    masks: str | Path,
+    others: Sequence[str | Path] = (),
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Audited]:
+    """mIoU of this and other runs' models on the audited images, each with its interval, best first.
+
+    Args:
+        output: the folder ``prepare_audit`` wrote. masks: the folder with the corrected masks (see ``read_masks``).
+
+    Raises:
+        SegRefineryError: no audit there, another target or other classes, or masks that are missing or do not fit.
+    """
+    picked = read_audit(Path(output), target)
+    folders = {name: folder for each in (run, *others) for name, folder in model_folders(Path(each)).items()}
+    check_classes(folders)
+    space = load(run).space
+    labels = read_masks(Path(masks), {one.stem: (one.height, one.width) for one in picked}, space)
+    dataset = UnlabeledView(open_dataset(target))
+    for one in picked:
+        if one.index >= len(dataset) or dataset.name(one.index) != one.name:
+            raise SegRefineryError(
+                f"{target}: image {one.index} is not {one.name!r}; the target changed since the audit"
+            )
+    counts = {}
+    for number, (name, folder) in enumerate(folders.items()):
+        model = load(folder)
+        counts[name] = torch.stack([count_image(model, dataset.image(one.index), labels[one.stem]) for one in picked])
+        progress(number + 1, len(folders))
+    reference = next((name for name, folder in folders.items() if folder.name == SOURCE_ONLY), None)
+    found = estimate(counts, picked, reference)
+    return sorted(found, key=lambda model: -model.miou)
+
+
+def doubt(model: Model, other: Model | None, image: Tensor) -> float:
+    """Share of the pixels on which two models, or a model and its mirror image, disagree."""
+    own = model.predict(image).argmax(dim=0)
+    if other is not None:
+        second = other.predict(image).argmax(dim=0)
+    else:
+        second = model.predict(image.flip(-1)).argmax(dim=0).flip(-1)
+    return float((own != second).double().mean())
+
+
+def stratify(doubts: Sequence[float], count: int, total: int, seed: int = 0) -> list[tuple[int, int, float]]:
+    """Pick ``count`` of the images (all, if there are fewer) -> place, stratum and weight of each.
+
+    The strata are equally large parts of the images in order of doubt. Each gives at least two; the rest is shared out
+    in proportion to the strata's mean doubt. A weight is the number of images of the target (``total``) that an image
+    stands for.
+    """
+    count = min(count, len(doubts))
+    order = np.argsort(np.asarray(doubts), kind="stable")
+    strata = np.array_split(order, max(1, min(STRATA, count // 2)))
+    means = np.array([max(np.mean([doubts[i] for i in part]), 1e-6) for part in strata])
+    quota = np.array([min(2, len(part)) for part in strata])
+    while quota.sum() < count:
+        room = np.array([len(part) > taken for part, taken in zip(strata, quota, strict=True)])
+        wanting = np.where(room, means / (quota + 0.5), -1.0)
+        quota[int(wanting.argmax())] += 1
+    chosen = []
+    for number, (part, taken) in enumerate(zip(strata, quota.tolist(), strict=True)):
+        drawn = torch.randperm(len(part), generator=generator(seed, "audit", number, len(part)))[:taken].tolist()
+        weight = len(part) / taken * total / len(doubts)
+        chosen += [(int(part[i]), number, weight) for i in sorted(drawn)]
+    return chosen
+
+
+def count_image(model: Model, image: Tensor, label: Tensor) -> Tensor:
+    """C x C counts of one image."""
+    matrix = ConfusionMatrix(model.space.num_classes)
+    prediction = model.predict(image, (label.shape[-2], label.shape[-1])).argmax(dim=0).cpu()
+    matrix.update(prediction, label)
+    return matrix.matrix
+
+
+def estimate(counts: dict[str, Tensor], picked: Sequence[Picked], reference: str | None) -> list[Audited]:
+    """mIoU over the target from N x C x C counts of each model, and intervals from the same draws for all."""
+    weights = torch.tensor([one.weight for one in picked], dtype=torch.float64)
+    draws = stratified_draws([one.stratum for one in picked]) * weights
+    value = {name: float(miou(weights, matrices)) for name, matrices in counts.items()}
+    drawn = {name: miou(draws, matrices) for name, matrices in counts.items()}
+    found = []
+    for name in counts:
+        one = Audited(name, value[name], _interval(drawn[name]))
+        if reference is not None and name != reference:
+            one.difference = value[name] - value[reference]
+            one.difference_interval = _interval(drawn[name] - drawn[reference])
+        found.append(one)
+    return found
+
+
+def miou(weights: Tensor, counts: Tensor) -> Tensor:
+    """Mean IoU over the classes that occur, of N x C x C counts weighted by ... x N."""
+    summed = torch.tensordot(weights, counts.double(), dims=1)
+    hits = summed.diagonal(dim1=-2, dim2=-1)
+    union = summed.sum(-1) + summed.sum(-2) - hits
+    return torch.where(union > 0, hits / union.clamp(min=1e-9), torch.nan).nanmean(dim=-1)
+
+
+def stratified_draws(strata: Sequence[int], draws: int = DRAWS) -> Tensor:
+    """draws x N float64: how often each image was drawn, each stratum drawn from itself."""
+    place = torch.tensor(strata)
+    result = torch.zeros(draws, len(place), dtype=torch.float64)
+    for stratum in sorted(set(strata)):
+        members = (place == stratum).nonzero()[:, 0]
+        picked = torch.randint(len(members), (draws, len(members)), generator=generator("audit draws", stratum))
+        result[:, members] = torch.nn.functional.one_hot(picked, len(members)).sum(dim=1).double()
+    return result
+
+
+def read_audit(folder: Path, target: str) -> list[Picked]:
+    """The images an audit picked.
+
+    Raises:
+        SegRefineryError: there is no audit, or it is of another target.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        picked = [Picked(**one) for one in record["images"]]
+    except FileNotFoundError:
+        raise SegRefineryError(
+            f"{folder}: holds no audit; start one without --masks, or name its folder with -o"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise SegRefineryError(f"{folder / RECORD}: not readable ({error})") from error
+    if record["target"] != target:
+        raise SegRefineryError(f"{folder}: audits {record['target']}, not {target}")
+    return picked
+
+
+def _interval(values: Tensor) -> tuple[float, float]:
+    low, high = torch.nanquantile(values.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

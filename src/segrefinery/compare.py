@@ -1,0 +1,145 @@
+"""Rank models without labels, and say of each whether it is better than source-only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segrefinery.api import Model, load
+from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.errors import SegRefineryError
+from segrefinery.evaluation.trust.collect import IMAGES, Observation, look, sample_images
+from segrefinery.evaluation.trust.verdict import (
+    Verdict,
+    ensemble_agreement,
+    expected_classes,
+    pooled,
+    single_scores,
+    trust,
+    verdict,
+)
+from segrefinery.models.weights import CONFIG, read_config
+from segrefinery.recipe import load_recipe
+
+SOURCE_ONLY = "source_model"
+
+
+@dataclass
+class Ranked:
+    """One model among those compared.
+
+    Attributes:
+        name: run folder and, where it is not the run's result, the part of it. folder: of the model.
+        scores: label-free scores by name; ``trust`` ranks, ``ensemble`` is the agreement with the mean of all models.
+        verdict: against the run's own source-only model; None for source-only itself, or where the run has none.
+    """
+
+    name: str
+    folder: Path
+    scores: dict[str, float]
+    verdict: Verdict | None
+
+
+def compare(
+    runs: Sequence[str | Path],
+    target: str | None = None,
+    *,
+    images: int = IMAGES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Ranked]:
+    """Rank the models of runs on target images nobody has labelled, best first.
+
+    Args:
+        runs: run folders (each with its result, its source-only model and kept candidates), or model folders.
+        target: the images, ``NAME:PATH[@SPLIT]`` or a folder; by default those the runs were adapted to.
+        images: how many of them are looked at.
+
+    Raises:
+        SegRefineryError: no model, different classes or targets, or fewer than two images.
+    """
+    found = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
+    check_classes(found)
+    reference = target or common_target(runs)
+    dataset = UnlabeledView(open_dataset(reference))
+    if len(dataset) < 2:
+        raise SegRefineryError(
+            f"{reference}: holds one image; a comparison draws images anew and needs at least two, better thirty"
+        )
+    chosen = sample_images(dataset, images)
+    total, observed = len(found) * len(chosen), {}
+    for number, (name, folder) in enumerate(found.items()):
+        before = number * len(chosen)
+        observed[name] = observe(
+            load(folder), dataset, chosen, lambda done, _, before=before: progress(before + done, total)
+        )
+    return ranked(found, observed)
+
+
+def observe(
+    model: Model, dataset: UnlabeledView, images: Sequence[int], progress: Callable[[int, int], None]
+) -> Observation:
+    """Look at a loaded model."""
+    return look(
+        model.network, dataset, model.data, model.space.num_classes, model.window, images=images, progress=progress
+    )
+
+
+def ranked(folders: dict[str, Path], observed: dict[str, Observation]) -> list[Ranked]:
+    """Order observed models by the combined score; all are measured against the same reference, the source-only models
+    together, or the mean of all models where there is none."""
+    sources = [seen for name, seen in observed.items() if folders[name].name == SOURCE_ONLY]
+    reference = pooled(sources or list(observed.values()))
+    expected = expected_classes(*observed.values())
+    votes = ensemble_agreement(observed)
+    result = []
+    for name, seen in observed.items():
+        scores = single_scores(seen, reference)
+        scores |= {"trust": float(trust(seen, reference, expected)), "ensemble": votes[name]}
+        own = observed.get(f"{run_name(name)}/{SOURCE_ONLY}")
+        result.append(Ranked(name, folders[name], scores, None if own is None or own is seen else verdict(seen, own)))
+    return sorted(result, key=lambda model: -model.scores["trust"])
+
+
+def model_folders(run: Path) -> dict[str, Path]:
+    """The models of a run by name: its result under the run's own name, source-only and candidates below it."""
+    if (run / CONFIG).exists():
+        return {str(run): run}
+    parts = [run / "model", run / SOURCE_ONLY, *sorted((run / "candidates").glob("*"))]
+    found = {
+        str(run) if part.name == "model" else f"{run}/{part.name}": part for part in parts if (part / CONFIG).exists()
+    }
+    if not found:
+        raise SegRefineryError(f"{run}: holds no trained model; name a run folder or a model folder")
+    return found
+
+
+def run_name(name: str) -> str:
+    """The run a model's name belongs to."""
+    path = Path(name)
+    return str(path if (path / "recipe.yaml").exists() else path.parent)
+
+
+def check_classes(folders: dict[str, Path]) -> None:
+    """Refuse models that do not know the same classes in the same order."""
+    (first, known), *others = [(name, read_config(folder / CONFIG).classes) for name, folder in folders.items()]
+    for name, classes in others:
+        if classes != known:
+            raise SegRefineryError(
+                f"{first} and {name} were trained on different classes ({', '.join(known)} / {', '.join(classes)}); "
+                "only models of the same classes can be compared"
+            )
+
+
+def common_target(runs: Sequence[str | Path]) -> str:
+    """The target that all runs were adapted to."""
+    targets = {}
+    for run in map(Path, runs):
+        home = next((path for path in (run, run.parent) if (path / "recipe.yaml").exists()), None)
+        if home is None:
+            raise SegRefineryError(f"{run}: does not say what it was adapted to; name the images with --target")
+        targets[str(load_recipe(home / "recipe.yaml").target)] = str(run)
+    if len(targets) > 1:
+        told = "; ".join(f"{run}: {target}" for target, run in targets.items())
+        raise SegRefineryError(f"the runs were adapted to different targets ({told}); name one with --target")
+    return next(iter(targets))
