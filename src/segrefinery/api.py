@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segrefinery.data.align import align
+from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.environment import environment
@@ -26,8 +26,12 @@ from segrefinery.labels import LabelSpace
 from segrefinery.models import build_model, load_weights, save_model
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
-from segrefinery.refine import parse_chain
+from segrefinery.refine import PseudoLabels, parse_chain
+from segrefinery.stages.pseudo_labels import write_pseudo_labels
 from segrefinery.witness import Witness
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with a stage's name, the steps done, the steps in all and the losses."""
@@ -190,6 +194,47 @@ def predict(run: str | Path | Model, images: str) -> Iterator[tuple[str, Tensor,
         yield dataset.name(index), image, model.predict(image)
 
 
+def count(images: str) -> int:
+    """How many images a reference names."""
+    return len(open_dataset(images))
+
+
+def pseudo_label(
+    run: str | Path | Model,
+    target: str,
+    output: str | Path,
+    threshold: float = 0.0,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Label images for other tools to train on -> how many were written.
+
+    For each image ``STEM.png`` (class ids with their colours, 255 ignored) and ``STEM.weight.png`` (confidence, 0..255),
+    at the image's own size, and once ``classes.json``. Images are read and written one by one.
+
+    Args:
+        threshold: pixels whose confidence is below it are ignored and weigh 0.
+    """
+    model = run if isinstance(run, Model) else load(run)
+    dataset, folder = UnlabeledView(open_dataset(target)), Path(output)
+
+    def labelled() -> Iterator[tuple[PseudoLabels, UnlabeledBatch]]:
+        for index in range(len(dataset)):
+            image = dataset.image(index)
+            probs = model.predict(image)[None]
+            confidence = probs.amax(dim=1)
+            weight = confidence.masked_fill(confidence < threshold, 0.0)
+            yield PseudoLabels(probs, weight), UnlabeledBatch(image[None], torch.tensor([index]))
+            progress(index + 1, len(dataset))
+
+    names = [dataset.name(index) for index in range(len(dataset))]
+    write_pseudo_labels(folder, labelled(), names, model.space)
+    classes = [{"id": id, "name": name, "color": list(color)} for id, (name, color) in enumerate(
+        zip(model.space.classes, model.space.colors, strict=True))]  # fmt: skip
+    write_json(folder / "classes.json", classes)
+    return len(dataset)
+
+
 # -- the parts -----------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +279,8 @@ def open_sets(recipe: Recipe, say: Callable[[str], None]) -> RunData:
 
 def make_fabric(recipe: Recipe) -> Fabric:
     """One process, or one of those that torchrun started."""
+    from lightning_fabric import Fabric  # only training needs it
+
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", world))

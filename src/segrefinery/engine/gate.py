@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
 
 from segrefinery.engine.checkpoints import Checkpoints, load_safely, load_state
 from segrefinery.engine.tracker import Tracker
 from segrefinery.errors import SegRefineryError
 from segrefinery.stages.base import Stage
 from segrefinery.stages.watch import WINDOW, LabelWatch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 OnCollapse = Literal["warn", "rollback", "stop"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from segrefinery.engine.checkpoints import Checkpoints
@@ -18,6 +17,9 @@ from segrefinery.errors import SegRefineryError
 from segrefinery.randomness import generator, seed_of
 from segrefinery.stages.base import Stage, StepBatch
 from segrefinery.stages.optimizers import Trained
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Pair = tuple[Any, Any]
 """A source batch (or None) and a target batch (or None)."""

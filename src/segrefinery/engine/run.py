@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler,
 from segrefinery.data.scan import class_pixel_counts, fingerprint
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically
+from segrefinery.engine.gate import OnCollapse
 from segrefinery.engine.loop import Hooks, LoopSettings, Pair, train
 from segrefinery.engine.tracker import Tracker
 from segrefinery.labels import LabelSpace
@@ -33,6 +33,9 @@ from segrefinery.settings import Settings
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
 from segrefinery.stages.pseudo_labels import PseudoLabeled
 from segrefinery.stages.supervised import SupervisedSettings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class TrainingSettings(Settings):
@@ -51,6 +54,12 @@ class TrainingSettings(Settings):
     look_every: int = Field(default=0, ge=0)
     """Steps between looks at the model in training: evaluation, where there is an evaluation set, and label-free
     scores; 0 = only at the end of a stage."""
+    on_collapse: OnCollapse = "warn"
+    """When the labels of self-training look like a collapse: go on and say so, end the stage at the last good
+    checkpoint (``rollback``), or end the run (``stop``). That checkpoint is kept in any case."""
+    choose: Literal["last", "score"] = "last"
+    """The model to ship: of the last stage, as publications do, so that a recipe reproduces them; or of the stage end,
+    source-only included, that the label-free score ranks highest."""
 
 
 @dataclass
@@ -168,7 +177,7 @@ class Run:
         options = self.training
         loop = LoopSettings(
             settings.steps, self.seed, options.clip_norm, options.accumulate, options.checkpoint_every,
-            options.log_every, options.look_every,
+            options.log_every, options.look_every, options.on_collapse,
         )  # fmt: skip
         hooks = Hooks(
             look=lambda step: self.on_look(end(), step),
@@ -284,6 +293,8 @@ class Run:
         ]
         options = [part.model_dump(mode="json") for part in (self.model, self.data, self.target_data)]
         options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm"}))
+        if self.training.on_collapse == "rollback":  # the only action that changes a finished stage
+            options.append({"on_collapse": "rollback", "log_every": self.training.log_every})
         return digest(self.seed, sets, options, self.sets.space.classes)
 
 
