@@ -72,14 +72,14 @@ def night(world: World, canvas: Canvas, dice: Dice) -> Plane:
     low = clamp(1.5 - y * 0.75, 0.12, 1)
     beam = low / ((1 + spread * spread * 1.5) * (1 + reach * reach))
     lamp_light = np.array(lamps[0].light if lamps else (1, 0.7, 0.4), np.float32)[:, None, None]
-    ambient = _rgb(0.016, 0.02, 0.034) * dice.between(0.7, 1.5)
+    ambient = _rgb(0.026, 0.032, 0.05) * dice.between(0.7, 1.6)
     strength, ours = dice.between(5, 9), dice.between(0.35, 0.6)
     light = planes[ALBEDO] * (ambient + lamp_light * (pool * strength) + _rgb(1, 0.95, 0.82) * (beam * ours))
     # Signs throw our headlights straight back.
     light += planes[ALBEDO] * ((canvas.label == SIGN) * beam * 0.9)
 
-    town = _rgb(0.055, 0.035, 0.022) if dice.chance(0.6) else _rgb(0.02, 0.03, 0.06)
-    sky = _rgb(0.004, 0.006, 0.014) + town * (1 - up) * (1 - up) * dice.between(0.4, 1.2)
+    town = _rgb(0.07, 0.05, 0.035) if dice.chance(0.5) else _rgb(0.03, 0.045, 0.085)
+    sky = _rgb(0.01, 0.017, 0.036) * dice.between(0.6, 1.8) + town * (1 - up) * (1 - up) * dice.between(0.4, 1.2)
     sky = sky * (0.8 + (0.8 * state.clouds) * cloud)
     light = _over_sky(light, canvas, sky) + planes[GLOW]
     light = smooth(light)
@@ -87,7 +87,7 @@ def night(world: World, canvas: Canvas, dice: Dice) -> Plane:
     light += bloom(glare, (0.3, 0.3, 0.35, 0.4)) * dice.between(0.7, 1.3)
     light += _rgb(0.0022, 0.0022, 0.003)  # veil of the lens: black is never black
     cast = _rgb(dice.between(0.9, 1.2), 1.0, dice.between(0.75, 1.15))
-    light = light * cast * dice.between(2.2, 3.4)
+    light = light * cast * dice.between(1.7, 2.8)
     return light / (1 + 0.55 * light)
 
 
@@ -177,7 +177,7 @@ def _drops(light: Plane, canvas: Canvas, dice: Dice) -> Plane:
 LOOKS: dict[str, Callable[[World, Canvas, Dice], Plane]] = {"day": day, "night": night, "fog": fog, "rain": rain}
 
 # Sensor noise: standard deviations of the part that grows with light and of the constant part, in 8-bit steps.
-NOISE: dict[str, tuple[float, float]] = {"day": (1.0, 1.0), "night": (7.0, 5.0), "fog": (2.0, 2.0), "rain": (3.0, 3.0)}
+NOISE: dict[str, tuple[float, float]] = {"day": (1.0, 1.0), "night": (5.5, 4.0), "fog": (2.0, 2.0), "rain": (3.0, 3.0)}
 
 
 def develop(light: Plane, look: str, dice: Dice) -> np.ndarray:
