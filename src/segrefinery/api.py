@@ -209,8 +209,8 @@ def pseudo_label(
 ) -> int:
     """Label images for other tools to train on -> how many were written.
 
-    For each image ``STEM.png`` (class ids with their colours, 255 ignored) and ``STEM.weight.png`` (confidence, 0..255),
-    at the image's own size, and once ``classes.json``. Images are read and written one by one.
+    For each image ``STEM.png`` (class ids with their colours, 255 ignored) and ``STEM.weight.png`` (confidence as
+    0..255), at the image's own size, and once ``classes.json``. Images are read and written one by one.
 
     Args:
         threshold: pixels whose confidence is below it are ignored and weigh 0.

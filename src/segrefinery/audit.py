@@ -145,6 +145,10 @@ def score_audit(
     check_classes(folders)
     space = load(run).space
     labels = read_masks(Path(masks), {one.stem: (one.height, one.width) for one in picked}, space)
+    if all(torch.equal(label, starting_mask(Path(output), stem)) for stem, label in labels.items()):
+        raise SegRefineryError(
+            f"{masks}: these are the starting masks, unchanged: a model would be scored on its own answers; correct them"
+        )
     dataset = UnlabeledView(open_dataset(target))
     for one in picked:
         if one.index >= len(dataset) or dataset.name(one.index) != one.name:
@@ -159,6 +163,12 @@ def score_audit(
     reference = next((name for name, folder in folders.items() if folder.name == SOURCE_ONLY), None)
     found = estimate(counts, picked, reference)
     return sorted(found, key=lambda model: -model.miou)
+
+
+def starting_mask(folder: Path, stem: str) -> Tensor:
+    """The prediction an image was handed out with; empty if the file is gone."""
+    path = folder / "masks" / f"{stem}.png"
+    return torch.from_numpy(np.array(Image.open(path)).astype(np.int64)) if path.exists() else torch.zeros(0)
 
 
 def doubt(model: Model, other: Model | None, image: Tensor) -> float:

@@ -49,15 +49,19 @@ def adapt(
         list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")
     ] = None,
     reuse: Annotated[Path | None, typer.Option(help="Folder that shares finished stages between runs.")] = None,
+    on_collapse: Annotated[
+        str | None, typer.Option(help="warn, rollback or stop, when the labels look like a collapse.")
+    ] = None,
 ) -> None:
     """Adapt a model to unlabelled target images and write a report."""
     from segrefinery import api
     from segrefinery.report import write_report
 
+    collapse = [f"training.on_collapse={on_collapse}"] if on_collapse else []
     with training_progress() as progress:
         api.adapt(
             recipe, source, target, output, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
-            overrides=overrides or (), resume=resume, reuse=reuse, progress=progress, say=say,
+            overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse, progress=progress, say=say,
         )  # fmt: skip
     say(f"report: {write_report(output)}")
 
@@ -135,6 +139,59 @@ def pseudo_label(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders or model folders.")],
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Images to compare on, without labels.")] = None,
+    images: Annotated[int, typer.Option("-n", min=2, help="How many of them to look at.")] = 32,
+) -> None:
+    """Rank models without labels, and say of each whether it is better than source-only."""
+    from segrefinery.compare import compare
+
+    with counting_progress("look") as progress:
+        found = compare(runs, target, images=images, progress=progress)
+    table = Table("model", "trust", "consistency", "anchors kept", "ensemble", "entropy", "against source-only")
+    for model in found:
+        numbers = (f"{model.scores[name]:.3f}" for name in ("trust", "consistency", "anchors", "ensemble", "entropy"))
+        table.add_row(model.name, *numbers, model.verdict.word if model.verdict else "")
+    console.print(table)
+    for model in found:
+        if model.verdict:
+            say(f"{model.name}: {model.verdict}")
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    target: Annotated[str, typer.Argument(help=TargetHelp)],
+    count: Annotated[int, typer.Option("-n", min=2, help="Images to label.")] = 20,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Audit folder; by default RUN/audit.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="The corrected masks: score with them.")] = None,
+    others: Annotated[list[Path] | None, typer.Option("--with", help="Other runs to score on the same masks.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Pick the images whose labels tell most, write starting masks for CVAT and Label Studio, score what comes back."""
+    from segrefinery.audit import prepare_audit, score_audit
+
+    folder = output or run / "audit"
+    if masks is None:
+        with counting_progress("audit") as progress:
+            picked = prepare_audit(run, target, folder, count, seed=seed, progress=progress)
+        say(f"{len(picked)} images written to {folder}. Correct the masks, then run audit again with --masks DIR.")
+        say(
+            "CVAT: new task from images/, labels from cvat_labels.json (Raw), upload cvat.zip as Segmentation mask 1.1."
+        )
+        say("Label Studio: interface from label_studio.xml, serve the folder as local files, import label_studio.json.")
+        return
+    with counting_progress("score") as progress:
+        found = score_audit(run, target, folder, masks, others or (), progress=progress)
+    table = Table("model", "mIoU", "95 % interval", "against source-only", "95 % interval")
+    for model in found:
+        against = ("", "") if model.difference is None else (points(model.difference), span(model.difference_interval))
+        table.add_row(model.name, f"{100 * model.miou:.1f}", span(model.interval), *against)
+    console.print(table)
+
+
+@app.command()
 def check(
     source: Annotated[str, typer.Argument(help=SourceHelp)],
     target: Annotated[str, typer.Argument(help=TargetHelp)],
@@ -186,6 +243,14 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; continue with --resume")
         raise SystemExit(130) from None
+
+
+def points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
 
 
 def say(line: str) -> None:
