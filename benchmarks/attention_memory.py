@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from machine import machine
 from segrefinery.refine.pixel_attention import pixel_attention
 
 SIZES = {8385: (65, 129), 14651: (91, 161)}
@@ -107,16 +107,6 @@ def measure(form: str, positions: int, device: str, repeats: int) -> dict[str, f
 def in_its_own_process(*arguments: str) -> dict[str, float]:
     command = [sys.executable, __file__, *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if device == "cpu" and info.exists():
-        name = next(
-            (line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")), name
-        )
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def main() -> None:

@@ -11,14 +11,13 @@ every weight would be 1/2 and continuity would be no claim.
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 
 import torch
 
+from machine import machine
 from segrefinery.models.segmenter import Learner
 from segrefinery.refine.implicit_rectification import ImplicitRectification
 
@@ -83,15 +82,6 @@ def seconds(work: Callable[[], object], device: str, repeats: int) -> float:
         work()
         times.append(wait() - start)
     return median(times)
-
-
-def machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if device == "cpu" and info.exists():
-        models = [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0] if models else name
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def main() -> None:
