@@ -10,11 +10,27 @@ import torch
 from segrefinery.report.curves import curves_section
 from segrefinery.report.evidence import classes_section, headline, run_section
 from segrefinery.report.gallery import gallery_section
+from segrefinery.report.insight import attention_section, rectification_section
+from segrefinery.report.labels import labels_section, mixture_section
 from segrefinery.report.markup import element
 from segrefinery.report.material import Material
 from segrefinery.report.page import page
+from segrefinery.report.rounds import rounds_section
 
 FILE = "report.html"
+PARTS = (
+    headline,
+    classes_section,
+    gallery_section,
+    curves_section,
+    labels_section,
+    rounds_section,
+    mixture_section,
+    attention_section,
+    rectification_section,
+    run_section,
+)
+"""From top to bottom; a part is left out where a run has nothing for it."""
 
 
 @torch.no_grad()
@@ -29,7 +45,7 @@ def write_report(run: str | Path) -> Path:
     """
     folder = Path(run)
     material = Material.of(folder)
-    parts = [part(material) for part in (headline, classes_section, gallery_section, curves_section, run_section)]
+    parts = [part(material) for part in PARTS]
     if material.notes:
         parts.append(element("div", *(element("p", note) for note in material.notes), class_="notes"))
     recipe = material.recipe

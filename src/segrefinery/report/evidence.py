@@ -8,16 +8,26 @@ from segrefinery.report.markup import Markup, element, percent, section, signed,
 from segrefinery.report.material import Material
 
 MOODS = {"better": "good", "worse": "bad"}
+SENTENCES = {
+    "better": "Better: the adapted model beats source-only on this target.",
+    "worse": "Worse: the adapted model falls behind source-only; use the source-only model.",
+    "no evidence": "No evidence that adaptation made the model better or worse than source-only.",
+}
 
 
 def headline(material: Material) -> Markup:
     """The verdict in a sentence, and the numbers behind it."""
     verdict = material.results.get("verdict")
     sentence, mood = verdict_sentence(material)
-    reasons = [element("li", reason) for reason in (verdict or {}).get("reasons") or []]
+    labelled = scores_sentence(material) if verdict else None
+    verdict = verdict or {}
+    reasons = [element("li", reason) for reason in verdict.get("reasons") or []]
+    if verdict.get("chosen"):
+        reasons.append(element("li", f"the run ships the model of stage {verdict['chosen']}, chosen without labels"))
     return element(
         "div",
         element("p", sentence, class_="sentence"),
+        element("p", "By labels: ", labelled) if labelled else None,
         element("ul", reasons, class_="reasons") if reasons else None,
         _tiles(material.results),
         class_=f"verdict {mood}",
@@ -27,35 +37,39 @@ def headline(material: Material) -> Markup:
 
 def verdict_sentence(material: Material) -> tuple[str, str]:
     """The sentence at the top, and its mood: good, bad or open."""
-    results, verdict = material.results, material.results.get("verdict")
+    verdict = material.results.get("verdict")
     if verdict:
-        word = str(verdict.get("word", "no evidence"))
-        said = {
-            "better": "Better: the adapted model beats source-only on this target.",
-            "worse": "Worse: the adapted model does not reach source-only; keep the source-only model.",
-        }.get(word, f"{word[:1].upper()}{word[1:]} that adaptation changed the model for better or worse.")
-        return said + _interval(verdict), MOODS.get(word, "open")
-    on = material.recipe.get("evaluation")
-    before, after = results.get("source_only"), results.get("adapted")
-    if before and after:
-        return f"Source-only {percent(before['miou'])} mIoU, adapted {percent(after['miou'])} mIoU on {on}.", "open"
-    if alone := before or after:
-        who = "Source-only" if before else f"Stage {alone['stage']}"
-        return f"{who} reaches {percent(alone['miou'])} mIoU on {on}; there is nothing to compare it with.", "open"
+        word = str(verdict.get("word"))
+        sentence = SENTENCES.get(word, f"Verdict: {word}.") + _difference(verdict)
+        return sentence, MOODS.get(word, "open")
     return (
-        "There is no evidence yet whether adaptation helped: the run has neither a verdict nor an evaluation set.",
+        scores_sentence(material)
+        or "There is no evidence yet whether adaptation helped: the run has neither a verdict nor an evaluation set.",
         "open",
     )
 
 
-def _interval(verdict: dict[str, Any]) -> str:
+def scores_sentence(material: Material) -> str | None:
+    """What the labelled evaluation images say."""
+    on = material.recipe.get("evaluation")
+    before, after = (material.results.get(key) for key in ("source_only", "adapted"))
+    if before and after:
+        return f"Source-only {percent(before['miou'])} mIoU, adapted {percent(after['miou'])} mIoU on {on}."
+    if alone := before or after:
+        who = "Source-only" if before else f"Stage {alone['stage']}"
+        return f"{who} reaches {percent(alone['miou'])} mIoU on {on}; there is nothing to compare it with."
+    return None
+
+
+def _difference(verdict: dict[str, Any]) -> str:
+    """The label-free score's difference, with its interval."""
     difference, interval = verdict.get("difference"), verdict.get("interval")
     if difference is None:
         return ""
-    text = f" Difference {difference:+.3g}"
+    text = f" Label-free trust {difference:+.3f}"
     if interval:
-        text += f", interval {interval[0]:+.3g} to {interval[1]:+.3g}"
-    return text.replace("-", "\N{MINUS SIGN}") + "."
+        text += f" (95 % interval {interval[0]:+.3f} to {interval[1]:+.3f})"
+    return text.replace(" -", " \N{MINUS SIGN}").replace("(-", "(\N{MINUS SIGN}") + "."
 
 
 def _tiles(results: dict[str, Any]) -> Markup | None:

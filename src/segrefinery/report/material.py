@@ -140,37 +140,55 @@ class Material:
     def shots(self) -> list[Shot]:
         return self.evaluation_shots + self.target_shots
 
+    @property
+    def finished(self) -> list[str]:
+        """The stages that left a model, in order, generations and rounds written out."""
+        found = []
+        for name, settings in self.recipe["stages"].items():
+            own = [
+                path.parent.name for path in self.folder.glob("stages/*/result.pt") if _belongs(path.parent.name, name)
+            ]
+            if settings.get("hands_on", "model") == "model":
+                found += sorted(own, key=lambda stage: (len(stage), stage))
+        return found
+
     @cached_property
     def final(self) -> dict[str, Any]:
-        """What the last stage that is finished left: its name, its settings, and the states it handed on."""
-        for name, settings in reversed(self.recipe["stages"].items()):
-            for path in sorted(self.folder.glob("stages/*/result.pt"), reverse=True):
-                own = path.parent.name
-                if own == name or own.rpartition("-")[0] == name:
-                    return {"name": own, "settings": settings, "handed_on": load_safely(path)["handed_on"]}
-        return {"name": None, "settings": {}, "handed_on": {}}
+        """What the last finished stage left: its name, its settings, and the states it handed on."""
+        if not self.finished:
+            return {"name": None, "settings": {}, "handed_on": {}}
+        last = self.finished[-1]
+        settings = next(value for name, value in self.recipe["stages"].items() if _belongs(last, name))
+        handed_on = load_safely(self.folder / "stages" / last / "result.pt")["handed_on"]
+        return {"name": last, "settings": settings, "handed_on": handed_on}
 
     @cached_property
     def refiners(self) -> dict[str, Refiner]:
         """The chain of the last stage with what it has learned, in eval mode."""
-        if self.last is None:
+        built: dict[str, Refiner] = {}
+        try:
+            for name, settings in parse_chain(self.final["settings"].get("refine") or {}).items():
+                assert self.last is not None
+                refiner = settings.build(self.last.segmenter, self.last.space)  # pyright: ignore[reportAttributeAccessIssue]
+                given = self.final["handed_on"].get(name, {})
+                refiner.load_state_dict({key: given.get(key, value) for key, value in refiner.state_dict().items()})
+                built[name] = refiner.eval()
+        except (RuntimeError, ValueError, SegRefineryError) as error:
+            self.notes.append(f"The refiners of stage {self.final['name']} could not be rebuilt ({error}).")
             return {}
-        built = {}
-        for name, settings in parse_chain(self.final["settings"].get("refine") or {}).items():
-            refiner = settings.build(self.last.segmenter, self.last.space)  # pyright: ignore[reportAttributeAccessIssue]
-            given = self.final["handed_on"].get(name, {})
-            refiner.load_state_dict({key: given.get(key, value) for key, value in refiner.state_dict().items()})
-            built[name] = refiner.eval()
         return built
 
     @torch.no_grad()
     def refined(self, image: Tensor) -> PseudoLabels | None:
-        """The labels of a uint8 image as the last stage makes them, on the network's grid; by its confidence alone
-        where the chain cannot be run outside of training."""
+        """The labels of a uint8 image as the last stage makes them, on the network's grid; weighed by the network's
+        confidence where there is no chain, or where it cannot be run outside of training."""
         if self.last is None:
             return None
         view = self.last.view(image)
         labels = PseudoLabels.from_view(view)
+        plain = PseudoLabels(view.probs, view.probs.amax(dim=1))
+        if not self.refiners:
+            return plain
         try:
             for refiner in self.refiners.values():
                 labels = refiner(view, labels)
@@ -178,8 +196,13 @@ class Material:
             note = f"Pseudo-labels are shown with the network's confidence: the refiners did not run here ({error})."
             if note not in self.notes:
                 self.notes.append(note)
-            labels = PseudoLabels(view.probs, view.probs.amax(dim=1))
+            return plain
         return labels
+
+    def forget_networks(self) -> None:
+        """Read the networks anew when they are next asked for."""
+        for name in ("before", "after", "refiners"):
+            self.__dict__.pop(name, None)
 
     def _trained(self, part: str) -> Trained | None:
         folder = self.folder / part
@@ -222,3 +245,9 @@ def _from_files(written: PseudoLabeled, index: int, material: Material) -> Pseud
     classes = material.space.num_classes
     probs = nn.functional.one_hot(label.clamp(max=classes - 1), classes).movedim(-1, 0).float()
     return PseudoLabels(probs[None], (weight.float() / 255)[None].masked_fill(label[None] >= classes, 0.0))
+
+
+def _belongs(stage: str, name: str) -> bool:
+    """Whether a finished stage is the recipe's stage of that name, or one of its generations or rounds."""
+    rest = stage.removeprefix(name)
+    return stage.startswith(name) and (not rest or (rest[0] == "-" and rest[1:].isdigit()))

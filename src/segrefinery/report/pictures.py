@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segrefinery.labels import IGNORE, LabelSpace
@@ -27,14 +27,19 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
-def photo(image: Tensor, alt: str, **attributes: Any) -> Markup:
-    """uint8 3 x H x W as JPEG."""
+def photo(image: Tensor, alt: str, mark: tuple[float, float] | None = None, **attributes: Any) -> Markup:
+    """uint8 3 x H x W as JPEG; ``mark`` circles a place, given as (x, y) in fractions of the image."""
     pixels = image.float().unsqueeze(0)
     size = shown_size((image.shape[-2], image.shape[-1]))
     if tuple(image.shape[-2:]) != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
     array = pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    return picture(Image.fromarray(array), alt, "JPEG", **attributes)
+    drawn = Image.fromarray(array)
+    if mark is not None:
+        x, y, radius = mark[0] * size[1], mark[1] * size[0], max(size) / 40
+        for color, width in (("black", 4), ("white", 2)):
+            ImageDraw.Draw(drawn).circle((x, y), radius, outline=color, width=width)
+    return picture(drawn, alt, "JPEG", **attributes)
 
 
 def label_map(label: Tensor, space: LabelSpace, alt: str, **attributes: Any) -> Markup:
