@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_iast_by_hand():
     expected = [float(value >= threshold) for value in (0.5, 0.6, 0.95, 0.99)]
     assert own(toy_view(), labels).weight.flatten().tolist() == expected
     assert own.thresholds.tolist() == pytest.approx([0.9, 0.9])
-    own.after_step(None)  # pyright: ignore[reportArgumentType]
+    own.after_step(SimpleNamespace(view=True))  # pyright: ignore[reportArgumentType]
     assert own.thresholds.tolist() == pytest.approx([threshold, 0.9])
 
 

@@ -138,7 +138,7 @@ class InstanceAdaptive(Refiner):
         self.thresholds.copy_(thresholds)
 
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
-        thresholds, kept = self.thresholds, []
+        thresholds, kept = self.thresholds if self._moved is None else self._moved, []
         for confidence, label in zip(*labels.probs.float().max(dim=1)):
             thresholds = self.follow(thresholds, confidence, label)
             kept.append(confidence >= thresholds[label])
@@ -146,9 +146,9 @@ class InstanceAdaptive(Refiner):
         return labels.weighted(torch.stack(kept))
 
     def after_step(self, step: Step) -> None:
-        if self._moved is not None:
+        if self._moved is not None and step.view is not None:  # labels made before an offline generation do not count
             self.thresholds.copy_(self._moved)
-            self._moved = None
+        self._moved = None
 
     def follow(self, thresholds: Tensor, confidence: Tensor, label: Tensor) -> Tensor:
         """C thresholds after one image: confidence and label h x w."""

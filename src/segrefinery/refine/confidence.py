@@ -131,18 +131,20 @@ class ConfidenceThreshold(Refiner):
         return labels.weighted(confidence >= threshold)  # false for NaN
 
     def after_step(self, step: Step) -> None:
-        if self._blended is not None:
+        if self._blended is not None and step.view is not None:  # labels made before an offline generation do not count
             self.histogram.copy_(self._blended)
-            self._blended = None
+        self._blended = None
 
     def _class_thresholds(self, probs: Tensor) -> Tensor:
         histogram, settings = self.histogram, self.settings
         if settings.classes == "none":
             return torch.zeros(len(histogram), device=histogram.device)
         if settings.classes == "running":
-            # The batch itself counts already, so that the first step has thresholds; remembered only after the step.
+            # The batch itself counts already, so that the first step has thresholds; remembered only after the step,
+            # which may have several micro-batches.
+            past = histogram if self._blended is None else self._blended
             new = confidence_histogram(probs, settings.bins).double()
-            self._blended = histogram = histogram * settings.momentum + new * (1.0 - settings.momentum)
+            self._blended = histogram = past * settings.momentum + new * (1.0 - settings.momentum)
         return class_thresholds(histogram, settings.portion, settings.cap)
 
 
