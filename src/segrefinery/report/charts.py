@@ -10,7 +10,9 @@ from segrefinery.report.markup import Markup, element
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 44
 COLORS = 6
-"""The style sheet has as many series colours: ``--series-1`` to ``--series-6``."""
+"""The style sheet has as many series colours: ``--series-1`` (grey, for what is compared with) to ``--series-6``."""
+FEW = 12
+"""Lines of no more points than this have every point marked."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -33,21 +35,22 @@ def line_chart(
     """
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points if math.isfinite(y)]
-    frame = Frame(_range(xs), y_range or _range([*ys, 0.0]))
-    drawn = [frame.axes(x_label, y_label)]
-    for place, points in enumerate(series.values()):
+    frame = Frame(_range(xs), y_range or _rounded(_range([*ys, 0.0])))
+    whole = all(x == int(x) for x in xs)
+    drawn = [frame.axes(x_label, y_label, whole)]
+    for place, points in enumerate(series.values(), 1):
         color = f"stroke: {color_of(place)}"
         runs = _finite_runs(points)
         for run in runs:
             path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in run)
-            drawn.append(element("polyline", points=path, class_="line", style=color))
-        marked = [point for run in runs for point in run if dots or len(run) == 1]
+            drawn.append(element("polyline", points=path, class_=_line(place), style=color))
+        marked = [point for run in runs for point in run if dots or len(run) <= FEW]
         drawn += [
             element("circle", cx=f"{frame.x(x):.1f}", cy=f"{frame.y(y):.1f}", r=3, style=f"fill: {color_of(place)}")
             for x, y in marked
         ]
     names = ", ".join(series)
-    return element("div", svg(drawn, f"{title}: {names}"), legend(list(series)), class_="chart")
+    return element("div", svg(drawn, f"{title}: {names}"), legend(list(series), first=1), class_="chart")
 
 
 def histogram_chart(
@@ -95,9 +98,9 @@ def bar_rows(names: Sequence[str], series: Mapping[str, Sequence[float | None]],
         bars = []
         for number, (label, values) in enumerate(series.items()):
             value = values[place]
-            width = 0.0 if value is None else 100 * value / top
+            share = 0.0 if value is None else value / top
             text = "absent" if value is None else f"{scale * value:.2f}{unit}"
-            bar = element("span", class_="fill", style=f"width: {width:.2f}%; background: {color_of(number)}")
+            bar = element("span", class_="fill", style=f"--share: {share:.4f}; background: {color_of(number)}")
             bars.append(element("span", bar, element("span", text, class_="value"), class_="bar-row", title=label))
         rows.append(element("div", element("dt", name), element("dd", bars)))
     return element("div", legend(list(series)), element("dl", rows, class_="bars", aria_label=title), class_="chart")
@@ -117,14 +120,16 @@ class Frame:
         low, high = self.y_range
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    def axes(self, x_label: str, y_label: str) -> Markup:
-        """Grid lines with numbers, and what the axes mean."""
+    def axes(self, x_label: str, y_label: str, whole: bool = False) -> Markup:
+        """Grid lines with numbers, and what the axes mean; ``whole``: x counts something."""
         parts = []
         for value in ticks(*self.y_range):
             y = f"{self.y(value):.1f}"
             parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
             parts.append(element("text", number(value), x=LEFT - 8, y=y, class_="tick end"))
         for value in ticks(*self.x_range, count=6):
+            if whole and value != int(value):
+                continue
             x = f"{self.x(value):.1f}"
             parts.append(element("text", number(value), x=x, y=HEIGHT - BOTTOM + 16, class_="tick middle"))
         base = HEIGHT - BOTTOM
@@ -147,10 +152,15 @@ def legend(names: Sequence[str], first: int = 0) -> Markup | None:
     if not names:
         return None
     items = [
-        element("li", element("i", style=f"background: {color_of(place)}"), name)
+        element("li", element("i", style=f"background: {color_of(place)}", class_=_line(place)), name)
         for place, name in enumerate(names, first)
     ]
     return element("ul", items, class_="legend")
+
+
+def _line(place: int) -> str:
+    """Style class of a series; those that come when the colours are used up are dashed."""
+    return "line dashed" if place > COLORS else "line"
 
 
 def color_of(place: int) -> str:
@@ -171,6 +181,13 @@ def number(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _rounded(limits: tuple[float, float]) -> tuple[float, float]:
+    """Limits moved out to the next ticks, so that the highest line has a number above it."""
+    marks = ticks(*limits)
+    step = marks[1] - marks[0] if len(marks) > 1 else limits[1] - limits[0]
+    return math.floor(limits[0] / step + 1e-9) * step, math.ceil(limits[1] / step - 1e-9) * step
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -29,29 +29,51 @@ def curves_section(material: Material) -> Markup | None:
             )
         if shares:
             chart = line_chart(shares, "step", "share", f"labels of stage {stage}", y_range=(0.0, 1.0))
-            charts.append(figure(chart, f"{stage}: weight and confidence of the labels it learned from"))
+            what = "the labels it learned from" if any("label" in name for name in shares) else "the discriminators"
+            charts.append(figure(chart, f"{stage}: {what}"))
     charts += _scores(material, stages)
-    if not charts:
+    charts += _trust(material, stages)
+    told = [r for r in material.records if r["kind"] in ("note", "warning") and "text" in r]
+    log = [element("li", f"{r['stage']}, step {r['step']}: {r['text']}") for r in told]
+    if not charts and not log:
         return None
-    return section("Curves", element("div", charts, class_="charts"))
+    said = element("ul", log, class_="log") if log else None
+    return section("Curves", element("div", charts, class_="charts"), said)
 
 
 def _scores(material: Material, stages: list[str]) -> Iterable[Markup]:
-    """mIoU and pixel accuracy over the whole run, stages one after the other."""
-    looks = [r for r in material.records if r["kind"] in ("look", "evaluation")]
-    if not looks:
-        return
+    """mIoU and pixel accuracy over the whole run."""
+    at_end = {(r["stage"], r["step"]) for r in material.records if r["kind"] == "evaluation"}
+    looks = [r for r in material.records if r["kind"] == "look" and (r["stage"], r["step"]) not in at_end]
+    looks += [r for r in material.records if r["kind"] == "evaluation"]
+    names = {"miou": "mIoU", "pixel_accuracy": "pixels right"}
+    yield from _over_the_run(material, stages, looks, names, f"Scores on {material.recipe.get('evaluation')}")
+
+
+def _trust(material: Material, stages: list[str]) -> Iterable[Markup]:
+    """The scores that need no labels, of which the verdict is made."""
+    looks = [r for r in material.records if r["kind"] == "trust"]
+    names = {
+        "consistency": "consistency under perturbation",
+        "anchors": "kept anchors",
+        "trust": "trust (their product)",
+    }
+    yield from _over_the_run(material, stages, looks, names, "Label-free scores on target images")
+
+
+def _over_the_run(
+    material: Material, stages: list[str], looks: list[dict[str, Any]], names: dict[str, str], caption: str
+) -> Iterable[Markup]:
+    """One chart with the stages one after the other, if there is anything to draw."""
     first, begin = {}, 0
     for stage in stages:
         first[stage] = begin
         begin += max((r["step"] for r in material.records if r["stage"] == stage), default=0)
-    at_end = {(r["stage"], r["step"]) for r in looks if r["kind"] == "evaluation"}
-    kept = [r for r in looks if r["kind"] == "evaluation" or (r["stage"], r["step"]) not in at_end]
-    placed = [record | {"step": first[record["stage"]] + record["step"]} for record in kept]
-    names = {"miou": "mIoU", "pixel_accuracy": "pixels right"}
+    placed = sorted((r | {"step": first[r["stage"]] + r["step"]} for r in looks), key=lambda r: r["step"])
     drawn = {names[key]: points for key, points in series(placed).items() if key in names}
-    chart = line_chart(drawn, "step, all stages", "share", "scores", y_range=(0.0, 1.0), dots=True)
-    yield figure(chart, f"Scores on {material.recipe.get('evaluation')}")
+    if drawn:
+        chart = line_chart(drawn, "step, all stages", "share", caption, y_range=(0.0, 1.0), dots=True)
+        yield figure(chart, caption)
 
 
 def series(records: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:

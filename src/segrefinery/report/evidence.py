@@ -114,8 +114,8 @@ def _row(name: str, values: list[float | None]) -> list[Any]:
         if value is None:
             cells.append(element("td", "absent", class_="absent"))
             continue
-        width = f"width: {100 * value:.1f}%"
-        bar = element("span", class_=f"meter meter-{place + 1 if len(values) > 1 else 2}", style=width)
+        share = f"--share: {value:.4f}"
+        bar = element("span", class_=f"meter meter-{place + 1 if len(values) > 1 else 2}", style=share)
         cells.append(element("td", element("span", percent(value), class_="value"), bar, class_="score"))
     if len(values) == 2:
         first, second = values
@@ -139,9 +139,9 @@ def run_section(material: Material) -> Markup:
     model = recipe.get("model", {})
     facts: list[tuple[str, Any]] = [
         ("Recipe", f"{recipe.get('name')}, scale {recipe.get('scale')}"),
-        ("What it does", recipe.get("about", "").strip()),
+        ("What it does", " ".join(recipe.get("about", "").split())),
         ("Stages", stages),
-        ("Network", f"{model.get('name')}, start from weights: {model.get('weights')}"),
+        ("Network", f"{model.get('name')}, starting from {model.get('weights') or 'its default'} weights"),
         ("Source (labelled)", recipe.get("source")),
         ("Target (labels never read)", recipe.get("target")),
         ("Evaluation (scores only)", recipe.get("evaluation") or "none"),

@@ -77,7 +77,8 @@ def rectification_section(material: Material) -> Markup | None:
         pictures.append(figure(heat_map((weights - low) / spread, name, class_="crisp"), name))
     lead = element(
         "span", "How far the rectification trusts the first classifier at each point: ",
-        scale_bar(f"{low:.2f}", f"{high:.2f}"), " The function is decoded at each resolution, not up-sampled.",
+        scale_bar(f"{low:.2f}", f"{high:.2f}"), " The function is decoded at each resolution, not "
+        "up-sampled; network and function see the crop alone.",
     )  # fmt: skip
     return section("Rectification", element("div", pictures, class_="pictures"), lead=lead)
 
