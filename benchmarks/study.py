@@ -128,6 +128,9 @@ def run(cells: list[Cell], jobs: int) -> None:
 
 def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
     """Run one cell in a process of its own and keep what came of it."""
+    kept = cell.folder / "cell.json"
+    if kept.exists():  # another study asked for the same cell
+        return keep(cell, json.loads(kept.read_text()))
     cell.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with open(cell.folder.parent / f"seed{cell.seed}.log", "w") as log:
@@ -151,9 +154,15 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
         found["rare_third"] = rare_third(cell.folder, scores)
         if "verdict" in final:
             found["verdict"] = final["verdict"]["word"]
+        kept.write_text(json.dumps(found))
     else:
         lines = Path(log.name).read_text(errors="replace").strip().splitlines()
         found["error"] = lines[-1] if lines else f"exit code {process.returncode}"
+    return keep(cell, found)
+
+
+def keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
+    """Write a cell's result where the tables look for it."""
     cell.result.parent.mkdir(parents=True, exist_ok=True)
     cell.result.write_text(json.dumps(found, indent=1) + "\n")
     return found

@@ -196,14 +196,11 @@ class Run:
             "rank": self.fabric.global_rank,
             "world": self.fabric.world_size,
         }
+        raw, source = self.sets.source, self.read.source
         if getattr(settings, "learn_from", None) == "target_labels":
-            source, data = (
-                self.read.oracle,
-                target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur}),
-            )
-        else:
-            source = self.read.source
-        sources = training_batches(source, data, self.source_sampler(name, settings, stage, len(source)), **position)
+            raw, source = self.sets.oracle, self.read.oracle
+            data = target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur})
+        sources = training_batches(source, data, self.source_sampler(name, settings, stage, raw), **position)
         if isinstance(settings, SupervisedSettings):
             return ((batch, None) for batch in sources)
         target = self.read.target
@@ -212,16 +209,15 @@ class Run:
         sampler = UniformSampler(len(target), seed_of(self.seed, name, "target"))
         return zip(sources, training_batches(target, target_data, sampler, **position), strict=False)
 
-    def source_sampler(self, name: str, settings: StageSettings, stage: Stage, images: int) -> Sampler:
+    def source_sampler(self, name: str, settings: StageSettings, stage: Stage, source: Any) -> Sampler:
+        """How a stage draws images of ``source``, a labelled data set."""
         seed = seed_of(self.seed, name, "source")
-        probabilities = (
-            stage.source_probabilities(class_pixel_counts(self.sets.source)) if stage.guides_sampling else None
-        )
+        probabilities = stage.source_probabilities(class_pixel_counts(source)) if stage.guides_sampling else None
         if probabilities is not None:
             return WeightedSampler(probabilities, seed)
         if settings.sampling == "rare_class":
-            return RareClassSampler(class_pixel_counts(self.sets.source), seed, min_pixels=self.data.rare_min_pixels)
-        return UniformSampler(images, seed)
+            return RareClassSampler(class_pixel_counts(source), seed, min_pixels=self.data.rare_min_pixels)
+        return UniformSampler(len(source), seed)
 
     def passes(self, folder: Path) -> Passes:
         names = [self.sets.target.name(index) for index in range(len(self.sets.target))]

@@ -38,6 +38,7 @@ class Supervised(Stage):
         self.settings = settings
         self.model = context.model
         self.refiners = build_refiners(settings.refine, context)
+        self._steps: list[Step] = []
 
     def optimizers(self) -> dict[str, Trained]:
         refiners = [(refiner, refiner.learning_rate_factor) for refiner in self._refiners()]
@@ -51,7 +52,14 @@ class Supervised(Stage):
         step = Step(batch.number, self.model, batch.source, prediction, generators=batch.generators)
         for refiner in self._refiners():
             losses |= refiner.losses(step)
+        self._steps.append(step)
         yield losses
+
+    def after_step(self, batch: StepBatch) -> None:
+        for step in self._steps:
+            for refiner in self._refiners():
+                refiner.after_step(step)
+        self._steps.clear()
 
     def predictor(self) -> nn.Module:
         predictor: nn.Module = self.model
