@@ -147,7 +147,7 @@ def score_audit(
     labels = read_masks(Path(masks), {one.stem: (one.height, one.width) for one in picked}, space)
     if all(torch.equal(label, starting_mask(Path(output), stem)) for stem, label in labels.items()):
         raise SegRefineryError(
-            f"{masks}: these are the starting masks, unchanged: a model would be scored on its own answers; correct them"
+            f"{masks}: the starting masks, unchanged: a model would be scored on its own answers; correct them"
         )
     dataset = UnlabeledView(open_dataset(target))
     for one in picked:
