@@ -133,7 +133,7 @@ class Run:
         previous = copy.deepcopy(initial)
         chain, source_only, stage = self.data_key, True, None
         for name, settings in plan(self.stages).items():
-            own_key = self.stage_key(chain, settings)
+            own_key = self.stage_key(chain, name, settings)
             chain = digest(chain, own_key)
             source_only = source_only and getattr(settings, "learn_from", None) == "source"
             if settings.start == "fresh":
@@ -272,26 +272,32 @@ class Run:
         torch.manual_seed(seed_of(self.seed, "model"))
         return build_model(settings, self.sets.space.num_classes).to(self.fabric.device)
 
-    def stage_key(self, before: str, settings: StageSettings) -> str:
-        """All that determines a stage's result. Supervised training from a new network depends on no earlier stage,
-        so recipes share it wherever it stands."""
+    def stage_key(self, before: str, name: str, settings: StageSettings) -> str:
+        """All that determines a stage's result. Supervised training of a new network depends on no other stage and on
+        no target image, so runs share it whatever else they do."""
         described = settings.model_dump(mode="json")
         if before == self.data_key:
             described["start"] = "fresh"
-        alone = isinstance(settings, SupervisedSettings) and described["start"] == "fresh"
-        return digest(self.data_key if alone else before, described)
+        if not isinstance(settings, SupervisedSettings) or described["start"] != "fresh":
+            return digest(before, name, described)
+        labels = self.sets.source if settings.learn_from == "source" else self.sets.oracle
+        inherited = sorted(set(settings.refine) & set(self.handed_on))
+        return digest(before if inherited else self.determinants(labels), name, described)
 
     @cached_property
     def data_key(self) -> str:
         """All that determines a run before its first stage."""
-        sets = [
-            fingerprint(part) for part in (self.sets.source, self.sets.target, self.sets.oracle) if part is not None
-        ]
+        return self.determinants(self.sets.source, self.sets.target, self.sets.oracle)
+
+    def determinants(self, *sets: Any) -> str:
+        """All that determines how a network is trained on these data sets, but for the stage's settings."""
         options = [part.model_dump(mode="json") for part in (self.model, self.data, self.target_data)]
         options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm"}))
         if self.training.on_collapse == "rollback":  # the only action that changes a finished stage
             options.append({"on_collapse": "rollback", "log_every": self.training.log_every})
-        return digest(self.seed, sets, options, self.sets.space.classes)
+        return digest(
+            self.seed, [fingerprint(part) for part in sets if part is not None], options, self.sets.space.classes
+        )
 
 
 class OnDevice:
