@@ -81,8 +81,12 @@ def test_anchors_by_hand():
     assert float(anchors(model, reference)) == pytest.approx((0.5 * 2**0.5 + 1) / (2**0.5 + 1))
 
 
-def test_an_unsure_reference_has_no_anchors_to_lose():
-    assert float(anchors(SOURCE, observed(SOURCE.classes, 0.0, confidence=0.5))) == 1
+def test_an_unsure_reference_still_has_anchors_to_lose_but_an_unstable_one_has_none():
+    unsure = observed(SOURCE.classes, 0.0, confidence=0.5)
+    assert float(anchors(SOURCE, unsure)) == 1
+    assert float(anchors(observed((SOURCE.classes + 1) % CLASSES, 0.0), unsure)) == 0
+    unsure.stable[:] = False
+    assert float(anchors(observed((SOURCE.classes + 1) % CLASSES, 0.0), unsure)) == 1
 
 
 def test_one_image_is_too_few():

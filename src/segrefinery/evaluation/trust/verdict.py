@@ -29,7 +29,7 @@ from segrefinery.randomness import generator
 
 DRAWS = 1000
 CONFIDENT = 0.9
-"""Confidence above which a stable pixel of the reference is an anchor."""
+"""Confidence above which a stable pixel of the reference is an anchor; the median of the stable ones if that is lower."""
 EXPECTED = 0.002
 """Share of the pixels from which a class counts as one that is there."""
 SMALLEST_GAIN = 0.01
@@ -83,7 +83,9 @@ def consistency(seen: Observation, expected: Tensor, weights: Tensor | None = No
 def anchors(seen: Observation, reference: Observation, weights: Tensor | None = None) -> Tensor:
     """Share of the reference's sure pixels on which the model agrees with it, balanced over classes: B values."""
     confidence, theirs = reference.probs.float().max(dim=-1)
-    sure = reference.stable & (confidence >= CONFIDENT)
+    stable = confidence[reference.stable]
+    bar = min(CONFIDENT, float(stable.median())) if len(stable) else CONFIDENT
+    sure = reference.stable & (confidence >= bar)
     one_hot = torch.nn.functional.one_hot(theirs, seen.num_classes) * sure.unsqueeze(-1)
     kept = (one_hot * (seen.classes == theirs).unsqueeze(-1)).sum(dim=1)
     return scores.balanced_recall(_summed(kept, weights), _summed(one_hot.sum(dim=1), weights))
