@@ -1,0 +1,116 @@
+"""Borders, other image sizes and calibration of finished runs, on labelled images. Prints Markdown.
+
+    python benchmarks/boundaries.py RUN [RUN ...] --data scenes:night@test [--images 200]
+
+Boundary IoU is the mean IoU inside a trimap of 2 or 5 pixels around the reference's borders, at the label's size. At
+0.5x and 2x the network is given the image at half and at twice the size it is made for; its prediction is still
+compared at the label's size. The expected calibration error (15 bins) and the last columns are at 1x; for a network
+that mixes learners (IR2F) there is a row for each learner and for their plain average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from machine import machine
+from segrefinery.api import Model, load
+from segrefinery.data.align import align
+from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.transforms import evaluation_size, normalize, resize_image
+from segrefinery.evaluation.boundary import boundary_counts
+from segrefinery.evaluation.calibration import Calibration
+from segrefinery.evaluation.confusion import IGNORE, ConfusionMatrix
+from segrefinery.evaluation.inference import Size, logits_at
+from segrefinery.refine.implicit_rectification import RectifiedSegmenter
+
+FACTORS = (0.5, 1.0, 2.0)
+WIDTHS = (2, 5)
+
+
+@dataclass
+class Scores:
+    """Counts over all images of one predictor at one size."""
+
+    num_classes: int
+    whole: ConfusionMatrix = field(init=False)
+    borders: dict[int, ConfusionMatrix] = field(init=False)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def __post_init__(self) -> None:
+        self.whole = ConfusionMatrix(self.num_classes)
+        self.borders = {width: ConfusionMatrix(self.num_classes) for width in WIDTHS}
+
+    def see(self, probs: Tensor, label: Tensor) -> None:
+        """C x H x W and H x W."""
+        confidence, pred = probs.max(dim=0)
+        self.whole.update(pred, label)
+        for width, counts in self.borders.items():
+            counts.merge(boundary_counts(pred, label, width, self.num_classes))
+        known = label != IGNORE
+        self.calibration.update(confidence[known].clamp(max=1), (pred == label)[known])
+
+    def values(self) -> list[float]:
+        return [self.whole.miou, *(counts.miou for counts in self.borders.values())]
+
+
+def looks(model: Model, image: Tensor, factor: float, out: Size) -> Iterator[tuple[str, Tensor]]:
+    """What the shipped predictor says, C x ``out`` probabilities, and, if it mixes learners, what each of them says."""
+    height, width = evaluation_size(image.shape[-2:], model.data)
+    resized = resize_image(image, (round(factor * height), round(factor * width)))
+    seen = normalize(resized, model.data.pixel_mean, model.data.pixel_std)[None].contiguous()
+    yield "shipped", logits_at(model.network, seen, out).float().softmax(dim=1)[0]
+    if isinstance(model.network, RectifiedSegmenter):
+        learners = model.network.segmenter(seen).learners
+        own = [F.interpolate(one.logits.float(), out, mode="bilinear", align_corners=False) for one in learners]
+        probs = [one.softmax(dim=1)[0] for one in own]
+        yield from ((f"learner {number}", one) for number, one in enumerate(probs, 1))
+        yield "plain average", torch.stack(probs).mean(dim=0)
+
+
+@torch.no_grad()
+def examine(model: Model, data: str, images: int) -> dict[str, dict[float, Scores]]:
+    """Predictor -> size factor -> scores."""
+    dataset = open_dataset(data)
+    labelled = align(dataset, UnlabeledView(dataset), dataset, space=model.space).evaluation
+    assert labelled is not None
+    found: dict[str, dict[float, Scores]] = {}
+    for index in range(min(images, len(labelled))):
+        image, label = labelled.image(index), labelled.label(index).long()
+        for factor in FACTORS:
+            for name, probs in looks(model, image, factor, (label.shape[-2], label.shape[-1])):
+                by_factor = found.setdefault(name, {each: Scores(model.space.num_classes) for each in FACTORS})
+                by_factor[factor].see(probs, label)
+    return found
+
+
+def percent(value: float) -> str:
+    return "—" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs, or of models")
+    parser.add_argument("--data", required=True, help="labelled images: NAME:PATH[@SPLIT]")
+    parser.add_argument("--images", type=int, default=10**9, help="at most so many")
+    options = parser.parse_args()
+    print(f"{machine()}; {options.data}; in %, the expected calibration error too\n")
+    columns = [f"{what} {factor:g}x" for factor in FACTORS for what in ("mIoU", *(f"border {w} px" for w in WIDTHS))]
+    print(f"| run | predictor | {' | '.join(columns)} | ECE |")
+    print("|---|---" + "|---:" * (len(columns) + 1) + "|")
+    for run in options.runs:
+        for name, scores in examine(load(run), options.data, options.images).items():
+            values = [percent(value) for factor in FACTORS for value in scores[factor].values()]
+            error = percent(scores[1.0].calibration.error)
+            print(f"| {run.parent.name}/{run.name} | {name} | {' | '.join(values)} | {error} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
