@@ -59,7 +59,7 @@ def test_it_is_a_labelled_data_set():
     ("look", "expected"),
     [
         ("day", "6f60666791feb958f0e22164ca7ea6eb"),
-        ("night", "6c0f7961fdf0266f36bdb2e66bf461f4"),
+        ("night", "f05bae3fa5992587edee9055ce450f3a"),
         ("fog", "d73444cc9811a5fd05c70ad18735ba00"),
         ("rain", "f56890311f149c40d60735d70c9f4833"),
     ],

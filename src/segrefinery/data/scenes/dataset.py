@@ -22,7 +22,7 @@ from .world import World
 
 COUNTS = {"train": 600, "test": 200}
 SIZE = (128, 256)
-VERSION = 2
+VERSION = 3
 
 
 class SceneDataset:

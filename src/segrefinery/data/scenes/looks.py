@@ -72,14 +72,16 @@ def night(world: World, canvas: Canvas, dice: Dice) -> Plane:
     low = clamp(1.5 - y * 0.75, 0.12, 1)
     beam = low / ((1 + spread * spread * 1.5) * (1 + reach * reach))
     lamp_light = np.array(lamps[0].light if lamps else (1, 0.7, 0.4), np.float32)[:, None, None]
-    ambient = _rgb(0.026, 0.032, 0.05) * dice.between(0.7, 1.6)
+    ambient = _rgb(0.034, 0.04, 0.056) * dice.between(0.7, 1.6)
     strength, ours = dice.between(5, 9), dice.between(0.35, 0.6)
     light = planes[ALBEDO] * (ambient + lamp_light * (pool * strength) + _rgb(1, 0.95, 0.82) * (beam * ours))
     # Signs throw our headlights straight back.
     light += planes[ALBEDO] * ((canvas.label == SIGN) * beam * 0.9)
 
     town = _rgb(0.07, 0.05, 0.035) if dice.chance(0.5) else _rgb(0.03, 0.045, 0.085)
-    sky = _rgb(0.01, 0.017, 0.036) * dice.between(0.6, 1.8) + town * (1 - up) * (1 - up) * dice.between(0.4, 1.2)
+    # Clouds throw the light of the town back; a clear sky keeps some blue.
+    lit = _rgb(0.085, 0.08, 0.085) * state.clouds + _rgb(0.02, 0.035, 0.075) * (1 - state.clouds)
+    sky = lit * dice.between(0.6, 1.6) + town * (1 - up) * (1 - up) * dice.between(0.4, 1.2)
     sky = sky * (0.8 + (0.8 * state.clouds) * cloud)
     light = _over_sky(light, canvas, sky) + planes[GLOW]
     light = smooth(light)
