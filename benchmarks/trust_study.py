@@ -4,10 +4,10 @@
     python benchmarks/trust_study.py table
 
 ``train`` adds runs with many looks, most of them spoilt on purpose (far too high a rate, every label trusted and no
-source loss, source and target swapped); a finished one is not run again. ``table`` reads every finished cell: the looks of
-runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations are
-those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The result is
-``benchmarks/results/trust.md``.
+source loss, source and target swapped); a finished one is not run again. ``table`` reads every finished cell: the
+looks of runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations
+are those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The
+result is ``benchmarks/results/trust.md``.
 """
 
 from __future__ import annotations

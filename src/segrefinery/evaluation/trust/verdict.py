@@ -29,7 +29,7 @@ from segrefinery.randomness import generator
 
 DRAWS = 1000
 CONFIDENT = 0.9
-"""Confidence above which a stable pixel of the reference is an anchor; the median of the stable ones if that is lower."""
+"""Confidence above which a stable pixel of the reference is an anchor; the median of the stable if lower."""
 EXPECTED = 0.002
 """Share of the pixels from which a class counts as one that is there."""
 SMALLEST_GAIN = 0.01
