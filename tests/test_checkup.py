@@ -19,9 +19,9 @@ DAY, NIGHT = "scenes:day,count=3,size=32x64", "scenes:night,count=3,size=32x64"
 
 
 def printed(*arguments, **options) -> tuple[bool, str]:
-    console = Console(file=io.StringIO(), width=140)
-    healthy = print_checkup(console, *arguments, scale="small", **options)
-    return healthy, console.file.getvalue()
+    written = io.StringIO()
+    healthy = print_checkup(Console(file=written, width=140), *arguments, scale="small", **options)
+    return healthy, written.getvalue()
 
 
 def test_a_healthy_plan_shows_data_classes_and_cost():

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import ToySegmenter
 
 from segrefinery.data.transforms import DataSettings
 from segrefinery.labels import IGNORE, LabelSpace
@@ -26,6 +25,7 @@ from segrefinery.report.markup import Markup, element, percent, signed
 from segrefinery.report.material import Shot, Trained
 from segrefinery.report.pictures import BRIGHT, DARK, LONG_SIDE, MIDDLE, heat, label_map, shown_size
 from segrefinery.report.rounds import times_as_often
+from toys import ToySegmenter
 
 SPACE = LabelSpace.of("toy", ("road", "pole", '<script>"sky"'))
 
@@ -127,15 +127,14 @@ def material():
     ("settings", "section", "pictures", "charts"),
     [
         (EntropyMixtureSettings(), mixture_section, 3, 3),
-        (PixelAttentionSettings(), attention_section, 9, 0),
+        (PixelAttentionSettings(), attention_section, 9, 0),  # pyright: ignore[reportCallIssue]
         (ImplicitRectificationSettings(hidden=8), rectification_section, 3, 0),
     ],
 )
 @torch.no_grad()
 def test_a_refiner_is_looked_into_where_the_run_has_it(material, settings, section, pictures, charts):
     assert section(material) is None
-    refiner = settings.build(material.last.segmenter, SPACE)
-    material.refiners = {"one": refiner}
+    material.refiners = {"one": settings.build(material.last.segmenter, SPACE)}
     made = section(material)
     seen = material.last.view(material.shots[0].image).logits.argmax(dim=1).unique()
     if section is not rectification_section:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import DAY, TEST, TINY
 
+from runs import DAY, TEST, TINY
 from segrefinery import api
 from segrefinery.errors import SegRefineryError
 from segrefinery.report import write_report

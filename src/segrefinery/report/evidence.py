@@ -9,8 +9,8 @@ from segrefinery.report.material import Material
 
 MOODS = {"better": "good", "worse": "bad"}
 SENTENCES = {
-    "better": "Better: the adapted model beats source-only on this target.",
-    "worse": "Worse: the adapted model falls behind source-only; use the source-only model.",
+    "better": "Better: by label-free evidence, the adapted model beats source-only on this target.",
+    "worse": "Worse: by label-free evidence, the adapted model falls behind source-only; use the source-only model.",
     "no evidence": "No evidence that adaptation made the model better or worse than source-only.",
 }
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segrefinery.data.transforms import resize_for_evaluation
+from segrefinery.evaluation.inference import device_of
 from segrefinery.labels import LabelSpace
 from segrefinery.refine.implicit_rectification import ImplicitRectifier
 from segrefinery.refine.pixel_attention import PixelAttention, attention_map
@@ -67,7 +68,7 @@ def rectification_section(material: Material) -> Markup | None:
     label = trained.probs(shot.image, (resized.shape[-2], resized.shape[-1])).argmax(dim=0)
     top, left = thinnest_crop(label, trained.space, size)
     part = resized[:, top : top + size[0], left : left + size[1]]
-    learners = trained.segmenter(part.unsqueeze(0)).learners
+    learners = trained.segmenter(part.unsqueeze(0).to(device_of(trained.segmenter))).learners
     maps = {factor: _first_weight(refiner, learners, factor, size) for factor in (1, 4)}
     low, high = float(maps[4].min()), float(maps[4].max())
     spread = max(high - low, 1e-6)

@@ -88,7 +88,7 @@ def _entropies(trained: Trained, shots: list[Shot]) -> tuple[float, float]:
     for shot in shots:
         assert shot.label is not None
         size = (shot.label.shape[-2], shot.label.shape[-1])
-        probs = predict_probs(trained.segmenter, shot.image, trained.data, trained.window, size)
+        probs = predict_probs(trained.segmenter, shot.image, trained.data, trained.window, size).cpu()
         right = probs.argmax(dim=0) == shot.label
         for group, mask in zip(groups, (right, ~right & (shot.label != IGNORE)), strict=True):
             group.append(group_entropy(probs[None], mask[None]))
@@ -104,6 +104,7 @@ def mixture_section(material: Material) -> Markup | None:
     shot, space = material.target_shots[0], material.last.space
     view = material.last.view(shot.image)
     labels = refiner(view, PseudoLabels.from_view(view))
+    labels = PseudoLabels(labels.probs.cpu(), labels.weight.cpu())
     entropy, found = normalized_entropy(labels.probs)[0], labels.probs.argmax(dim=1)[0]
     frequent = torch.bincount(found.flatten(), minlength=space.num_classes).argsort(descending=True)[:3].tolist()
     charts = [

@@ -18,7 +18,7 @@ from segrefinery.data.transforms import DataSettings, resize_for_evaluation
 from segrefinery.engine.checkpoints import load_safely
 from segrefinery.engine.tracker import records
 from segrefinery.errors import SegRefineryError
-from segrefinery.evaluation.inference import predict_probs
+from segrefinery.evaluation.inference import device_of, predict_probs
 from segrefinery.evaluation.results import read_results
 from segrefinery.labels import LabelSpace
 from segrefinery.models import build_model, load_weights
@@ -42,12 +42,13 @@ class Trained:
 
     def probs(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """uint8 3 x H x W -> C x ``size`` probabilities."""
-        return predict_probs(self.network, image, self.data, self.window, size)
+        return predict_probs(self.network, image, self.data, self.window, size).cpu()
 
     def view(self, image: Tensor) -> TeacherView:
         """What the segmenter, as a teacher, sees of a uint8 3 x H x W image."""
-        seen = resize_for_evaluation(image, self.data).unsqueeze(0)
-        return Teacher(self.segmenter, TeacherSettings()).view(seen, torch.zeros(1, dtype=torch.int64))
+        device = device_of(self.segmenter)
+        seen = resize_for_evaluation(image, self.data).unsqueeze(0).to(device)
+        return Teacher(self.segmenter, TeacherSettings()).view(seen, torch.zeros(1, dtype=torch.int64, device=device))
 
 
 @dataclass
@@ -172,7 +173,7 @@ class Material:
                 refiner = settings.build(self.last.segmenter, self.last.space)  # pyright: ignore[reportAttributeAccessIssue]
                 given = self.final["handed_on"].get(name, {})
                 refiner.load_state_dict({key: given.get(key, value) for key, value in refiner.state_dict().items()})
-                built[name] = refiner.eval()
+                built[name] = refiner.to(device_of(self.last.segmenter)).eval()
         except (RuntimeError, ValueError, SegRefineryError) as error:
             self.notes.append(f"The refiners of stage {self.final['name']} could not be rebuilt ({error}).")
             return {}
@@ -186,7 +187,7 @@ class Material:
             return None
         view = self.last.view(image)
         labels = PseudoLabels.from_view(view)
-        plain = PseudoLabels(view.probs, view.probs.amax(dim=1))
+        plain = PseudoLabels(view.probs.cpu(), view.probs.amax(dim=1).cpu())
         if not self.refiners:
             return plain
         try:
@@ -197,7 +198,7 @@ class Material:
             if note not in self.notes:
                 self.notes.append(note)
             return plain
-        return labels
+        return PseudoLabels(labels.probs.cpu(), labels.weight.cpu())
 
     def forget_networks(self) -> None:
         """Read the networks anew when they are next asked for."""
@@ -215,6 +216,7 @@ class Material:
         for settings in parse_chain(config.extra["refine"]).values():
             network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
         load_weights(network, folder / TENSORS)
+        network.to("cuda" if torch.cuda.is_available() else "cpu")
         window = config.extra["window"]
         data = DataSettings.model_validate(config.extra["data"])
         return Trained(network.eval(), segmenter.eval(), space, data, window and tuple(window))
