@@ -1,0 +1,306 @@
+"""What the documentation says, loads: commands, recipes, settings, data set descriptions, examples and links."""
+
+import ast
+import copy
+import csv
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+import yaml
+from PIL import Image
+from toys import ToySegmenter, labeled, toy_teacher, toy_view
+
+import segrefinery
+from segrefinery.cli import app
+from segrefinery.data.datasets import open_dataset
+from segrefinery.data.folder import FolderSettings, read_labelmap
+from segrefinery.errors import SegRefineryError
+from segrefinery.labels import LabelSpace
+from segrefinery.models import ModelSettings, build_model
+from segrefinery.models.build import NETWORKS
+from segrefinery.recipe import assign, load_recipe, read_recipe, recipe_names, validate_recipe
+from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
+from segrefinery.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+SECTIONS = {part.partition("\n")[0]: part for part in METHODS.split("\n## ")[1:]}
+COMMANDS = typer.main.get_command(app).commands
+
+
+def blocks(page, language):
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def identifiers(cases):
+    return [str(case[0].relative_to(ROOT)) + " " + str(case[1])[:60] for case in cases]
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def command_lines():
+    found = []
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+        lines = re.findall(r"^(?:    )?(?:torchrun .*? -m )?(segrefinery .*)$", text, flags=re.M)
+        lines += [f"segrefinery {cell}" for cell in re.findall(r"^\| `([^`]+)` \|", text, flags=re.M)
+                  if page.name == "README.md" and cell.split()[0] in COMMANDS]  # fmt: skip
+        found += [(page, line) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines(), ids=identifiers(command_lines()))
+def test_a_command_parses_and_names_a_recipe_that_loads(page, line):
+    words = shlex.split(re.sub(r"\s#.*$", "", line).replace("[@", "@").replace("a.b=c", "name=changed"))
+    if "|" not in line and page.name == "README.md" and "[-" in line or "[N" in line:
+        words = [word.strip("[]") for word in words if word not in ("...", "N]", "[NAME]")]
+        words = [part for word in words for part in ([word, "1"] if word == "--seed" else [word])]
+    name, *arguments = words[1:]
+    assert name in COMMANDS
+    with COMMANDS[name].make_context(name, [word for word in arguments if word != "..."]) as context:
+        values = context.params
+    recipe = values.get("recipe", values.get("name"))
+    if recipe in (None, "RECIPE"):
+        return
+    overrides = [change for change in values.get("overrides") or () if not change.startswith("name=")]
+    load_recipe(recipe, values.get("scale"), overrides)
+
+
+def test_the_targets_of_make_exist():
+    known = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
+    for page in PAGES:
+        assert set(re.findall(r"^    make (\w+)", page.read_text(encoding="utf-8"), flags=re.M)) <= known
+
+
+def test_the_python_of_the_readme_calls_what_exists():
+    for code in blocks(ROOT / "README.md", "python"):
+        for call in [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]:
+            name = ast.unparse(call.func).removeprefix("segrefinery.")
+            if name in segrefinery.__all__:
+                keywords = {keyword.arg: None for keyword in call.keywords}
+                inspect.signature(getattr(segrefinery, name)).bind(*call.args, **keywords)
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+
+def links():
+    found = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        found += [(page, link) for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    return found
+
+
+@pytest.mark.parametrize(("page", "link"), links(), ids=identifiers(links()))
+def test_a_link_leads_somewhere(page, link):
+    path, _, anchor = link.partition("#")
+    file = (page.parent / path).resolve() if path else page
+    assert file.exists()
+    if anchor:
+        titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), flags=re.M)
+        assert anchor in [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_in_the_text_exist(page):
+    for name in re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", page.read_text(encoding="utf-8")):
+        assert any((root / name).exists() for root in (ROOT, ROOT / "src" / "segrefinery")), name
+
+
+# -- data sets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", blocks(ROOT / "docs" / "data.md", "yaml"))
+def test_a_described_data_set_opens(text, tmp_path, monkeypatch):
+    monkeypatch.delenv("DEPOT_DATA", raising=False)
+    (tmp_path / "dataset.yaml").write_text(text)
+    settings = FolderSettings(**yaml.safe_load(text))
+    if settings.labelmap:
+        (text,) = blocks(ROOT / "docs" / "data.md", "text")
+        (tmp_path / settings.labelmap).write_text(text)
+    names = ["one", "two/three"]
+    for name in names:
+        image, mask = (tmp_path / pattern.replace("{name}", name) for pattern in (settings.images, settings.masks))
+        image.parent.mkdir(parents=True, exist_ok=True)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 2)).save(image)
+        mask_of(settings, tmp_path).save(mask)
+    for rule in settings.splits.values():
+        file = tmp_path / rule.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if rule.column is None:
+            file.write_text("\n".join(names))
+            continue
+        values = rule.value if isinstance(rule.value, list) else [rule.value]
+        with file.open("w", newline="") as out:
+            rows = csv.writer(out)
+            rows.writerow(["number", rule.name or "name", rule.column])
+            rows.writerows([i, name, value] for i, (name, value) in enumerate(zip(names, values, strict=True)))
+    for split in ("", *(f"@{name}" for name in settings.splits)):
+        dataset = open_dataset(f"folder:{tmp_path}{split}")
+        assert [dataset.name(index) for index in range(len(dataset))] == names
+        assert dataset.label(0).shape == (2, 6)
+        assert (dataset.label(0) != 255).any()
+    assert not set(settings.merge) & set(dataset.space.classes)
+
+
+def mask_of(settings, folder):
+    """A mask 6 wide, 2 high, with every id or colour that its description declares."""
+    if settings.labelmap or settings.classes is None:
+        colors = list(read_labelmap(folder / settings.labelmap).values()) if settings.labelmap else []
+        pixels = [*colors, *settings.ignore]
+        mask = Image.new("RGB", (6, 2), pixels[0])
+    else:
+        pixels = [*settings.classes, *settings.ignore]
+        mask = Image.new("L", (6, 2), pixels[0])
+    for place, value in enumerate(pixels):
+        mask.putpixel((place % 6, place // 6), value)
+    return mask
+
+
+# -- recipes, refiners and networks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", blocks(ROOT / "docs" / "recipes.md", "yaml"))
+def test_a_recipe_of_the_page_loads_at_every_scale(text, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    for scale in (None, *read_recipe(file)[0]["scales"]):
+        if scale != "small":  # the small network's options belong to the shipped recipe
+            load_recipe(file, scale)
+
+
+def test_the_tables_of_the_page_name_every_refiner_and_stage_setting():
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|$", text, flags=re.M)) == set(REFINERS)
+    from segrefinery.stages import STAGES
+
+    for kind, settings in re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", text, flags=re.M):
+        if kind in STAGES:
+            assert set(re.findall(r"`(\w+)`", settings)) <= set(STAGES[kind].model_fields)
+
+
+def test_the_gpu_scales_are_as_the_table_says():
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(gpu_\w+)` \| `(\w+)` \| (\d+) x (\d+) \| (\d+) \|$", text, flags=re.M)
+    assert len(rows) == 3
+    for scale, network, height, width, batch in rows:
+        recipe = load_recipe("dinov2", scale)
+        assert (recipe.model.name, recipe.data.crop, recipe.data.batch) == (
+            network, (int(height), int(width)), int(batch)
+        )  # fmt: skip
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    """The two Python examples, run; what they add to the tables is taken out again."""
+    for table in (REFINERS, NETWORKS):
+        for name in list(table):
+            monkeypatch.setitem(table, name, table[name])
+    before = dict(REFINERS), dict(NETWORKS)
+    spaces = []
+    for code in blocks(ROOT / "docs" / "recipes.md", "python"):
+        spaces.append({})
+        exec(compile(code, "recipes.md", "exec"), spaces[-1])
+    yield spaces
+    for table, old in zip((REFINERS, NETWORKS), before, strict=True):
+        for name in set(table) - set(old):
+            del table[name]
+
+
+def test_the_example_of_a_refiner_refines(examples):
+    (settings,) = parse_chain([{"neighbour_vote": {"window": 5}}]).values()
+    refiner = settings.build(ToySegmenter(), LabelSpace.of("toy", ["a", "b", "c", "d", "e"]))
+    view = toy_view()
+    found = refiner(view, PseudoLabels.from_view(view))
+    torch.testing.assert_close(found.probs.sum(dim=1), torch.ones_like(found.weight))
+    assert found.probs.shape == view.logits.shape
+    assert 0 < float(found.weight.min()) <= float(found.weight.max()) < 1
+    refiner.fit(toy_teacher(), [labeled()], [])
+    assert load_recipe("self_training", None, ["stages.adapt.refine.neighbour_vote.window=5"])
+
+
+def test_the_example_of_a_network_segments(examples):
+    network = build_model(ModelSettings(name="tiny", options={"width": 8}), 5)
+    seen = network(torch.zeros(2, 3, 32, 48))
+    assert seen.logits.shape == (2, 5, 8, 12)
+    assert seen.features.shape[1] == network.feature_channels == 8
+
+
+# -- methods -----------------------------------------------------------------------------------------------------------
+
+
+def named_recipes(section):
+    line = re.search(r"^Recipes?: (.*)$", section, flags=re.M)
+    return re.findall(r"`(\w+)`", line[1]) if line else []
+
+
+def test_every_recipe_has_its_section():
+    named = {name for section in SECTIONS.values() for name in named_recipes(section)}
+    assert named == set(recipe_names())
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Every shipped recipe as a mapping, read once."""
+    found = {name: read_recipe(name)[0] for name in recipe_names()}
+    for raw in found.values():
+        raw.pop("scales")
+    return found
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_switch_of_a_section_can_be_set(title, plain):
+    """Each on one of the section's recipes at least: one that has the stage, and is still valid with it."""
+    section = SECTIONS[title]
+    for switch in re.findall(r"`((?:stages|model|data|target_data|training|window)[.\w]*=[^`]+)`", section):
+        problems = []
+        for name in named_recipes(section):
+            raw = copy.deepcopy(plain[name])
+            place = switch.partition("=")[0].split(".")
+            if place[0] == "stages" and place[1] not in raw["stages"] and len(place) > 2:
+                continue
+            try:
+                assign(raw, switch)
+                validate_recipe(raw, name)
+                break
+            except SegRefineryError as error:
+                problems.append(str(error))
+        else:
+            pytest.fail(f"{switch}: {problems or 'no recipe has this stage'}")
+
+
+def settings_tables():
+    """(refiner, [(field, default)]) of the tables under "Settings of ..."."""
+    found = re.findall(r"^Settings of `(\w+)`:\n\n((?:\|.*\n)+)", METHODS, flags=re.M)
+    return [(name, re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, flags=re.M)) for name, table in found]
+
+
+@pytest.mark.parametrize(("name", "rows"), settings_tables())
+def test_the_defaults_are_as_the_table_says(name, rows):
+    kind = REFINERS[name]
+    assert {field for field, _ in rows} == set(kind.model_fields)
+    for field, told in rows:
+        default = kind.model_fields[field].get_default()
+        if isinstance(default, Settings):
+            default = default.model_dump(mode="json")
+        if isinstance(default, tuple):
+            default = list(default)
+        told = yaml.safe_load(told)
+        if isinstance(told, dict):
+            assert told.items() <= default.items()
+        else:
+            assert told == default, field
+
+
+def test_every_refiner_has_a_table_of_its_settings():
+    assert {name for name, _ in settings_tables()} == set(REFINERS)
