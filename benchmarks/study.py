@@ -79,7 +79,8 @@ class Cell:
 
 
 def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
-    """The study file and its cells, row by row, so that what rows share is trained by the first of them."""
+    """The study file and its cells: all rows with the first seed, then with the next, so that a first picture of the
+    whole comes early; a row before those that share its stages."""
     study = yaml.safe_load(path.read_text())
     cells = []
     for row, options in study["rows"].items():
@@ -94,7 +95,8 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
                 named.pop("seeds", None)
                 overrides = [*study.get("set", []), *options.get("set", [])]
                 cells.append(Cell(path.stem, task, row, seed, recipe, study.get("scale", "small"), named, overrides))
-    return study, cells
+    seeds = study["seeds"]
+    return study, sorted(cells, key=lambda cell: seeds.index(cell.seed) if cell.seed in seeds else len(seeds))
 
 
 def run(cells: list[Cell], jobs: int) -> None:
