@@ -33,6 +33,8 @@ TINY = (
     "data.short_side=32",
     "data.crop=[32, 48]",
     "data.batch=2",
+    "target_data.short_side=32",
+    "target_data.crop=[32, 48]",
     "training.checkpoint_every=5",
     "training.log_every=5",
 )
