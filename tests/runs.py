@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segrefinery import api
+from segrefinery.recipe import load_recipe
 
 TINY = (
     "model.options.width=16",
@@ -13,6 +14,8 @@ TINY = (
     "data.short_side=32",
     "data.crop=[32, 48]",
     "data.batch=2",
+    "target_data.short_side=32",
+    "target_data.crop=[32, 48]",
     "training.checkpoint_every=2",
     "training.log_every=2",
 )
@@ -22,6 +25,30 @@ DAY, NIGHT, TEST = (
     "scenes:night,count=3,size=32x64@test",
 )
 
+NARROW = {
+    "self_labeling": {"samples": 16, "bank": 256},
+    "refinement_network": {"width": 8, "warmup": 1},
+    "pixel_contrast": {"width": 8, "warmup": 1, "min_pixels": 2},
+    "implicit_rectification": {"queries": 64, "hidden": 8},
+}
+"""What makes a refiner small."""
+
+
+def narrow(recipe: str, steps: dict[str, int]) -> tuple[str, ...]:
+    """Overrides that make any shipped recipe small, with so many steps for each kind of stage."""
+    found = load_recipe(recipe, "small")
+    overrides = []
+    for stage, settings in found.stages.items():
+        overrides.append(f"stages.{stage}.steps={steps[settings.kind]}")
+        for refiner, changes in NARROW.items():
+            if refiner in getattr(settings, "refine", {}):
+                overrides += [f"stages.{stage}.refine.{refiner}.{key}={value}" for key, value in changes.items()]
+    if found.model.name.startswith("hrda:"):
+        overrides += ["model.options={detail: 32, divisor: 8, attention_width: 16, attention_norm: group}"]
+    elif found.model.name != "small":
+        overrides += ["model.options={}"]
+    return tuple(overrides)
+
 
 def tiny_run(output: Path, recipe: str = "self_training", overrides: tuple[str, ...] = (), **options: Any) -> Path:
     """A run of a recipe at scale small, made so small that it takes a second or two."""
@@ -30,4 +57,6 @@ def tiny_run(output: Path, recipe: str = "self_training", overrides: tuple[str, 
         "source_only": ("stages.source.steps=4",),
     }
     options = {"evaluation": TEST, "scale": "small", "seed": 3} | options
+    if recipe == "oracle":
+        options |= {"oracle": "scenes:night,count=4,size=32x64"}
     return api.adapt(recipe, DAY, NIGHT, output, overrides=(*TINY, *steps.get(recipe, ()), *overrides), **options)

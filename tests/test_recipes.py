@@ -4,18 +4,12 @@ import json
 
 import pytest
 import yaml
-from runs import TINY, tiny_run
 
+from runs import TINY, narrow, tiny_run
 from segrefinery.errors import SegRefineryError
 from segrefinery.recipe import dump_recipe, load_recipe, read_recipe, recipe_names
 
 SHORT = {"supervised": 3, "adversarial": 2, "self_training": 3, "distillation": 2}
-NARROW = {
-    "self_labeling": {"samples": 16, "bank": 256},
-    "refinement_network": {"width": 8, "warmup": 1},
-    "pixel_contrast": {"width": 8, "warmup": 1, "min_pixels": 2},
-    "implicit_rectification": {"queries": 64, "hidden": 8},
-}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -33,18 +27,7 @@ def test_it_loads_at_every_scale_and_reads_back_the_same(name, tmp_path):
 @pytest.mark.parametrize("name", recipe_names())
 def test_it_runs_unattended_at_scale_small(name, tmp_path):
     recipe = load_recipe(name, "small")
-    overrides = []
-    for stage, settings in recipe.stages.items():
-        overrides.append(f"stages.{stage}.steps={SHORT[settings.kind]}")
-        for refiner, changes in NARROW.items():
-            if refiner in getattr(settings, "refine", {}):
-                overrides += [f"stages.{stage}.refine.{refiner}.{key}={value}" for key, value in changes.items()]
-    if recipe.model.name.startswith("hrda:"):
-        overrides += ["model.options={detail: 32, divisor: 8, attention_width: 16, attention_norm: group}"]
-    elif recipe.model.name != "small":
-        overrides += ["model.options={}"]
-    oracle = {"oracle": "scenes:night,count=4,size=32x64"} if name == "oracle" else {}
-    run = tiny_run(tmp_path / "run", name, tuple(overrides), **oracle)
+    run = tiny_run(tmp_path / "run", name, narrow(name, SHORT))
     results = json.loads((run / "results.json").read_text())
     last = list(results["stages"])[-1]
     assert 0 <= results["stages"][last]["miou"] <= 1
@@ -87,7 +70,7 @@ def test_unknown_recipe_scale_and_file_are_named(tmp_path):
 
 def test_a_refiner_can_be_added_and_switched_off_from_the_command_line():
     recipe = load_recipe("cpsl", "small", ["stages.adapt.refine.pixel_attention.weight=0.005"])
-    assert list(recipe.stages["adapt"].refine) == ["self_labeling", "pixel_attention"]
+    assert list(recipe.stages["adapt"].refine) == ["self_labeling", "confidence_threshold", "pixel_attention"]
     recipe = load_recipe("self_training", "small", ["stages.adapt.refine.confidence_threshold=false"])
     assert recipe.stages["adapt"].refine == {}
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,6 +281,7 @@ def open_sets(recipe: Recipe, say: Callable[[str], None]) -> RunData:
 def make_fabric(recipe: Recipe) -> Fabric:
     """One process, or one of those that torchrun started."""
     from lightning_fabric import Fabric  # only training needs it
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
@@ -288,7 +290,7 @@ def make_fabric(recipe: Recipe) -> Fabric:
             accelerator="auto",
             devices=local,
             num_nodes=world // local,
-            strategy="ddp",
+            strategy=DDPStrategy(timeout=timedelta(days=1)),  # others wait while rank 0 looks at data or evaluates
             precision=recipe.training.precision,
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console(highlight=False)
+MAIN = os.environ.get("RANK", "0") == "0"
+"""Whether this process speaks; torchrun starts several."""
+console = Console(highlight=False, quiet=not MAIN)
 
 SourceHelp = "Labelled images: NAME:PATH[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
 TargetHelp = "Images to adapt to: a folder, a glob, or NAME:PATH[@SPLIT]. Labels they may have are never read."
@@ -63,7 +66,8 @@ def adapt(
             recipe, source, target, output, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
             overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse, progress=progress, say=say,
         )  # fmt: skip
-    say(f"report: {write_report(output)}")
+    if MAIN:
+        say(f"report: {write_report(output)}")
 
 
 @app.command()
@@ -81,7 +85,8 @@ def demo(
             "self_training", "scenes:day@train", "scenes:night@train", output, evaluation="scenes:night@test",
             scale="small", seed=seed, resume=resume or (output / "recipe.yaml").exists(), progress=progress, say=say,
         )  # fmt: skip
-    say(f"report: {write_report(output)}")
+    if MAIN:
+        say(f"report: {write_report(output)}")
 
 
 @app.command()

@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from toys import ToySegmenter
 
 from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, save_atomically
 from segrefinery.errors import SegRefineryError
 from segrefinery.stages.optimizers import OptimizerSettings, build_optimizer, parameter_groups
+from toys import ToySegmenter
 
 
 def trained_toy(seed: int = 0):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from runs import TEST, tiny_run
 from safetensors.torch import load_file
 
 import segrefinery.engine.loop as loop
+from runs import TEST, tiny_run
 from segrefinery import api
 from segrefinery.engine.run import plan
 from segrefinery.errors import SegRefineryError

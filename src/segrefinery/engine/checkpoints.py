@@ -61,21 +61,26 @@ def load_safely(path: Path) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one stage: ``FOLDER/STAGE-0000100.pt``, a set number of them kept."""
+    """The checkpoints of one stage: ``FOLDER/STAGE-0000100.pt``, a set number of them kept.
 
-    def __init__(self, folder: Path, stage: str, keep: int = 2, rank: int = 0) -> None:
-        self.folder, self.stage, self.keep, self.rank = folder, stage, keep, rank
+    Of the processes of a distributed run one is ``main``; the others read what it writes.
+    """
+
+    def __init__(self, folder: Path, stage: str, keep: int = 2, main: bool = True) -> None:
+        self.folder, self.stage, self.keep, self.main = folder, stage, keep, main
         self.pinned: Path | None = None
 
     def paths(self) -> list[Path]:
         """Oldest first."""
-        pattern = re.compile(re.escape(self.stage) + r"-\d{7}" + self._suffix())
+        pattern = re.compile(re.escape(self.stage) + r"-\d{7}\.pt")
         found = self.folder.glob("*.pt") if self.folder.exists() else ()
         return sorted(path for path in found if pattern.fullmatch(path.name))
 
-    def save(self, step: int, module: nn.Module, trained: dict[str, Trained]) -> Path:
+    def save(self, step: int, module: nn.Module, trained: dict[str, Trained]) -> None:
         """Keep the state after ``step`` steps; older checkpoints beyond ``keep`` go only once this one is safe."""
-        path = self.folder / f"{self.stage}-{step:07d}{self._suffix()}"
+        if not self.main:
+            return
+        path = self.folder / f"{self.stage}-{step:07d}.pt"
         optimizers = {name: item.optimizer.state_dict() for name, item in trained.items()}
         state = {
             "format": FORMAT,
@@ -88,7 +93,6 @@ class Checkpoints:
         for old in self.paths()[: -self.keep]:
             if old != self.pinned:
                 old.unlink(missing_ok=True)
-        return path
 
     def pin(self, step: int) -> None:
         """Never drop the newest checkpoint from before ``step``, in place of the one pinned before."""
@@ -99,7 +103,7 @@ class Checkpoints:
 
     def set_aside(self) -> None:
         """Give the pinned checkpoint a name that outlives the stage: ``STAGE.good-0000100.pt``."""
-        if self.pinned is not None and self.pinned.exists():
+        if self.main and self.pinned is not None and self.pinned.exists():
             number = self.pinned.name.removeprefix(self.stage)
             os.replace(self.pinned, self.pinned.with_name(f"{self.stage}.good{number}"))
 
@@ -119,11 +123,9 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Forget the stage's checkpoints, once its result is safe."""
-        for path in self.paths():
-            path.unlink(missing_ok=True)
-
-    def _suffix(self) -> str:
-        return ".pt" if self.rank == 0 else f".rank{self.rank}.pt"
+        if self.main:
+            for path in self.paths():
+                path.unlink(missing_ok=True)
 
 
 def step_of(path: Path) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segrefinery.engine.checkpoints import Checkpoints
 from segrefinery.engine.gate import Gate, OnCollapse
+from segrefinery.engine.ranks import average_gradients, average_state, gather_numbers, share_memories
 from segrefinery.engine.tracker import Tracker
 from segrefinery.errors import SegRefineryError
 from segrefinery.randomness import generator, seed_of
@@ -87,9 +88,10 @@ def train(
     hooks = hooks or Hooks()
     stage.to(fabric.device).train()
     trained = stage.optimizers()
-    first = checkpoints.restore(stage, trained)
-    if first == 0:
+    if not checkpoints.paths():
         checkpoints.save(0, stage, trained)  # what ``prepare`` found is never computed twice
+    fabric.barrier()
+    first = checkpoints.restore(stage, trained)
     gate = Gate(name, stage, checkpoints, fabric, tracker, settings.on_collapse)
     gate.resume()
     clock = time.perf_counter()
@@ -114,7 +116,9 @@ def train(
             stage.train()
             clock = time.perf_counter()
         if done % settings.checkpoint_every == 0 and done < settings.steps:
+            share_memories(fabric, stage)
             checkpoints.save(done, stage, trained)
+            fabric.barrier()
     gate.close()
     stage.eval()
 
@@ -159,6 +163,7 @@ def one_step(
         item.optimizer.step()
     with torch.no_grad():
         stage.after_step(batch)
+    average_state(fabric, stage)
     return gather_numbers(fabric, values)
 
 
@@ -174,31 +179,6 @@ def micro_batches(fabric: Fabric, name: str, settings: LoopSettings, number: int
         places = range(fabric.global_rank * size + start, fabric.global_rank * size + start + share)
         random = [generator(settings.seed, name, "sample", number, place) for place in places]
         yield StepBatch(number, source and source[part], target and target[part], random)
-
-
-def average_gradients(fabric: Fabric, parameters: list[torch.nn.Parameter]) -> None:
-    """Mean over ranks. By hand instead of through a wrapper, so that a stage may call its networks as it likes."""
-    if fabric.world_size == 1:
-        return
-    gradients = [
-        parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters
-    ]
-    flat = fabric.all_reduce(torch.cat([gradient.reshape(-1) for gradient in gradients]), reduce_op="mean")
-    assert isinstance(flat, Tensor)
-    for parameter, gradient, part in zip(
-        parameters, gradients, flat.split([g.numel() for g in gradients]), strict=True
-    ):
-        parameter.grad = part.view_as(gradient)
-
-
-def gather_numbers(fabric: Fabric, values: dict[str, Tensor]) -> dict[str, float]:
-    """Losses as floats, averaged over ranks; one transfer for all of them."""
-    if not values:
-        return {}
-    stacked = torch.stack([value.detach() for value in values.values()])
-    if fabric.world_size > 1:
-        stacked = fabric.all_reduce(stacked, reduce_op="mean")
-    return dict(zip(values, stacked.tolist(), strict=True))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def describe_non_finite(name: str, number: int, losses: dict[str, Tensor]) -> str:

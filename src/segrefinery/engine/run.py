@@ -163,16 +163,15 @@ class Run:
     # -- one stage -----------------------------------------------------------------------------------------------------
 
     def train_stage(self, name: str, settings: StageSettings, stage: Stage, end: Callable[[], StageEnd]) -> None:
-        rank = self.fabric.global_rank
-        checkpoints = Checkpoints(self.folder / "checkpoints", name, self.training.keep, rank)
-        folder = self.stage_folder(name)
-        if not checkpoints.paths():
+        checkpoints = self.checkpoints(name)
+        if self.main and not checkpoints.paths():
             torch.manual_seed(seed_of(self.seed, name, "prepare"))
             stage.to(self.fabric.device).eval()
-            stage.prepare(self.passes(folder))
-            if stage.nothing_to_do:
-                self.tracker.write(name, 0, "note", {"text": f"not trained: {stage.nothing_to_do}"})
-                return
+            stage.prepare(self.passes(self.stage_folder(name)))
+        stage.nothing_to_do = self.fabric.broadcast(stage.nothing_to_do)
+        if stage.nothing_to_do:
+            self.tracker.write(name, 0, "note", {"text": f"not trained: {stage.nothing_to_do}"})
+            return
         self.tracker.rewind(set(self.finished_names()), name, latest_step(checkpoints))
         options = self.training
         loop = LoopSettings(
@@ -231,38 +230,51 @@ class Run:
     # -- what is finished stays finished -------------------------------------------------------------------------------
 
     def save_finished(self, name: str, key: str, stage: Stage) -> None:
-        """Keep the result of a stage, then forget its checkpoints."""
+        """Keep the result of a stage, then forget its checkpoints. All ranks go on from rank 0's result."""
         path = self.result_path(name)
-        if self.fabric.global_rank == 0:
+        if self.main:
             handed_on = {part: module.state_dict() for part, module in stage.handed_on().items()}
             state = {"format": FORMAT, "key": key, "model": stage.model.state_dict(), "handed_on": handed_on}
             save_atomically(state, path)
             if self.reuse is not None:
                 save_atomically(state, self.reuse / f"{key}.pt")
         self.fabric.barrier()
-        Checkpoints(self.folder / "checkpoints", name, rank=self.fabric.global_rank).clear()
+        if not self.main:
+            self.load_result(path, stage)
+        self.checkpoints(name).clear()
 
     def load_finished(self, name: str, key: str, stage: Stage) -> bool:
         """Load a result that is already there, from this run or from ``reuse``; False if there is none."""
         path = self.result_path(name)
-        if not path.exists() and self.reuse is not None and (kept := self.reuse / f"{key}.pt").exists():
+        kept = None if self.reuse is None else self.reuse / f"{key}.pt"
+        if self.main and not path.exists() and kept is not None and kept.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(kept, path)
-        if not path.exists():
+        if not self.fabric.broadcast(path.exists()):
             return False
+        self.load_result(path, stage)
+        return True
+
+    def load_result(self, path: Path, stage: Stage) -> None:
         state = load_safely(path)
         load_state(stage.model, state["model"], path)
         for part, module in stage.handed_on().items():
             load_state(module, state["handed_on"][part], path)
         stage.to(self.fabric.device)
-        return True
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes; in a distributed run one does."""
+        return self.fabric.global_rank == 0
+
+    def checkpoints(self, name: str) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints", name, self.training.keep, self.main)
 
     def finished_names(self) -> list[str]:
         return [name for name in plan(self.stages) if self.result_path(name).exists()]
 
     def stage_folder(self, name: str) -> Path:
-        rank = self.fabric.global_rank
-        return self.folder / "stages" / (name if rank == 0 else f"{name}.rank{rank}")
+        return self.folder / "stages" / name
 
     def result_path(self, name: str) -> Path:
         return self.folder / "stages" / name / "result.pt"

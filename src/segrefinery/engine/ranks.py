@@ -1,0 +1,99 @@
+"""How the processes of a distributed run agree with each other. Each holds the whole stage and works on its share of
+every batch.
+
+* Parameters never differ: gradients are averaged before the optimizers move, and momentum copies follow from them.
+* Running averages (class thresholds, prototypes, class distributions, norm statistics: all floating buffers) are
+  averaged after every step. They are linear in what the images say, so one process would remember much the same of
+  the whole batch.
+* Memories of single pixels (``FeatureBank``) stay each process's own during a step. At a checkpoint all take rank 0's,
+  whether the run is ever resumed or not, so one file holds the state of all and resuming is exact.
+* Rank 0 alone looks at the data before a stage, writes files and evaluates; the others start from its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from segrefinery.refine.feature_bank import FeatureBank
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def average_gradients(fabric: Fabric, parameters: list[nn.Parameter]) -> None:
+    """Mean over ranks. By hand instead of through a wrapper, so that a stage may call its networks as it likes.
+
+    A parameter that no rank has a gradient of keeps none, so that the optimizer passes it over as it would in one
+    process.
+    """
+    if fabric.world_size == 1:
+        return
+    used = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=fabric.device)
+    used = mean(fabric, used).tolist()
+    wanted = [parameter for parameter, share in zip(parameters, used, strict=True) if share > 0]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in wanted]
+    for parameter, gradient in zip(wanted, mean_of_each(fabric, gradients), strict=True):
+        parameter.grad = gradient
+
+
+@torch.no_grad()
+def average_state(fabric: Fabric, module: nn.Module) -> None:
+    """After a step: running averages become their mean over ranks."""
+    if fabric.world_size == 1:
+        return
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in running_averages(module):
+        by_type.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in by_type.values():
+        for buffer, value in zip(buffers, mean_of_each(fabric, buffers), strict=True):
+            buffer.copy_(value)
+
+
+@torch.no_grad()
+def share_memories(fabric: Fabric, module: nn.Module) -> None:
+    """Before a checkpoint: every rank takes rank 0's memories of pixels."""
+    if fabric.world_size == 1:
+        return
+    for bank in memories(module):
+        for buffer in bank.buffers():
+            buffer.copy_(fabric.broadcast(buffer.cpu()))
+
+
+def gather_numbers(fabric: Fabric, values: dict[str, Tensor]) -> dict[str, float]:
+    """Losses as floats, averaged over ranks; one transfer for all of them."""
+    if not values:
+        return {}
+    stacked = torch.stack([value.detach() for value in values.values()])
+    return dict(zip(values, mean(fabric, stacked).tolist(), strict=True))
+
+
+def mean(fabric: Fabric, values: Tensor) -> Tensor:
+    """The mean over ranks."""
+    if fabric.world_size == 1:
+        return values
+    found = fabric.all_reduce(values, reduce_op="mean")
+    assert isinstance(found, Tensor)
+    return found
+
+
+def mean_of_each(fabric: Fabric, values: list[Tensor]) -> Iterator[Tensor]:
+    """The means over ranks of tensors of one type, in one transfer."""
+    if not values:
+        return iter(())
+    flat = mean(fabric, torch.cat([value.reshape(-1) for value in values]))
+    parts = flat.split([value.numel() for value in values])
+    return (part.view_as(value) for part, value in zip(parts, values, strict=True))
+
+
+def memories(module: nn.Module) -> list[FeatureBank]:
+    return [each for each in module.modules() if isinstance(each, FeatureBank)]
+
+
+def running_averages(module: nn.Module) -> Iterable[Tensor]:
+    """All floating buffers outside memories."""
+    remembered = {id(buffer) for bank in memories(module) for buffer in bank.buffers()}
+    return (each for each in module.buffers() if each.is_floating_point() and id(each) not in remembered)

@@ -1,0 +1,163 @@
+"""Two processes on one batch do what one process does; they agree, and resume exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runs import DAY, NIGHT, TINY
+from segrefinery.engine.ranks import average_gradients, average_state, share_memories
+from segrefinery.refine.feature_bank import FeatureBank
+
+BASE = (*TINY, "model.options.dropout=0.0", "stages.source.steps=3")
+PLAIN = "stages.adapt.refine={confidence_threshold: {classes: fitted, portion: 0.5}}"
+"""Thresholds that do not depend on what a process sees of the batch."""
+BANK = "{self_labeling: {samples: 16, bank: 256, soft_labels: chain}, confidence_threshold: {classes: running}}"
+
+
+def command(output: Path, recipe: str, overrides: tuple[str, ...], *options: str) -> list[str]:
+    given = [part for override in (*BASE, *overrides) for part in ("--set", override)]
+    return [
+        "-m", "segrefinery", "adapt", "-s", DAY, "-t", NIGHT, "-o", str(output), "-r", recipe, "--scale", "small",
+        "--seed", "3", *given, *options,
+    ]  # fmt: skip
+
+
+def environment(**values: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **values}
+
+
+def start(arguments: list[str]) -> list[subprocess.Popen]:
+    """What torchrun starts on one machine, without its agent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments], env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **group),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        said, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+
+
+def losses(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = ("source", "source_aux", "target", "target_aux")
+    return [
+        {"stage": line["stage"], "step": line["step"], **{name: line[name] for name in names if name in line}}
+        for line in lines if line["kind"] == "train"
+    ]  # fmt: skip
+
+
+def result(run: Path, stage: str) -> dict[str, torch.Tensor]:
+    state = torch.load(run / "stages" / stage / "result.pt", weights_only=True)
+    return state["model"] | {f"{part}.{k}": v for part, values in state["handed_on"].items() for k, v in values.items()}
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    """Supervised training, then self-training, as torchrun starts it."""
+    overrides = ("stages.adapt.steps=4", PLAIN, "training.log_every=1")
+    one = subprocess.Popen(
+        [sys.executable, *command(tmp_path / "one", "self_training", overrides)], env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    finish([one])
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = subprocess.Popen(
+        [sys.executable, *launcher, *command(tmp_path / "two", "self_training", overrides)], env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    finish([two])
+    alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [line["stage"] for line in alone] == ["source"] * 3 + ["adapt"] * 4
+    for own, other in zip(alone, together, strict=True):
+        assert own.pop("stage") == other.pop("stage")
+        assert other == pytest.approx(own, rel=1e-4)
+    for model in ("source_model", "model"):
+        a, b = (load_file(tmp_path / run / model / "model.safetensors") for run in ("one", "two"))
+        for name in a:
+            torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in (tmp_path / "two" / "stages").iterdir()) == ["adapt", "source"]
+    assert (tmp_path / "two" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(tmp_path):
+    """With state that follows each process's own images: running thresholds and a memory of pixels."""
+    overrides = ("stages.adapt.steps=12", f"stages.adapt.refine={BANK}", "training.checkpoint_every=3")
+    finish(start(command(tmp_path / "whole", "self_training", overrides)))
+    processes = start(command(tmp_path / "killed", "self_training", overrides))
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while not list(checkpoints.glob("adapt-0000003.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(start(command(tmp_path / "killed", "self_training", overrides, "--resume")))
+    for stage in ("source", "adapt"):
+        one, other = (result(tmp_path / run, stage) for run in ("whole", "killed"))
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+class Pair:
+    """Stands for rank 0 of two whose other rank is told by ``other``: a function of what rank 0 sends."""
+
+    world_size = 2
+    device = torch.device("cpu")
+
+    def __init__(self, other):
+        self.other = other
+
+    def all_reduce(self, values, reduce_op):
+        assert reduce_op == "mean"
+        return (values + self.other(values)) / 2
+
+    def broadcast(self, value):
+        return value
+
+
+def test_a_parameter_that_nobody_used_keeps_no_gradient():
+    used, half, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    used.grad, half.grad = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 4.0])
+    answers = iter((torch.tensor([1.0, 0.0, 0.0]), torch.tensor([3.0, 2.0, 0.0, 0.0])))
+    average_gradients(Pair(lambda _: next(answers)), [used, half, unused])  # pyright: ignore[reportArgumentType]
+    assert used.grad.tolist() == [2.0, 2.0]
+    assert half.grad.tolist() == [2.0, 2.0]
+    assert unused.grad is None
+
+
+def test_running_averages_are_averaged_and_memories_are_not():
+    module = torch.nn.Module()
+    module.register_buffer("share", torch.tensor([0.0, 1.0]))
+    module.register_buffer("counts", torch.tensor([1.0, 3.0], dtype=torch.float64))
+    module.register_buffer("steps", torch.tensor(7))
+    module.bank = FeatureBank(4, 2)
+    module.bank.push(torch.ones(3, 2))
+    pair = Pair(lambda values: values + 1)
+    average_state(pair, module)  # pyright: ignore[reportArgumentType]
+    assert module.share.tolist() == [0.5, 1.5]
+    assert module.counts.tolist() == [1.5, 3.5]
+    assert int(module.steps) == 7
+    assert module.bank.rows.sum() == 6
+    share_memories(pair, module)  # pyright: ignore[reportArgumentType]
+    assert module.bank.rows.sum() == 6
