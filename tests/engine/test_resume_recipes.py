@@ -1,0 +1,59 @@
+"""Every shipped recipe, killed inside its last two stages and resumed, ends with the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import segrefinery.engine.loop as loop
+from runs import narrow, tiny_run
+from segrefinery.engine.run import plan
+from segrefinery.recipe import load_recipe, recipe_names
+
+HEAVY = ("hrda", "ir2f_hrda", "dinov2")
+STEPS = {"supervised": 3, "adversarial": 3, "self_training": 4, "distillation": 3}
+
+
+class Killed(BaseException):
+    """Stands for a process that dies without a chance to clean up."""
+
+
+def result(run, stage):
+    """All that a finished stage leaves: the network and what its refiners learned."""
+    state = torch.load(run / "stages" / stage / "result.pt", weights_only=True)
+    parts = {"model": state["model"], **state["handed_on"]}
+    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in recipe_names()]
+)
+def test_resume_is_exact(name, tmp_path, monkeypatch):
+    def run(folder, **options):
+        return tiny_run(tmp_path / folder, name, narrow(name, STEPS), evaluation=None, **options)
+
+    steps = {
+        stage: settings.steps
+        for stage, settings in plan(load_recipe(name, "small", narrow(name, STEPS)).stages).items()
+    }
+    whole = run("whole")
+    trained = [stage for stage in steps if (whole / "stages" / stage / "result.pt").exists()]
+    one_step, died = loop.one_step, set()
+
+    def mortal(fabric, stage, *arguments):
+        number = arguments[3]
+        if stage in trained[-2:] and number == steps[stage] - 1 and stage not in died:
+            died.add(stage)
+            raise Killed
+        return one_step(fabric, stage, *arguments)
+
+    monkeypatch.setattr(loop, "one_step", mortal)
+    for resume in range(len(trained[-2:])):
+        with pytest.raises(Killed):
+            run("killed", resume=bool(resume))
+    killed = run("killed", resume=True)
+    assert died == set(trained[-2:])
+    for stage in trained:
+        one, other = result(whole, stage), result(killed, stage)
+        assert one.keys() == other.keys()
+        assert [key for key in one if not torch.equal(one[key], other[key])] == [], stage
