@@ -1,4 +1,4 @@
-"""What the stages share: how a prediction is supervised, and how a chain of refiners is built."""
+"""What the stages share: how a prediction is supervised, and what a student with refiners is around its step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
+from segrefinery.refine import Refiner, Step
 from segrefinery.settings import Settings
-from segrefinery.stages.base import StageContext
+from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
+from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
 
 
 class LossWeights(Settings):
@@ -50,3 +52,50 @@ def build_refiners(chain: Mapping[str, Settings], context: StageContext) -> nn.M
             refiner.load_state_dict({key: given.get(key, value) for key, value in own.items()})
         refiners[name] = refiner
     return refiners
+
+
+class RefinedStage(Stage):
+    """A student and a chain of refiners, trained by one optimizer; a stage adds its ``step``.
+
+    Attributes:
+        refiners: by name, in order.
+        remembered: the steps since the optimizer last moved (several with accumulation), for the refiners' updates.
+    """
+
+    def __init__(self, settings: StageSettings, chain: Mapping[str, Settings], context: StageContext) -> None:
+        super().__init__()
+        self.optimizer_settings, self.steps = settings.optimizer, settings.steps
+        self.space = context.space
+        self.model = context.model
+        self.refiners = build_refiners(chain, context)
+        self.remembered: list[Step] = []
+
+    @property
+    def chain(self) -> list[Refiner]:
+        """The refiners, in order."""
+        return list(self.refiners.values())  # pyright: ignore[reportReturnType]
+
+    @property
+    def chain_with_losses(self) -> list[Refiner]:
+        """Those that add a loss."""
+        return [refiner for refiner in self.chain if type(refiner).losses is not Refiner.losses]
+
+    def optimizers(self) -> dict[str, Trained]:
+        refiners = [(refiner, refiner.learning_rate_factor) for refiner in self.chain]
+        groups = parameter_groups(self.model, self.optimizer_settings, refiners)
+        return {"model": build_optimizer(groups, self.optimizer_settings, self.steps)}
+
+    def after_step(self, batch: StepBatch) -> None:
+        for step in self.remembered:
+            for refiner in self.chain:
+                refiner.after_step(step)
+        self.remembered.clear()
+
+    def predictor(self) -> nn.Module:
+        predictor: nn.Module = self.model
+        for refiner in self.chain:
+            predictor = refiner.predictor(predictor)
+        return predictor
+
+    def handed_on(self) -> dict[str, nn.Module]:
+        return dict(self.refiners.items())

@@ -17,10 +17,9 @@ from segrefinery.labels import IGNORE
 from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
 from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.refine import PseudoLabels, Refiner, RefinerChain, Step
-from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, build_refiners, head_losses
-from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
+from segrefinery.refine import PseudoLabels, RefinerChain, Step
+from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
+from segrefinery.stages.common import LossWeights, RefinedStage, head_losses
 from segrefinery.stages.pseudo_labels import write_pseudo_labels
 from segrefinery.stages.watch import LabelWatch
 
@@ -56,18 +55,14 @@ class SelfTrainingSettings(StageSettings):
         return SelfTraining(self, context)
 
 
-class SelfTraining(Stage):
+class SelfTraining(RefinedStage):
     """Student, teacher and refiners; see ``step`` for the method."""
 
     def __init__(self, settings: SelfTrainingSettings, context: StageContext) -> None:
-        super().__init__()
+        super().__init__(settings, settings.refine, context)
         self.settings = settings
-        self.space = context.space
-        self.model = context.model
-        self.refiners = build_refiners(settings.refine, context)
         self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
         self.watch = LabelWatch(context.space.num_classes)
-        self._steps: list[Step] = []
         self._seen: dict[str, list[Tensor]] = {}
 
     # -- the method --------------------------------------------------------------------------------------------------
@@ -84,7 +79,7 @@ class SelfTraining(Stage):
         on_source = self.model(source.image)
         losses = head_losses("source", on_source, source.label, None, self.settings.weights)
         losses = self.weighted(self.settings.source_weight, losses)
-        if not self._refiners_with_losses():
+        if not self.chain_with_losses:
             yield losses  # frees the source's graph before the target's is built
             losses = {}
 
@@ -98,9 +93,9 @@ class SelfTraining(Stage):
             mixed_image, mixed_label, mixed_weight, on_mixed, pasted,
             strong=lambda image: self.strong(image, random), generators=random,
         )  # fmt: skip
-        for refiner in self._refiners_with_losses():
+        for refiner in self.chain_with_losses:
             losses |= refiner.losses(step)
-        self._steps.append(step)
+        self.remembered.append(step)
         yield losses
 
     @torch.no_grad()
@@ -111,7 +106,7 @@ class SelfTraining(Stage):
             return None, from_hard_labels(target.label, target.weight, self.space.num_classes)
         view = self.teacher.view(target.image, target.index)
         labels = PseudoLabels.from_view(view)
-        for refiner in self._refiners():
+        for refiner in self.chain:
             labels = refiner(view, labels)
         self._see(labels)
         return view, labels
@@ -157,16 +152,13 @@ class SelfTraining(Stage):
     def after_step(self, batch: StepBatch) -> None:
         if self.settings.labels == "online":
             self.teacher.update(self.model, batch.number)
-        for step in self._steps:
-            for refiner in self._refiners():
-                refiner.after_step(step)
-        self._steps.clear()
+        super().after_step(batch)
 
     # -- what surrounds it -------------------------------------------------------------------------------------------
 
     def prepare(self, passes: Passes) -> None:
         """Let every refiner look at the data; in an offline generation, also write the labels of the target set."""
-        for refiner in self._refiners():
+        for refiner in self.chain:
             refiner.fit(self.teacher, passes.source, passes.target)
         if self.settings.labels == "offline":
             found = ((self.label(batch)[1], batch) for batch in passes.target)
@@ -174,20 +166,6 @@ class SelfTraining(Stage):
 
     def target_labels(self, folder: Path) -> Path | None:
         return folder / "labels" if self.settings.labels == "offline" else None
-
-    def optimizers(self) -> dict[str, Trained]:
-        refiners = [(refiner, refiner.learning_rate_factor) for refiner in self._refiners()]
-        groups = parameter_groups(self.model, self.settings.optimizer, refiners)
-        return {"model": build_optimizer(groups, self.settings.optimizer, self.settings.steps)}
-
-    def predictor(self) -> nn.Module:
-        predictor: nn.Module = self.model
-        for refiner in self._refiners():
-            predictor = refiner.predictor(predictor)
-        return predictor
-
-    def handed_on(self) -> dict[str, nn.Module]:
-        return dict(self.refiners.items())
 
     def numbers(self) -> dict[str, float]:
         numbers = {name: float(torch.stack(values).mean()) for name, values in self._seen.items()}
@@ -205,12 +183,6 @@ class SelfTraining(Stage):
         confidence = labels.probs.amax(dim=1).mean()
         for name, value in {"label_weight": labels.weight.mean(), "label_confidence": confidence}.items():
             self._seen.setdefault(name, []).append(value)
-
-    def _refiners(self) -> list[Refiner]:
-        return list(self.refiners.values())  # pyright: ignore[reportReturnType]
-
-    def _refiners_with_losses(self) -> list[Refiner]:
-        return [refiner for refiner in self._refiners() if type(refiner).losses is not Refiner.losses]
 
 
 def from_hard_labels(label: Tensor, weight: Tensor, num_classes: int) -> PseudoLabels:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from segrefinery.refine import Refiner, RefinerChain, Step
-from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, build_refiners, head_losses
-from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
+from segrefinery.refine import RefinerChain, Step
+from segrefinery.stages.base import StageContext, StageSettings, StepBatch
+from segrefinery.stages.common import LossWeights, RefinedStage, head_losses
 
 
 class SupervisedSettings(StageSettings):
@@ -30,45 +29,20 @@ class SupervisedSettings(StageSettings):
         return Supervised(self, context)
 
 
-class Supervised(Stage):
+class Supervised(RefinedStage):
     """Cross-entropy on labelled images, plus the losses of refiners that learn from the source."""
 
     def __init__(self, settings: SupervisedSettings, context: StageContext) -> None:
-        super().__init__()
+        super().__init__(settings, settings.refine, context)
         self.settings = settings
-        self.model = context.model
-        self.refiners = build_refiners(settings.refine, context)
-        self._steps: list[Step] = []
-
-    def optimizers(self) -> dict[str, Trained]:
-        refiners = [(refiner, refiner.learning_rate_factor) for refiner in self._refiners()]
-        groups = parameter_groups(self.model, self.settings.optimizer, refiners)
-        return {"model": build_optimizer(groups, self.settings.optimizer, self.settings.steps)}
 
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
-        assert batch.source is not None
-        prediction = self.model(batch.source.image)
-        losses = head_losses("source", prediction, batch.source.label, None, self.settings.weights)
-        step = Step(batch.number, self.model, batch.source, prediction, generators=batch.generators)
-        for refiner in self._refiners():
+        source = batch.source
+        assert source is not None, "supervised training needs a source batch"
+        prediction = self.model(source.image)
+        losses = head_losses("source", prediction, source.label, None, self.settings.weights)
+        step = Step(batch.number, self.model, source, prediction, generators=batch.generators)
+        for refiner in self.chain_with_losses:
             losses |= refiner.losses(step)
-        self._steps.append(step)
+        self.remembered.append(step)
         yield losses
-
-    def after_step(self, batch: StepBatch) -> None:
-        for step in self._steps:
-            for refiner in self._refiners():
-                refiner.after_step(step)
-        self._steps.clear()
-
-    def predictor(self) -> nn.Module:
-        predictor: nn.Module = self.model
-        for refiner in self._refiners():
-            predictor = refiner.predictor(predictor)
-        return predictor
-
-    def handed_on(self) -> dict[str, nn.Module]:
-        return dict(self.refiners.items())
-
-    def _refiners(self) -> list[Refiner]:
-        return list(self.refiners.values())  # pyright: ignore[reportReturnType]
