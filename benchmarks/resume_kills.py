@@ -105,7 +105,9 @@ def wait_until_killed(process: subprocess.Popen[bytes], folder: Path, moment: st
 
 def finished(process: subprocess.Popen[bytes], folder: Path, log: Path) -> dict[str, str]:
     if process.wait() != 0 or not (found := models(folder)):
-        raise SystemExit(f"the run failed:\n{log.read_text(errors='replace')[-2000:]}")
+        raise SystemExit(
+            f"the run failed with exit code {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}"
+        )
     return found
 
 
