@@ -57,9 +57,9 @@ def test_a_mistake_is_named_with_its_place_and_the_choices(override, message):
 
 
 def test_unknown_recipe_scale_and_file_are_named(tmp_path):
-    with pytest.raises(SegRefineryError, match="unknown recipe 'self_trainng'.*Did you mean 'self_training'"):
+    with pytest.raises(SegRefineryError, match=r"unknown recipe 'self_trainng'.*Did you mean 'self_training'"):
         load_recipe("self_trainng")
-    with pytest.raises(SegRefineryError, match="unknown scale.*small"):
+    with pytest.raises(SegRefineryError, match=r"unknown scale.*small"):
         load_recipe("self_training", "tiny")
     with pytest.raises(SegRefineryError, match=r"missing\.yaml"):
         load_recipe(tmp_path / "missing.yaml")

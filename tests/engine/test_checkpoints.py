@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SegRefineryError, match="No space left.*--resume"):
+    with pytest.raises(SegRefineryError, match=r"No space left.*--resume"):
         save_atomically({"format": FORMAT, "value": 2}, path)
     assert load_safely(path)["value"] == 1
     assert [each.name for each in tmp_path.iterdir()] == ["a.pt"]

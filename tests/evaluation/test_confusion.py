@@ -50,5 +50,5 @@ def test_nothing_counted_is_nan():
     [(torch.zeros(2), torch.zeros(3)), (torch.tensor([7]), torch.tensor([0])), (torch.tensor([0]), torch.tensor([9]))],
 )
 def test_bad_input_is_named(pred, label):
-    with pytest.raises(ValueError, match="pred|label"):
+    with pytest.raises(ValueError, match=r"pred|label"):
         ConfusionMatrix(3).update(pred, label)
