@@ -79,7 +79,7 @@ class SelfTraining(RefinedStage):
         on_source = self.model(source.image)
         losses = head_losses("source", on_source, source.label, None, self.settings.weights)
         losses = self.weighted(self.settings.source_weight, losses)
-        if not self.chain_with_losses:
+        if losses and not self.chain_with_losses:
             yield losses  # frees the source's graph before the target's is built
             losses = {}
 
