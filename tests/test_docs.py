@@ -13,7 +13,6 @@ import torch
 import typer
 import yaml
 from PIL import Image
-from toys import ToySegmenter, labeled, toy_teacher, toy_view
 
 import segrefinery
 from segrefinery.cli import app
@@ -26,6 +25,7 @@ from segrefinery.models.build import NETWORKS
 from segrefinery.recipe import assign, load_recipe, read_recipe, recipe_names, validate_recipe
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from segrefinery.settings import Settings
+from toys import ToySegmenter, labeled, toy_teacher, toy_view
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,18 +57,22 @@ def command_lines():
     return found
 
 
+def words_of(line):
+    """The words of a command; of a usage such as ``adapt -s SOURCE [--seed N]`` with every option given."""
+    usage = re.sub(r"\s#.*$", "", line).replace("a.b=c", "name=changed")
+    usage = re.sub(r"\[(?=[-@ A-Z])|(?<=[A-Za-z])\](?= |$)|\.\.\.", "", usage)
+    return shlex.split(usage.replace("--seed N", "--seed 1"))
+
+
 @pytest.mark.parametrize(("page", "line"), command_lines(), ids=identifiers(command_lines()))
 def test_a_command_parses_and_names_a_recipe_that_loads(page, line):
-    words = shlex.split(re.sub(r"\s#.*$", "", line).replace("[@", "@").replace("a.b=c", "name=changed"))
-    if "|" not in line and page.name == "README.md" and "[-" in line or "[N" in line:
-        words = [word.strip("[]") for word in words if word not in ("...", "N]", "[NAME]")]
-        words = [part for word in words for part in ([word, "1"] if word == "--seed" else [word])]
+    words = words_of(line)
     name, *arguments = words[1:]
     assert name in COMMANDS
-    with COMMANDS[name].make_context(name, [word for word in arguments if word != "..."]) as context:
+    with COMMANDS[name].make_context(name, arguments) as context:
         values = context.params
     recipe = values.get("recipe", values.get("name"))
-    if recipe in (None, "RECIPE"):
+    if recipe in (None, "RECIPE", "NAME"):
         return
     overrides = [change for change in values.get("overrides") or () if not change.startswith("name=")]
     load_recipe(recipe, values.get("scale"), overrides)
