@@ -1,0 +1,190 @@
+"""The commands: help, one-line errors with exit code 2, and every verb on a folder with odd files in it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.pictures import index_png, picture, raw_png
+from runs import DAY, NIGHT, TEST, TINY
+from segrefinery import cli
+
+ODD = ("a b", 'it\'s "quoted"', "<script>alert(1)<", "naïve 图", "ünïcode & more")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command as a user does -> exit code, what it said, what it complained of."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segrefinery", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory) -> Path:
+    """Target images with odd names, of several sizes, one grey, one RGBA and one of 16 bits."""
+    folder = tmp_path_factory.mktemp("odd") / "my images"
+    picture(folder / f"{ODD[0]}.png", (40, 64), 60)
+    picture(folder / f"{ODD[1]}.jpg", (48, 64), 90)
+    picture(folder / f"{ODD[2]}.png", (32, 64), 120, "L")
+    picture(folder / f"{ODD[3]}.png", (32, 48), 150, "RGBA")
+    raw_png(folder / f"{ODD[4]}.png", np.full((36, 60, 3), 30000), bits=16)
+    return folder
+
+
+def tiny(output: Path, source: object = DAY, target: object = NIGHT, *more: object) -> list[object]:
+    overrides = (*TINY, "stages.source.steps=2", "stages.adapt.steps=2")
+    given = [part for override in overrides for part in ("--set", override)]
+    return ["adapt", "-s", source, "-t", target, "-o", output, "--scale", "small", *given, *more]
+
+
+def labelled(root: Path, names: tuple[str, ...] = ("1", "2"), size=(32, 48), classes="[road, car]") -> Path:
+    """A folder data set: images, masks of two classes, a dataset.yaml."""
+    ids = np.zeros(size, np.uint8)
+    ids[: size[0] // 2] = 1
+    for name in names:
+        picture(root / "images" / f"{name}.png", size)
+        index_png(root / "masks" / f"{name}.png", ids)
+    text = f"images: images/{{name}}.png\nmasks: masks/{{name}}.png\nclasses: {classes}\n"
+    (root / "dataset.yaml").write_text(text, encoding="utf-8")
+    return root
+
+
+COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)  # pyright: ignore
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(call, command):
+    code, said, _ = call(*([command] if command else []), "--help")
+    assert code == 0
+    assert "Usage" in said
+    if not command:
+        assert all(each in said for each in COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def run(odd, tmp_path_factory):
+    """A run that adapts from scenes to the odd images."""
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", ["segrefinery", *map(str, tiny(folder, DAY, odd, "--eval", TEST))])
+    with patch.context(), pytest.raises(SystemExit) as stop:
+        cli.main()
+    patch.undo()
+    assert not stop.value.code
+    return folder
+
+
+def test_adapt_to_odd_files_leaves_a_safe_report(run):
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page
+    assert (run / "results.json").exists()
+
+
+def test_predict_and_pseudo_label_keep_sizes_and_overwrite_nothing(call, run, odd, tmp_path):
+    code, said, _ = call("predict", run, odd, "-o", tmp_path / "seen")
+    assert (code, "5 images" in said) == (0, True)
+    code, _, _ = call("pseudo-label", run, odd, "-o", tmp_path / "labels", "--threshold", 0.2)
+    assert code == 0
+    sizes = {Image.open(path).size for path in (tmp_path / "labels").rglob("*.png")}
+    assert sizes == {(64, 40), (64, 48), (64, 32), (48, 32), (60, 36)}
+
+
+def test_evaluate_report_and_recipes(call, run):
+    code, said, _ = call("evaluate", run, "--on", TEST)
+    assert code == 0
+    assert "mIoU" in said
+    assert call("report", run)[0] == 0
+    code, said, _ = call("recipes")
+    assert code == 0
+    assert "self_training" in said
+    assert "stages:" in call("recipes", "cpsl")[1]
+
+
+def test_check(call, odd):
+    code, said, _ = call("check", DAY, odd, "--scale", "small")
+    assert code == 0, said
+    assert "5" in said
+
+
+def mistakes(root: Path) -> dict[str, tuple[list[object], str]]:
+    """Commands that must fail, and what the error must name."""
+    out = root / "out"
+    good, empty = labelled(root / "good"), root / "empty"
+    empty.mkdir()
+    (root / "text").mkdir()
+    (root / "text" / "not an image.png").write_text("hello")
+    wrong_size = labelled(root / "wrong_size")
+    index_png(wrong_size / "masks" / "2.png", np.zeros((9, 9), np.uint8))
+    unknown = labelled(root / "unknown")
+    index_png(unknown / "masks" / "1.png", np.full((32, 48), 77, np.uint8))
+    index_png(unknown / "masks" / "2.png", np.full((32, 48), 77, np.uint8))
+    truncated = labelled(root / "truncated")
+    for name in ("1", "2"):
+        path = truncated / "images" / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:40])
+    strange = labelled(root / "strange", classes="[giraffe, zebra]")
+    folder = "folder:{}".format
+    return {
+        "missing": (tiny(out, DAY, root / "nowhere"), "nowhere"),
+        "empty": (tiny(out, DAY, empty), "empty"),
+        "no image": (tiny(out, DAY, root / "text"), "not an image.png"),
+        "truncated": (tiny(out, folder(truncated), good / "images"), r".png"),
+        "another size": (tiny(out, folder(wrong_size), good / "images"), "2.png"),
+        "unknown ids": (tiny(out, folder(unknown), good / "images"), "77"),
+        "no common class": (tiny(out, DAY, NIGHT, "--eval", folder(strange)), "class"),
+        "unlabelled source": (tiny(out, good / "images", NIGHT), "images"),
+        "unknown data": (tiny(out, "cityscape:/data", NIGHT), "cityscape"),
+        "unknown recipe": (tiny(out, DAY, NIGHT, "-r", "self_trainin"), "Did you mean"),
+        "unknown setting": (tiny(out, DAY, NIGHT, "--set", "data.bach=2"), "data.bach"),
+        "no run": (["evaluate", empty, "--on", TEST], "no trained model"),
+        "no report": (["report", empty], "empty"),
+        "no masks": (["pseudo-label", empty, NIGHT, "-o", out], "no trained model"),
+    }
+
+
+MISTAKES = (
+    "missing", "empty", "no image", "truncated", "another size", "unknown ids", "no common class", "unlabelled source",
+    "unknown data", "unknown recipe", "unknown setting", "no run", "no report", "no masks",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, what):
+    command, named = mistakes(tmp_path)[what]
+    code, said, complaint = call(*command)
+    assert code == 2, (said, complaint)
+    assert complaint.startswith("error: ")
+    assert complaint.count("\n") == 1
+    assert "Traceback" not in complaint
+    assert named in complaint
+
+
+def test_debug_shows_the_traceback(call, tmp_path):
+    with pytest.raises(Exception, match="nowhere"):
+        call("--debug", *tiny(tmp_path / "out", DAY, tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("what", ["a class absent", "one image", "target is source"])
+def test_what_is_odd_but_right_is_done(call, tmp_path, what):
+    source = labelled(tmp_path / "source", ("1",) if what == "one image" else ("1", "2"))
+    target: object = source / "images"
+    if what == "a class absent":
+        labelled(source, classes="[road, car, giraffe]")
+    if what == "target is source":
+        target = f"folder:{source}"
+    code, said, complaint = call(*tiny(tmp_path / "run", f"folder:{source}", target))
+    assert code == 0, (said, complaint)
