@@ -195,13 +195,14 @@ def test_the_tables_of_the_page_name_every_refiner_and_stage_setting():
 
 def test_the_gpu_scales_are_as_the_table_says():
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(gpu_\w+)` \| `(\w+)` \| (\d+) x (\d+) \| (\d+) \|$", text, flags=re.M)
-    assert len(rows) == 3
-    for scale, network, height, width, batch in rows:
+    rows = re.findall(r"^\| `(gpu_\w+)` \| `(\w+)` \| (\d+) x (\d+) \| (\d+) \| (yes|no) \|$", text, flags=re.M)
+    assert {row[0] for row in rows} == {name for name in read_recipe("dinov2")[0]["scales"] if name.startswith("gpu")}
+    for scale, network, height, width, batch, checkpointing in rows:
         recipe = load_recipe("dinov2", scale)
         assert (recipe.model.name, recipe.data.crop, recipe.data.batch) == (
             network, (int(height), int(width)), int(batch)
         )  # fmt: skip
+        assert recipe.model.options.get("checkpointing", False) == (checkpointing == "yes")
 
 
 @pytest.fixture
