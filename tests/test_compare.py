@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from runs import NIGHT, tiny_run
+from runs import NIGHT, TINY, tiny_run
 from segrefinery import api
 from segrefinery.compare import compare
 from segrefinery.errors import SegRefineryError
@@ -44,8 +44,7 @@ def test_the_verdict_needs_no_evaluation_set(tmp_path):
 def test_one_target_image_is_no_evidence_but_no_crash(tmp_path):
     folder = api.adapt(
         "self_training", "scenes:day,count=4,size=32x64", "scenes:night,count=1,size=32x64", tmp_path / "run",
-        scale="small", overrides=("model.options.width=16", "model.options.blocks=1", "data.short_side=32",
-                                  "data.crop=[32, 48]", "stages.source.steps=1", "stages.adapt.steps=1"),
+        scale="small", overrides=(*TINY, "stages.source.steps=1", "stages.adapt.steps=1"),
     )  # fmt: skip
     kept = json.loads((folder / "results.json").read_text())["verdict"]
     assert kept["word"] != "better"

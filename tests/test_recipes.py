@@ -46,6 +46,7 @@ def test_it_runs_unattended_at_scale_small(name, tmp_path):
         ("stages.adapt.kind=selftraining", "unknown kind of stage 'selftraining'.*self_training"),
         ("stages.adapt.optimizer.speed=1", r"stages\.adapt.*optimizer\.speed: unknown key"),
         ("model.name=deeplab", "unknown model 'deeplab'"),
+        ("target_data.crop=[64, 64]", r"stages\.adapt mixes .*data\.crop is \(128, 128\)"),
         ("nonsense", r"a\.b\.c=value"),
         ("name.of.it=1", "no parts to set"),
         ("format=99", "format 99"),

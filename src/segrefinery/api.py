@@ -5,29 +5,28 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segrefinery.data.align import align
 from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.data.transforms import DataSettings
+from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.environment import environment
+from segrefinery.engine.model import Model, load
 from segrefinery.engine.run import Run, RunData, StageEnd
 from segrefinery.engine.tracker import Tracker
 from segrefinery.errors import SegRefineryError
-from segrefinery.evaluation.inference import Evaluation, evaluate_network, predict_probs
+from segrefinery.evaluation.inference import Evaluation, evaluate_network
 from segrefinery.evaluation.results import keep_evaluation, scores_of
 from segrefinery.labels import LabelSpace
-from segrefinery.models import build_model, load_weights, save_model
-from segrefinery.models.weights import CONFIG, TENSORS, read_config
+from segrefinery.models import save_model
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
-from segrefinery.refine import PseudoLabels, parse_chain
+from segrefinery.refine import PseudoLabels
 from segrefinery.stages.pseudo_labels import write_pseudo_labels
 from segrefinery.witness import Witness
 
@@ -36,27 +35,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """Called with a stage's name, the steps done, the steps in all and the losses."""
-
-
-@dataclass
-class Model:
-    """A trained network with all it needs to read an image and name what it sees.
-
-    Attributes:
-        network: in eval mode.
-        space: its classes.
-        data: how images are resized and normalised.
-        window: height and width of sliding windows, or None for whole images.
-    """
-
-    network: nn.Module
-    space: LabelSpace
-    data: DataSettings
-    window: tuple[int, int] | None = None
-
-    def predict(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """uint8 3 x H x W -> C x H x W class probabilities, at the image's own size or at ``size``."""
-        return predict_probs(self.network, image, self.data, self.window, size)
 
 
 def adapt(
@@ -148,27 +126,6 @@ def adapt(
     return folder
 
 
-def load(path: str | Path) -> Model:
-    """The model of a run folder, or of a folder written by ``save``.
-
-    Raises:
-        SegRefineryError: no model there, or one that does not fit its description.
-    """
-    folder = Path(path)
-    found = [part for part in (folder, folder / "model", folder / "source_model") if (part / CONFIG).exists()]
-    if not found:
-        raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
-    config = read_config(found[0] / CONFIG)
-    space = LabelSpace(config.space, config.classes, config.colors)
-    network: nn.Module = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
-    segmenter = network
-    for settings in parse_chain(config.extra["refine"]).values():
-        network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
-    load_weights(network, found[0] / TENSORS)
-    window = config.extra["window"]
-    return Model(network.eval(), space, DataSettings.model_validate(config.extra["data"]), window and tuple(window))
-
-
 def evaluate(
     run: str | Path | Model, on: str, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Any]:
@@ -177,7 +134,7 @@ def evaluate(
     dataset = open_dataset(on)
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
-    aligned = align(dataset, UnlabeledView(dataset), dataset, space=model.space).evaluation
+    aligned = align(dataset, UnlabeledView(dataset), dataset, space=model.space, merge=model.merge).evaluation
     found = evaluate_network(model.network, aligned, model.data, model.space.num_classes, model.window, progress)
     return scores_of(found.total, model.space)
 
@@ -272,9 +229,13 @@ def open_sets(recipe: Recipe, say: Callable[[str], None]) -> RunData:
     needs_oracle = any(getattr(stage, "learn_from", None) == "target_labels" for stage in recipe.stages.values())
     if needs_oracle and recipe.oracle is None:
         raise SegRefineryError("oracle: this recipe trains on target labels; name them with --oracle NAME:PATH[@SPLIT]")
-    common = align(source, target, evaluation, space=recipe.classes)
+    if recipe.translated is not None:
+        source = TranslatedFolder(source, recipe.translated)
+    common = align(source, target, evaluation, space=recipe.classes, merge=recipe.merge)
     say(common.sentence)
-    oracle = align(open_dataset(str(recipe.oracle)), target, space=common.space).source if needs_oracle else None
+    oracle = None
+    if needs_oracle:
+        oracle = align(open_dataset(str(recipe.oracle)), target, space=common.space, merge=recipe.merge).source
     return RunData(common.source, common.target, common.space, common.evaluation, oracle)
 
 
@@ -310,6 +271,7 @@ def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) 
         "data": recipe.target_data.model_dump(mode="json"),
         "refine": chain,
         "window": recipe.window,
+        "merge": recipe.merge,
         "recipe": recipe.name,
         "trained_on": {"source": recipe.source, "target": recipe.target, "stage": end.name, "seed": recipe.seed},
     }

@@ -82,7 +82,8 @@ def demo(
 
     with training_progress() as progress:
         api.adapt(
-            "self_training", "scenes:day@train", "scenes:night@train", output, evaluation="scenes:night@test",
+            "self_training", "scenes:day,count=400", "scenes:night,count=400", output,
+            evaluation="scenes:night,count=100@test",
             scale="small", seed=seed, resume=resume or (output / "recipe.yaml").exists(), progress=progress, say=say,
         )  # fmt: skip
     if MAIN:
@@ -221,12 +222,15 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
 
 @app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.")] = None) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.")] = None,
+    scale: Annotated[str | None, typer.Option(help="Show it at this scale.")] = None,
+) -> None:
     """List the recipes, or show one."""
     from segrefinery.recipe import dump_recipe, load_recipe, recipe_names
 
     if name is not None:
-        sys.stdout.write(dump_recipe(load_recipe(name)))
+        sys.stdout.write(dump_recipe(load_recipe(name, scale)))
         return
     table = Table("recipe", "what it does", "stages")
     for each in recipe_names():

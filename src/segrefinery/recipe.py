@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
@@ -71,14 +71,35 @@ class Recipe(Settings):
     """Labelled images of the target domain, for the recipe ``oracle`` only."""
     classes: tuple[str, ...] | None = None
     """Train these classes only, by name; by default all that source and target have in common."""
+    merge: dict[str, str | None] | None = None
+    """Renames classes on both sides before they are compared: name -> name, or null to ignore the class."""
+    translated: str | None = None
+    """A folder of the source images in the target's style, made by any other tool and matched by file name; they take
+    the place of the source images and keep their labels (BDL, SAM)."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in_target_data(cls, given: Any) -> Any:
-        """``target_data`` says only what differs from ``data``."""
+        """``target_data`` says only what differs from ``data``; a null crop is that of ``data``."""
         if not isinstance(given, Mapping) or not isinstance(given.get("data"), Mapping):
             return given
-        return {**given, "target_data": {**given["data"], **(given.get("target_data") or {})}}
+        own = given.get("target_data") or {}
+        if not isinstance(own, Mapping):
+            return given
+        own = {key: value for key, value in own.items() if key != "crop" or value is not None}
+        return {**given, "target_data": {**given["data"], **own}}
+
+    @model_validator(mode="after")
+    def _mixed_images_have_one_size(self) -> Self:
+        for name, stage in self.stages.items():
+            for field in ("crop", "batch"):
+                source, target = getattr(self.data, field), getattr(self.target_data, field)
+                if getattr(stage, "mixing", "none") != "none" and getattr(stage, field) is None and source != target:
+                    raise ValueError(
+                        f"stages.{name} mixes source and target images, but data.{field} is {source} and "
+                        f"target_data.{field} is {target}; make them equal, or set stages.{name}.{field}"
+                    )
+        return self
 
 
 def recipe_names() -> list[str]:

@@ -1,14 +1,17 @@
 """Runs: deterministic, resumable at any step, whole."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.io import write_png
 
 import segrefinery.engine.loop as loop
 from runs import TEST, tiny_run
 from segrefinery import api
+from segrefinery.data.scenes import SceneDataset
 from segrefinery.engine.run import plan
 from segrefinery.errors import SegRefineryError
 from segrefinery.stages.self_training import SelfTrainingSettings
@@ -138,3 +141,23 @@ def test_the_verbs_read_the_run(whole):
     assert isinstance(name, str)
     assert probs.shape[1:] == image.shape[1:]
     assert torch.allclose(probs.sum(0), torch.ones_like(probs[0]), atol=1e-4)
+
+
+def test_translated_images_take_the_place_of_the_source(tmp_path):
+    scenes = SceneDataset("day", count=6, size=(32, 64))
+    for index in range(6):
+        write_png(scenes.image(index).flip(0), str(tmp_path / f"{Path(scenes.name(index)).name}.png"))
+    plain = tiny_run(tmp_path / "plain", "source_only")
+    translated = tiny_run(tmp_path / "translated", "source_only", (f"translated={tmp_path}",))
+    a, b = (load_file(run / "source_model" / "model.safetensors") for run in (plain, translated))
+    assert not same(a, b)
+    (tmp_path / f"{Path(scenes.name(2)).name}.png").unlink()
+    with pytest.raises(SegRefineryError, match=Path(scenes.name(2)).name):
+        tiny_run(tmp_path / "missing", "source_only", (f"translated={tmp_path}",))
+
+
+def test_merged_classes_are_merged_on_both_sides_and_in_evaluation(tmp_path):
+    run = tiny_run(tmp_path / "run", "source_only", ("merge={bus: car, rider: person}",))
+    model = api.load(run)
+    assert "bus" not in model.space.classes
+    assert api.evaluate(model, TEST)["iou"].keys() == dict.fromkeys(model.space.classes).keys()

@@ -14,35 +14,27 @@ from torch import Tensor, nn
 
 from segrefinery.data.align import Alignment, align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.data.transforms import DataSettings, resize_for_evaluation
+from segrefinery.data.transforms import resize_for_evaluation
 from segrefinery.engine.checkpoints import load_safely
+from segrefinery.engine.model import Model, load
 from segrefinery.engine.tracker import records
 from segrefinery.errors import SegRefineryError
-from segrefinery.evaluation.inference import device_of, predict_probs
+from segrefinery.evaluation.inference import device_of
 from segrefinery.evaluation.results import read_results
 from segrefinery.labels import LabelSpace
-from segrefinery.models import build_model, load_weights
-from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.models.weights import CONFIG, TENSORS, read_config
+from segrefinery.models.weights import CONFIG
 from segrefinery.randomness import generator
 from segrefinery.refine import PseudoLabels, Refiner, parse_chain
 from segrefinery.stages.pseudo_labels import PseudoLabeled
 
 
-@dataclass
-class Trained:
-    """A network of the run: ``segmenter`` is the plain one inside ``network``, which may include refiners."""
-
-    network: nn.Module
-    segmenter: Segmenter
-    space: LabelSpace
-    data: DataSettings
-    window: tuple[int, int] | None
+class Trained(Model):
+    """A model of the run, as the report looks at it."""
 
     def probs(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """uint8 3 x H x W -> C x ``size`` probabilities."""
-        return predict_probs(self.network, image, self.data, self.window, size).cpu()
+        """uint8 3 x H x W -> C x ``size`` probabilities, on the CPU."""
+        return self.predict(image, size).cpu()
 
     def view(self, image: Tensor) -> TeacherView:
         """What the segmenter, as a teacher, sees of a uint8 3 x H x W image."""
@@ -209,17 +201,9 @@ class Material:
         folder = self.folder / part
         if not (folder / CONFIG).exists():
             return None
-        config = read_config(folder / CONFIG)
-        space = LabelSpace(config.space, config.classes, config.colors)
-        segmenter = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
-        network: nn.Module = segmenter
-        for settings in parse_chain(config.extra["refine"]).values():
-            network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
-        load_weights(network, folder / TENSORS)
-        network.to("cuda" if torch.cuda.is_available() else "cpu")
-        window = config.extra["window"]
-        data = DataSettings.model_validate(config.extra["data"])
-        return Trained(network.eval(), segmenter.eval(), space, data, window and tuple(window))
+        model = load(folder)
+        model.network.to("cuda" if torch.cuda.is_available() else "cpu")
+        return Trained(**vars(model))
 
     def _shots(self, dataset: Any, count: int, labelled: bool = False) -> list[Shot]:
         order = torch.randperm(len(dataset), generator=generator(int(self.recipe["seed"]), "report"))[:count]
