@@ -153,6 +153,9 @@ def test_warmup_counts_in_the_state():
     view, labels = parts(step)
     assert refiner(view, labels) is labels
     refiner.after_step(step)
+    refiner.after_step(step)  # a second micro-batch of the same optimizer step
+    assert refiner.trained_steps == 1
+    step.number += 1
     refiner.after_step(step)
     resumed = build(warmup=2)
     resumed.load_state_dict(refiner.state_dict())

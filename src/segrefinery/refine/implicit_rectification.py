@@ -114,6 +114,7 @@ class ImplicitRectifier(Refiner):
             detach_latents=settings.detach_latents,
         )
         self.average = copy.deepcopy(self.function).requires_grad_(False)
+        self._moved_at = -1
 
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
         """Label from the function as an earlier stage left it."""
@@ -145,8 +146,9 @@ class ImplicitRectifier(Refiner):
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         """The average follows the function as the teacher follows the student."""
-        if step.teacher is None:
+        if step.teacher is None or step.number == self._moved_at:  # once an optimizer step, not a micro-batch
             return
+        self._moved_at = step.number
         decay = min(1.0 - 1.0 / (step.number + 1), step.teacher.settings.decay)
         for old, new in zip(self.average.parameters(), self.function.parameters(), strict=True):
             old.lerp_(new.to(old.dtype), 1.0 - decay)

@@ -143,6 +143,7 @@ class RefinementNetwork(Refiner):
         self.decoder.noise.requires_grad_(settings.mask)
         self.register_buffer("trained_steps", torch.zeros((), dtype=torch.long))
         self._rejects_all = False
+        self._counted_at = -1
 
     @torch.no_grad()
     def examine(self, view: TeacherView) -> Refinement:
@@ -187,7 +188,8 @@ class RefinementNetwork(Refiner):
         return losses
 
     def after_step(self, step: Step) -> None:
-        if step.view is not None:
+        if step.view is not None and step.number != self._counted_at:  # once an optimizer step, not a micro-batch
+            self._counted_at = step.number
             self.trained_steps += 1
 
     def _warn_if_nothing_is_kept(self, keep: Tensor) -> None:
