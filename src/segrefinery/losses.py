@@ -23,12 +23,9 @@ def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None 
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1], or None for 1.
     """
-    # Classes last: on a CPU both the enlargement and the softmax take half the time, forwards and backwards.
-    logits = logits.float().contiguous(memory_format=torch.channels_last)
     if logits.shape[-2:] != label.shape[-2:]:
-        logits = F.interpolate(logits, label.shape[-2:], mode="bilinear", align_corners=False)
-    rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
-    loss = F.cross_entropy(rows, label.flatten(), ignore_index=IGNORE, reduction="none").view(label.shape)
+        logits = F.interpolate(logits.float(), label.shape[-2:], mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
     if weight is not None:
         loss = loss * weight
     return loss.mean()
