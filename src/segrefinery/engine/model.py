@@ -58,4 +58,4 @@ def load(path: str | Path) -> Model:
         network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
     load_weights(network, found[0] / TENSORS)
     window, data = config.extra["window"], DataSettings.model_validate(config.extra["data"])
-    return Model(network.eval(), segmenter.eval(), space, data, window and tuple(window), config.extra["merge"])
+    return Model(network.eval(), segmenter.eval(), space, data, window and tuple(window), config.extra.get("merge"))
