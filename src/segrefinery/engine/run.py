@@ -249,7 +249,9 @@ class Run:
         kept = None if self.reuse is None else self.reuse / f"{key}.pt"
         if self.main and not path.exists() and kept is not None and kept.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(kept, path)
+            part = path.with_suffix(".part")
+            shutil.copyfile(kept, part)
+            part.replace(path)  # whole or absent, like everything that a resumed run relies on
         if not self.fabric.broadcast(path.exists()):
             return False
         self.load_result(path, stage)
