@@ -1,6 +1,6 @@
 """Did it help? A candidate against source-only, on target images nobody has labelled.
 
-The combined score, fixed before any study of it:
+The combined score:
 
     trust = consistency * anchors
 
@@ -11,7 +11,9 @@ under any perturbation, the class-balanced share on which the model still agrees
 reference keeps what the reference was sure of and becomes more stable elsewhere; one that drifts or collapses loses
 anchors faster than it gains consistency.
 
-Signs of collapse overrule the score: a model that shows one is never ``better``.
+``better`` needs a gain in trust beyond its bootstrap interval. ``worse`` needs a loss of consistency beyond it, or a
+sign of collapse, which overrules the score. Anchors lost while consistency holds are no evidence either way: in the
+first study the adapted models of a simulator-to-camera task lost up to 14 % of them while their mIoU rose.
 """
 
 from __future__ import annotations
@@ -118,13 +120,21 @@ def verdict(candidate: Observation, source_only: Observation, prior: Tensor | No
         return Verdict("worse" if alarming else "no evidence", difference, None, [*alarming, few, *told])
     weights = bootstrap_weights(len(candidate.names))
     draws = trust(candidate, source_only, expected, weights) - trust(source_only, source_only, expected, weights)
-    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = _interval(draws)
+    steadier = consistency(candidate, expected, weights) - consistency(source_only, expected, weights)
     word: Word = "no evidence"
-    if alarming or high < -SMALLEST_GAIN:
+    # Lost anchors alone are not held against a model: source-only may have been confidently wrong.
+    if alarming or _interval(steadier)[1] < -SMALLEST_GAIN:
         word = "worse"
     elif low > 0 and difference >= SMALLEST_GAIN:
         word = "better"
     return Verdict(word, difference, (low, high), [*alarming, *told])
+
+
+def _interval(draws: Tensor) -> tuple[float, float]:
+    """The middle 95 % of bootstrap draws."""
+    low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
+    return low, high
 
 
 def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor | None = None) -> list[str]:
