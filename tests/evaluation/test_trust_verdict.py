@@ -60,6 +60,14 @@ def test_stable_but_drifted_from_all_it_was_sure_of_is_not_better():
     assert any("sure of" in reason for reason in found.reasons)
 
 
+def test_lost_anchors_alone_are_no_evidence():
+    moved = observed(flipped(SOURCE.classes, 0.25, 5), unstable=0.36)
+    assert 0.6 < float(anchors(moved, SOURCE)) < 0.9
+    found = verdict(moved, SOURCE)
+    assert found.difference < 0
+    assert found.word == "no evidence"
+
+
 @pytest.mark.parametrize("classes_left", [1, 2, 3])
 def test_a_collapse_is_never_better_however_stable_and_confident(classes_left):
     collapsed = observed(SOURCE.classes.clamp(max=classes_left - 1), unstable=0.0, confidence=0.999)
