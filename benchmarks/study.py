@@ -297,11 +297,11 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("study", type=Path)
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side")
-    parser.add_argument("--only", default="", help="only rows and tasks whose name contains this")
+    parser.add_argument("--only", default="", help="only cells whose "TASK ROW seed N" contains this")
     arguments = parser.parse_args()
     study, cells = read_study(arguments.study)
     if arguments.action == "run":
-        chosen = [cell for cell in cells if arguments.only in f"{cell.task} {cell.row}"]
+        chosen = [cell for cell in cells if arguments.only in f"{cell.task} {cell.row} seed {cell.seed}"]
         run(chosen, arguments.jobs)
     text = table(study, cells)
     path = HERE / "results" / f"{arguments.study.stem}.md"
