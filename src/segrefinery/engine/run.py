@@ -141,7 +141,8 @@ class Run:
                 model, initial = self.new_model(model_settings), self.new_model(model_settings)
             else:
                 model = copy.deepcopy(previous)
-            context = StageContext(model, previous, initial, self.sets.space, self.handed_on)
+            pixels = (self.data.pixel_mean, self.data.pixel_std)
+            context = StageContext(model, previous, initial, self.sets.space, self.handed_on, pixels)
             torch.manual_seed(seed_of(self.seed, name, "build"))
             stage = settings.build(context)
             if not self.load_finished(name, own_key, stage):

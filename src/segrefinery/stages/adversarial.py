@@ -114,7 +114,7 @@ class Adversarial(Stage):
     def __init__(self, settings: AdversarialSettings, context: StageContext) -> None:
         super().__init__()
         self.settings = settings
-        self.space = context.space
+        self.space, self.normalization = context.space, context.normalization
         self.model = context.model
         self.discriminators = nn.ModuleDict(
             {
@@ -213,7 +213,8 @@ class Adversarial(Stage):
         if content.shape[-2:] != target.shape[-2:]:
             content = F.interpolate(content, target.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
             label = F.interpolate(label[:, None].float(), target.shape[-2:], mode="nearest")[:, 0].long()
-        images = target.index_copy(0, places, translate(content, target[places], settings.translation).to(target.dtype))
+        translated = translate(content, target[places], settings.translation, *self.normalization)
+        images = target.index_copy(0, places, translated.to(target.dtype))
         if not settings.translated_ce:
             return images, None
         labels = label.new_full((len(target), *label.shape[1:]), IGNORE)

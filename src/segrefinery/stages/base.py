@@ -13,11 +13,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.settings import Settings
 from segrefinery.stages.optimizers import OptimizerSettings, Trained
+
+Triple = tuple[float, float, float]
 
 
 class StageSettings(Settings):
@@ -63,6 +66,7 @@ class StageContext:
         initial: the network as it was built, before any training (frozen references, channel counts).
         space: the classes.
         handed_on: states of modules that earlier stages handed on, by name.
+        normalization: mean and standard deviation of the pixels, for colour changes on normalised images.
     """
 
     model: Segmenter
@@ -70,6 +74,7 @@ class StageContext:
     initial: Segmenter
     space: LabelSpace
     handed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    normalization: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass

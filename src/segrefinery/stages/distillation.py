@@ -78,6 +78,7 @@ class Distillation(Stage):
         self.settings = settings
         self.model = context.model
         self.teacher = Teacher(context.previous)
+        self.normalization = context.normalization
         self._kept: list[Tensor] = []
 
     def optimizers(self) -> dict[str, Trained]:
@@ -97,7 +98,7 @@ class Distillation(Stage):
         self._kept.append((label != IGNORE).float().mean())
         image = target.image
         if settings.strong is not None:
-            image = strong_view(image, batch.generators[: len(image)], settings.strong)
+            image = strong_view(image, batch.generators[: len(image)], settings.strong, *self.normalization)
 
         student = self.model(image)
         losses = head_losses("target", student, label, None, settings.weights)

@@ -60,7 +60,7 @@ class SelfTraining(RefinedStage):
 
     def __init__(self, settings: SelfTrainingSettings, context: StageContext) -> None:
         super().__init__(settings, settings.refine, context)
-        self.settings = settings
+        self.settings, self.normalization = settings, context.normalization
         self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
         self.watch = LabelWatch(context.space.num_classes)
         self._seen: dict[str, list[Tensor]] = {}
@@ -174,7 +174,9 @@ class SelfTraining(RefinedStage):
 
     def strong(self, image: Tensor, random: list[torch.Generator]) -> Tensor:
         """The strong view of B x 3 x H x W normalised images; the same geometry."""
-        return image if self.settings.strong is None else strong_view(image, random, self.settings.strong)
+        if self.settings.strong is None:
+            return image
+        return strong_view(image, random, self.settings.strong, *self.normalization)
 
     def weighted(self, factor: float, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: factor * loss for name, loss in losses.items()} if factor else {}
