@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("study", type=Path)
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side")
-    parser.add_argument("--only", default="", help="only cells whose "TASK ROW seed N" contains this")
+    parser.add_argument("--only", default="", help="only cells whose 'TASK ROW seed N' contains this")
     arguments = parser.parse_args()
     study, cells = read_study(arguments.study)
     if arguments.action == "run":
