@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class TimmSettings(HeadSettings):
     """Stochastic depth of the encoder, for encoders that know it."""
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Images to feature maps, finest first; a subclass sets ``channels`` and the ``network`` and says how to call it.
 
     Attributes:
@@ -58,9 +59,9 @@ class Encoder(nn.Module):
     multiple: int = 32
     network: nn.Module
 
+    @abstractmethod
     def levels(self, image: Tensor) -> Sequence[Tensor]:
         """The feature maps of an image whose sides are multiples of ``multiple``."""
-        raise NotImplementedError
 
     def forward(self, image: Tensor) -> list[Tensor]:
         padded = pad_to_multiple(image, self.multiple)
