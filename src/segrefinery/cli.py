@@ -35,6 +35,9 @@ EvalHelp = "Labelled images of the target domain, for scores only."
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Adapt a semantic-segmentation model to images nobody has labelled."""
+    from segrefinery.engine.environment import keep_freed_memory
+
+    keep_freed_memory()
 
 
 @app.command()
