@@ -71,7 +71,7 @@ def test_unknown_recipe_scale_and_file_are_named(tmp_path):
 
 def test_a_refiner_can_be_added_and_switched_off_from_the_command_line():
     recipe = load_recipe("cpsl", "small", ["stages.adapt.refine.pixel_attention.weight=0.005"])
-    assert list(recipe.stages["adapt"].refine) == ["self_labeling", "confidence_threshold", "pixel_attention"]
+    assert list(recipe.stages["adapt"].refine) == ["confidence_threshold", "self_labeling", "pixel_attention"]
     recipe = load_recipe("self_training", "small", ["stages.adapt.refine.confidence_threshold=false"])
     assert recipe.stages["adapt"].refine == {}
 
