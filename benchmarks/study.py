@@ -99,11 +99,11 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     return study, sorted(cells, key=lambda cell: seeds.index(cell.seed) if cell.seed in seeds else len(seeds))
 
 
-def run(cells: list[Cell], jobs: int) -> None:
-    """Run what is not done yet, ``jobs`` at a time, each with its share of the cores."""
+def run(cells: list[Cell], jobs: int, threads: int | None = None) -> None:
+    """Run what is not done yet, ``jobs`` at a time, each with its share of the cores or with ``threads``."""
     waiting = deque(cell for cell in cells if cell.done() is None)
     print(f"{len(cells) - len(waiting)} cells done, {len(waiting)} to run", flush=True)
-    total, threads = len(waiting), max(1, (os.cpu_count() or 1) // jobs)
+    total, threads = len(waiting), threads or max(1, (os.cpu_count() or 1) // jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     lock = threading.Lock()
 
@@ -297,12 +297,13 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("study", type=Path)
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side")
+    parser.add_argument("--threads", type=int, help="of each cell; by default its share of the cores")
     parser.add_argument("--only", default="", help="only cells whose 'TASK ROW seed N' contains this")
     arguments = parser.parse_args()
     study, cells = read_study(arguments.study)
     if arguments.action == "run":
         chosen = [cell for cell in cells if arguments.only in f"{cell.task} {cell.row} seed {cell.seed}"]
-        run(chosen, arguments.jobs)
+        run(chosen, arguments.jobs, arguments.threads)
     text = table(study, cells)
     path = HERE / "results" / f"{arguments.study.stem}.md"
     path.parent.mkdir(exist_ok=True)
