@@ -25,17 +25,19 @@ def result(run, stage):
     return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in recipe_names()]
-)
-def test_resume_is_exact(name, tmp_path, monkeypatch):
-    def run(folder, **options):
-        return tiny_run(tmp_path / folder, name, narrow(name, STEPS), evaluation=None, **options)
+FIXED_LABELS = ("stages.adapt.labels=offline", "stages.adapt.refine.confidence_threshold.classes=fitted")
+CASES = [pytest.param(name, (), id=name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in recipe_names()]
+CASES.append(pytest.param("pixel_attention", FIXED_LABELS, id="fixed-labels"))
 
-    steps = {
-        stage: settings.steps
-        for stage, settings in plan(load_recipe(name, "small", narrow(name, STEPS)).stages).items()
-    }
+
+@pytest.mark.parametrize(("name", "changes"), CASES)
+def test_resume_is_exact(name, changes, tmp_path, monkeypatch):
+    overrides = [*narrow(name, STEPS), *changes]
+
+    def run(folder, **options):
+        return tiny_run(tmp_path / folder, name, overrides, evaluation=None, **options)
+
+    steps = {stage: settings.steps for stage, settings in plan(load_recipe(name, "small", overrides).stages).items()}
     whole = run("whole")
     trained = [stage for stage in steps if (whole / "stages" / stage / "result.pt").exists()]
     one_step, died = loop.one_step, set()
