@@ -52,6 +52,15 @@ def test_uncovered_pixels_count_for_nothing():
     assert 0 < seen[0].float().mean() < 1
 
 
+def test_what_is_cut_out_is_grey_whatever_the_normalisation():
+    normalization = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    step = step_with(Echo(), normalization=normalization)
+    still = AffineViewSettings(flip=0, blur=0, jitter_probability=0, operations=0, cutout=1.0)
+    shown = look_at_strong_view(step, still).prediction.logits
+    grey = normalize(torch.full((1, 3, 1, 1), 127 / 255), *normalization)
+    assert (shown - grey).abs().amax(dim=1).lt(1e-5).any()
+
+
 def test_the_photometric_view_keeps_the_geometry():
     step = step_with(Echo(), strong=lambda image: image + 1)
     assert step.view is not None

@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as T
 from segrefinery.data.photometric import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Triple,
     denormalize,
     gaussian_blur,
     jitter_colors,
@@ -28,7 +29,6 @@ from segrefinery.data.photometric import (
 )
 from segrefinery.settings import Settings
 
-Triple = tuple[float, float, float]
 GREY = 127 / 255
 
 

@@ -9,21 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
+Triple = tuple[float, float, float]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalize(
-    image: Tensor, mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD
-) -> Tensor:
+def normalize(image: Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD) -> Tensor:
     """(image - mean) / std per channel; image ... x 3 x H x W in [0, 1], or uint8 in [0, 255]."""
     image = image.float().div(255) if image.dtype == torch.uint8 else image
     return (image - _channels(mean, image)) / _channels(std, image)
 
 
-def denormalize(
-    image: Tensor, mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD
-) -> Tensor:
+def denormalize(image: Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD) -> Tensor:
     """The inverse of ``normalize``, clamped to [0, 1]."""
     return (image * _channels(std, image) + _channels(mean, image)).clamp(0, 1)
 

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from segrefinery.data.datasets import SegmentationDataset, content_key, files_of
 from segrefinery.data.files import image_size, read_image
-from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, denormalize, normalize
+from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple, denormalize, normalize
 from segrefinery.errors import SegRefineryError
 from segrefinery.settings import Settings
 from segrefinery.spectrum import swap_low_frequency_amplitude
-
-Triple = tuple[float, float, float]
 
 
 class TranslationSettings(Settings):

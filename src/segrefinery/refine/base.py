@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
 from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherView
 
@@ -67,6 +68,7 @@ class Step:
             (255 ignored), B x H x W. ``mixed_prediction`` is what it said, with its graph. None in a supervised stage.
         mixed_source: B x H x W bool, True where the mixed image shows the source. None where nothing was mixed.
         strong: turns a normalised image B x 3 x H x W into its strong (photometric) view, same geometry.
+        normalization: mean and standard deviation of the images' pixels, for colour changes.
         generators: one random generator an image, a function of (seed, step, place in the global batch).
     """
 
@@ -83,6 +85,7 @@ class Step:
     mixed_prediction: Prediction | None = None
     mixed_source: Tensor | None = None
     strong: Callable[[Tensor], Tensor] | None = None
+    normalization: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
     generators: list[torch.Generator] = field(default_factory=list)
 
 

@@ -43,7 +43,7 @@ def look_at_strong_view(step: Step, settings: AffineViewSettings | None) -> Stro
         raise ValueError("step.view is None: a strong view needs a teacher that looks at every batch")
     image = step.view.image
     if settings is not None:
-        image, warp = affine_strong_view(image, step.generators[: len(image)], settings)
+        image, warp = affine_strong_view(image, step.generators[: len(image)], settings, *step.normalization)
         return StrongView(step.student(image), warp)
     return StrongView(step.student(image if step.strong is None else step.strong(image)), None)
 

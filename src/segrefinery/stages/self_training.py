@@ -91,7 +91,7 @@ class SelfTraining(RefinedStage):
         step = Step(
             batch.number, self.model, source, on_source, self.teacher, view, labels,
             mixed_image, mixed_label, mixed_weight, on_mixed, pasted,
-            strong=lambda image: self.strong(image, random), generators=random,
+            strong=lambda image: self.strong(image, random), normalization=self.normalization, generators=random,
         )  # fmt: skip
         for refiner in self.chain_with_losses:
             losses |= refiner.losses(step)
