@@ -3,6 +3,12 @@
     python benchmarks/perturbation.py                      # synthetic street layouts, no run needed
     python benchmarks/perturbation.py --run RUN            # the network of a finished run, on its own source and target
 
+    python benchmarks/perturbation.py --run RUN --picture docs/images/perturbation.jpg
+
+The picture has one row a pair of images: source, its labels, spoiled with 0.05 and with 0.2 of ``fourier`` (changed
+pixels below in black); target, the network's labels, the reference and, in black, where the network errs. The target
+must have labels for that; they are only drawn.
+
 A label has changed where the argmax of the spoiled logits is not that of the clean ones. Beside the paper's ``fourier``
 perturbation the table has our alternatives, whose strength means something else (see ``refine/perturbation.py``).
 """
@@ -81,13 +87,62 @@ def logits_of_run(run: Path, source: str | None, target: str | None, count: int)
         yield first, second
 
 
+@torch.no_grad()
+def draw(run: Path, source: str | None, target: str | None, path: Path, rows: int = 4) -> None:
+    """What the perturbation does beside the real errors of the run's network, as a JPEG or PNG."""
+    from torchvision.utils import save_image
+
+    from segrefinery import load
+    from segrefinery.data.datasets import Remapped, open_dataset
+    from segrefinery.data.transforms import evaluation_size, resize_for_evaluation, resize_image, resize_map
+
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    model = load(run)
+    palette = torch.tensor([*model.space.colors, *[(0, 0, 0)] * (256 - model.space.num_classes)]) / 255
+    named = ((source, "source"), (target, "target"))
+    sets = [Remapped(open_dataset(given or recipe[key]), model.space) for given, key in named]
+
+    def colored(label: Tensor) -> Tensor:
+        return palette[label].permute(2, 0, 1)
+
+    def beside(*panels: Tensor) -> Tensor:
+        return torch.cat([F.pad(panel, (2, 2, 2, 2), value=1.0) for panel in panels], dim=2)
+
+    def known(label: Tensor, where: Tensor) -> Tensor:
+        return colored(label.masked_fill(where, 255))
+
+    lines = []
+    for index in range(rows):
+        images = [one.image(index) for one in sets]
+        size = evaluation_size(images[0].shape[-2:], model.data)
+        seen = [model.network(resize_for_evaluation(image, model.data)[None]).logits for image in images]
+        clean, found = (F.interpolate(one, size, mode="bilinear", align_corners=False)[0].argmax(dim=0) for one in seen)
+        truth = resize_map(sets[1].label(index), size).long()
+        panels = [resize_image(images[0], size) / 255, colored(clean)]
+        for strength in (0.05, 0.2):
+            spoiled = perturb(seen[0], seen[1], "fourier", strength, [generator("benchmark", index)])
+            spoiled = F.interpolate(spoiled, size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+            panels += [known(spoiled, spoiled != clean)]
+        panels += [resize_image(images[1], size) / 255, colored(found), colored(truth)]
+        panels += [known(found, (found != truth) & (truth != 255))]
+        lines.append(beside(*panels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(torch.cat(lines, dim=1), path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a finished run")
     parser.add_argument("--source", help="labelled images, if not the run's own")
     parser.add_argument("--target", help="target images, if not the run's own")
     parser.add_argument("--images", type=int, default=20, help="pairs of images to average over")
+    parser.add_argument("--picture", type=Path, help="draw it instead; needs --run and a labelled target")
     options = parser.parse_args()
+    if options.picture:
+        if not options.run:
+            parser.error("--picture draws what a network says: add --run RUN")
+        draw(options.run, options.source, options.target, options.picture)
+        return
     if options.run:
         pairs = logits_of_run(options.run, options.source, options.target, options.images)
     else:
