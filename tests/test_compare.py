@@ -69,7 +69,13 @@ def test_a_model_folder_needs_a_target(run, tmp_path):
     with pytest.raises(SegRefineryError, match="--target"):
         compare([tmp_path / "alone"])
     found = compare([tmp_path / "alone", run], NIGHT)
-    assert len(found) == 3
+    assert {model.name: model.same_as for model in found} == {
+        str(tmp_path / "alone"): None,
+        str(run): str(tmp_path / "alone"),
+        f"{run}/source_model": None,
+    }
+    scores = {model.name: model.scores for model in found}
+    assert scores[str(run)] == scores[str(tmp_path / "alone")]
 
 
 def test_what_cannot_be_compared_is_named(run, tmp_path):

@@ -159,6 +159,8 @@ def compare(
     with counting_progress("look") as progress:
         found = compare(runs, target, images=images, progress=progress)
     table = Table("model", "trust", "consistency", "anchors kept", "ensemble", "entropy", "against source-only")
+    table.columns[0].overflow = "fold"  # names of runs differ at their ends
+    found = [model for model in found if model.same_as is None]
     for model in found:
         numbers = (f"{model.scores[name]:.3f}" for name in ("trust", "consistency", "anchors", "ensemble", "entropy"))
         table.add_row(model.name, *numbers, model.verdict.word if model.verdict else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from segrefinery.evaluation.trust.verdict import (
     trust,
     verdict,
 )
-from segrefinery.models.weights import CONFIG, read_config
+from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import load_recipe
 
 SOURCE_ONLY = "source_model"
@@ -33,12 +34,14 @@ class Ranked:
         name: run folder and, where it is not the run's result, the part of it. folder: of the model.
         scores: label-free scores by name; ``trust`` ranks, ``ensemble`` is the agreement with the mean of all models.
         verdict: against the run's own source-only model; None for source-only itself, or where the run has none.
+        same_as: name of the first model with the very same weights, which was looked at for both; None for a first.
     """
 
     name: str
     folder: Path
     scores: dict[str, float]
     verdict: Verdict | None
+    same_as: str | None = None
 
 
 def compare(
@@ -67,13 +70,31 @@ def compare(
             f"{reference}: holds one image; a comparison draws images anew and needs at least two, better thirty"
         )
     chosen = sample_images(dataset, images)
-    total, observed = len(found) * len(chosen), {}
-    for number, (name, folder) in enumerate(found.items()):
+    firsts = first_of_each(found)
+    different = list(dict.fromkeys(firsts.values()))
+    total, observed = len(different) * len(chosen), {}
+    for number, name in enumerate(different):
         before = number * len(chosen)
         observed[name] = observe(
-            load(folder), dataset, chosen, lambda done, _, before=before: progress(before + done, total)
+            load(found[name]), dataset, chosen, lambda done, _, before=before: progress(before + done, total)
         )
-    return ranked(found, observed)
+    result = ranked(found, {name: observed[first] for name, first in firsts.items()})
+    for model in result:
+        model.same_as = firsts[model.name] if firsts[model.name] != model.name else None
+    return result
+
+
+def first_of_each(folders: dict[str, Path]) -> dict[str, str]:
+    """For every model the name of the first one with the same weights and settings: runs that started from one
+    source-only model each keep it."""
+    names: dict[str, str] = {}
+    first = {}
+    for name, folder in folders.items():
+        digest = hashlib.blake2b((folder / CONFIG).read_bytes())
+        with open(folder / TENSORS, "rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+        first[name] = names.setdefault(digest.hexdigest(), name)
+    return first
 
 
 def observe(
@@ -88,14 +109,16 @@ def observe(
 def ranked(folders: dict[str, Path], observed: dict[str, Observation]) -> list[Ranked]:
     """Order observed models by the combined score; all are measured against the same reference, the source-only models
     together, or the mean of all models where there is none."""
-    sources = [seen for name, seen in observed.items() if folders[name].name == SOURCE_ONLY]
-    reference = pooled(sources or list(observed.values()))
-    expected = expected_classes(*observed.values())
-    votes = ensemble_agreement(observed)
+    first_name = {id(seen): name for name, seen in reversed(observed.items())}
+    different = {name: observed[name] for name in first_name.values()}  # the same weights have one vote
+    sources = [seen for name, seen in different.items() if folders[name].name == SOURCE_ONLY]
+    reference = pooled(sources or list(different.values()))
+    expected = expected_classes(*different.values())
+    votes = ensemble_agreement(different)
     result = []
     for name, seen in observed.items():
         scores = single_scores(seen, reference)
-        scores |= {"trust": float(trust(seen, reference, expected)), "ensemble": votes[name]}
+        scores |= {"trust": float(trust(seen, reference, expected)), "ensemble": votes[first_name[id(seen)]]}
         own = observed.get(f"{run_name(name)}/{SOURCE_ONLY}")
         result.append(Ranked(name, folders[name], scores, None if own is None or own is seen else verdict(seen, own)))
     return sorted(result, key=lambda model: -model.scores["trust"])
