@@ -47,7 +47,7 @@ def sinkhorn(scores: Tensor, class_marginal: Tensor, epsilon: float = 0.05, iter
         # In pixels, as the rows are: scaling to another total would let the factors drift at every iteration.
         marginal = class_marginal.to(scores) * (len(scores) / class_marginal.to(scores).sum())
         lowest, highest = torch.aminmax(scores)
-        exponents = (scores - highest) / epsilon
+        exponents = scores.sub(highest).div_(epsilon)
         if bool(highest - lowest <= SAFE_RANGE * epsilon):
             return _scale(exponents.exp_(), marginal, iterations)
         return _scale_logarithms(exponents, marginal, iterations)
