@@ -86,6 +86,17 @@ def test_a_finished_stage_is_shared(whole, tmp_path, monkeypatch):
     assert same(weights(whole), weights(shared))
 
 
+def test_looks_are_taken_in_adaptation_even_where_stages_are_shared(tmp_path):
+    tiny_run(tmp_path / "first", reuse=tmp_path / "shared")
+    looked = tiny_run(tmp_path / "second", overrides=("training.look_every=2",), reuse=tmp_path / "shared")
+    told = [json.loads(line) for line in (looked / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["stage"], record["step"]) for record in told if record["kind"] == "look"] == [
+        ("adapt", 2),
+        ("adapt", 4),
+    ]
+    assert not any(record["stage"] == "source" and record["kind"] == "train" for record in told)
+
+
 def test_a_folder_is_never_overwritten(whole, tmp_path):
     with pytest.raises(SegRefineryError, match="--resume"):
         tiny_run(whole)

@@ -52,7 +52,7 @@ class TrainingSettings(Settings):
     """Checkpoints kept of the stage in training."""
     log_every: int = Field(default=20, ge=1)
     look_every: int = Field(default=0, ge=0)
-    """Steps between looks at the model in training: evaluation, where there is an evaluation set, and label-free
+    """Steps between looks at the model in adaptation: evaluation, where there is an evaluation set, and label-free
     scores; 0 = only at the end of a stage."""
     on_collapse: OnCollapse = "warn"
     """When the labels of self-training look like a collapse: go on and say so, end the stage at the last good
@@ -145,7 +145,8 @@ class Run:
             context = StageContext(model, previous, initial, self.sets.space, self.handed_on, pixels)
             torch.manual_seed(seed_of(self.seed, name, "build"))
             stage = settings.build(context)
-            if not self.load_finished(name, own_key, stage):
+            shared = None if self.reuse is None or self.look_every(settings) else self.reuse / f"{own_key}.pt"
+            if not self.load_finished(name, shared, stage):
                 end = partial(self.end_of, name, settings, model_settings, stage, source_only)
                 self.train_stage(name, settings, stage, end)
                 self.save_finished(name, own_key, stage)
@@ -177,7 +178,7 @@ class Run:
         options = self.training
         loop = LoopSettings(
             settings.steps, self.seed, options.clip_norm, options.accumulate, options.checkpoint_every,
-            options.log_every, options.look_every, options.on_collapse,
+            options.log_every, self.look_every(settings), options.on_collapse,
         )  # fmt: skip
         hooks = Hooks(
             look=lambda step: self.on_look(end(), step),
@@ -185,6 +186,11 @@ class Run:
         )
         batches = lambda first: self.batches(name, settings, stage, first)  # noqa: E731
         train(self.fabric, name, stage, loop, batches, checkpoints, self.tracker, hooks)
+
+    def look_every(self, settings: StageSettings) -> int:
+        """Steps between looks in a stage; training on the source alone is only looked at when it ends."""
+        source_only = isinstance(settings, SupervisedSettings) and settings.learn_from == "source"
+        return 0 if source_only else self.training.look_every
 
     def batches(self, name: str, settings: StageSettings, stage: Stage, first: int) -> Iterator[Pair]:
         """This rank's share of every step's source and target batch, from step ``first`` on."""
@@ -244,14 +250,14 @@ class Run:
             self.load_result(path, stage)
         self.checkpoints(name).clear()
 
-    def load_finished(self, name: str, key: str, stage: Stage) -> bool:
-        """Load a result that is already there, from this run or from ``reuse``; False if there is none."""
+    def load_finished(self, name: str, shared: Path | None, stage: Stage) -> bool:
+        """Load a result that is already there, of this run or ``shared`` by another; False if there is none. A stage
+        that is to be looked at on its way is never taken from another run, which may not have looked."""
         path = self.result_path(name)
-        kept = None if self.reuse is None else self.reuse / f"{key}.pt"
-        if self.main and not path.exists() and kept is not None and kept.exists():
+        if self.main and not path.exists() and shared is not None and shared.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
-            shutil.copyfile(kept, part)
+            shutil.copyfile(shared, part)
             part.replace(path)  # whole or absent, like everything that a resumed run relies on
         if not self.fabric.broadcast(path.exists()):
             return False
