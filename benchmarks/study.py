@@ -234,8 +234,16 @@ def table(study: dict[str, Any], cells: list[Cell]) -> str:
         if rows:
             parts.append(f"### {task}\n\n" + task_table(rows, study["baseline"]))
         if failed:
-            parts.append("Not finished: " + ", ".join(f"{cell.row} (seed {cell.seed}){why(cell)}" for cell in failed))
+            parts.append("Not finished: " + "; ".join(unfinished(failed)) + ".")
     return "\n\n".join(parts) + "\n"
+
+
+def unfinished(cells: list[Cell]) -> list[str]:
+    """One phrase a row: its seeds, and why they have no result where that is known."""
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row, []).append(f"{cell.seed}{why(cell)}")
+    return [f"{row} (seed {', '.join(seeds)})" for row, seeds in rows.items()]
 
 
 def why(cell: Cell) -> str:
