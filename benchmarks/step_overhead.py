@@ -38,6 +38,7 @@ from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
 from segrefinery.data.loader import training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.environment import keep_freed_memory
 from segrefinery.engine.loop import LoopSettings, one_step
 from segrefinery.labels import SPACES
 from segrefinery.models import build_model
@@ -158,6 +159,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     names = options.case or [name for name in CASES if name != "tiny"]
     if options.one:
