@@ -76,5 +76,30 @@ def test_a_refiner_can_be_added_and_switched_off_from_the_command_line():
     assert recipe.stages["adapt"].refine == {}
 
 
+def test_naming_pixel_attention_in_a_chain_puts_the_stage_that_trains_it_before():
+    added = "stages.adapt.refine.pixel_attention={weight: 0.005, kernel: 3}"
+    recipe = load_recipe("proda", "small", [added])
+    assert list(recipe.stages) == ["source", "warmup", "attention", "adapt"]
+    stage, source = recipe.stages["attention"], recipe.stages["source"]
+    assert (stage.start, stage.hands_on, stage.steps) == ("previous", "refiners", source.steps)
+    assert stage.weights.main == stage.weights.aux == 0
+    assert stage.refine["pixel_attention"].train
+    assert stage.refine["pixel_attention"].kernel == 3
+    # nothing is added where a stage before trains it, or where there is nothing to train
+    assert list(load_recipe("pixel_attention", "small").stages) == ["source", "attention", "adapt"]
+    without = "stages.adapt.refine.pixel_attention={kernel: 0}"
+    assert "attention" not in load_recipe("proda", "small", [without]).stages
+
+
+def test_pixel_attention_added_in_one_line_is_trained_before_it_teaches(tmp_path, caplog):
+    added = "stages.adapt.refine.pixel_attention={}"
+    run = tiny_run(tmp_path / "run", "self_training", ("stages.source.steps=4", "stages.adapt.steps=3", added))
+    assert (run / "stages" / "attention" / "result.pt").exists()
+    assert "never trained" not in caplog.text
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("attention_target" in record for record in records if record["stage"] == "adapt")
+    assert list(load_recipe(run / "recipe.yaml").stages) == ["source", "attention", "adapt"]
+
+
 def test_the_tiny_settings_of_the_tests_are_valid():
     load_recipe("self_training", "small", TINY)

@@ -19,6 +19,8 @@ from segrefinery.models import ModelSettings
 from segrefinery.settings import Settings, choose
 from segrefinery.stages import STAGES
 from segrefinery.stages.base import StageSettings
+from segrefinery.stages.common import LossWeights
+from segrefinery.stages.supervised import SupervisedSettings
 
 FORMAT = 1
 
@@ -39,7 +41,28 @@ def parse_stages(value: Any) -> dict[str, StageSettings]:
             stages[name] = kind.model_validate(settings)
         except ValidationError as error:
             raise SegRefineryError(explain(error, f"stages.{name}", kind)) from error
-    return stages
+    return with_attention(stages)
+
+
+def with_attention(stages: dict[str, StageSettings]) -> dict[str, StageSettings]:
+    """Let SAM be added to any recipe by naming ``pixel_attention`` in a chain. Where no stage before has trained the
+    module, one is put there: the first supervised stage again, on a copy of the network that is then thrown away."""
+    found: dict[str, StageSettings] = {}
+    pattern: SupervisedSettings | None = None
+    trained = False
+    for name, stage in stages.items():
+        asked = getattr(stage, "refine", {}).get("pixel_attention")
+        if asked is not None and not trained and pattern is not None and (lesson := asked.to_train_first()) is not None:
+            changes = {
+                "start": "previous", "model": None, "hands_on": "refiners", "weights": LossWeights(main=0, aux=0),
+                "refine": {"pixel_attention": lesson},
+            }  # fmt: skip
+            found["attention"] = pattern.model_copy(update=changes)
+        trained = trained or asked is not None
+        if pattern is None and isinstance(stage, SupervisedSettings):
+            pattern = stage
+        found[name] = stage
+    return found
 
 
 class Recipe(Settings):

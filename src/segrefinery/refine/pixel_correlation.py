@@ -48,6 +48,10 @@ class PixelAttentionSettings(Settings):
     weight: float = Field(0.1, ge=0)
     """Weight of the loss: 0.1 (DeepLab), 0.001 (FCN-8s), 0.005 beside ProDA."""
 
+    def to_train_first(self) -> PixelAttentionSettings | None:
+        """What a supervised stage must train before this can teach; None where there is nothing to train."""
+        return None if self.train or not self.kernel else self.model_copy(update={"train": True})
+
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelCorrelation:
         return PixelCorrelation(self, segmenter)
 
