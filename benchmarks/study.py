@@ -21,11 +21,14 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from segrefinery.recipe import load_recipe
 
 HERE = Path(__file__).resolve().parent
 CELLS = Path(os.environ.get("SEGREFINERY_CELLS", HERE / ".cells"))
@@ -45,11 +48,12 @@ class Cell:
     sets: dict[str, str]
     overrides: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Changes with whatever determines the cell, so that a changed row is run anew."""
-        parts = [self.recipe, self.scale, self.sets, self.overrides]
-        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=6).hexdigest()
+        """Changes with whatever determines the cell but its seed, the recipe's contents among it, so that a cell whose
+        settings are no longer those of today is run anew."""
+        recipe = load_recipe(self.recipe, self.scale, self.overrides).model_dump(mode="json", exclude={"about"})
+        return hashlib.blake2b(json.dumps([recipe, self.sets], sort_keys=True).encode(), digest_size=6).hexdigest()
 
     @property
     def folder(self) -> Path:
