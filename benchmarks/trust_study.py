@@ -3,8 +3,8 @@
     python benchmarks/trust_study.py train benchmarks/studies/baseline.yaml --task day2night
     python benchmarks/trust_study.py table
 
-``train`` adds runs with many looks, most of them spoilt on purpose (far too high a rate, every label trusted and no
-source loss, source and target swapped); a finished one is not run again. ``table`` reads every finished cell: the
+``train`` adds runs with many looks, most of them spoilt on purpose (far too high a rate; every label trusted, with and
+without the source's loss); a finished one is not run again. ``table`` reads every finished cell: the
 looks of runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations
 are those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The
 result is ``benchmarks/results/trust.md``.
@@ -38,7 +38,7 @@ SPOILT = {
     "plain": [],
     "rate-x20": ["stages.adapt.optimizer.lr=1.0e-2"],
     "all-labels-no-source": ["stages.adapt.refine.confidence_threshold.portion=1.0", "stages.adapt.source_weight=0"],
-    "swapped": [],
+    "all-labels": ["stages.adapt.refine.confidence_threshold.portion=1.0"],
 }
 
 
@@ -229,17 +229,14 @@ def train(study: Path, task: str, steps: int, seeds: Sequence[int]) -> None:
     sets = described["tasks"][task]
     for name, overrides in SPOILT.items():
         for seed in seeds:
-            source, target, evaluation = sets["source"], sets["target"], sets["evaluation"]
-            if name == "swapped":  # adapts back: judged on the source's own domain
-                source, target, evaluation = target, source, source
-            folder = CELLS / (f"{task}-swapped" if name == "swapped" else task) / f"looks-{name}" / f"seed{seed}"
+            folder = CELLS / task / f"looks-{name}" / f"seed{seed}"
             options = [*described.get("set", []), *overrides, f"stages.adapt.steps={steps}"]
             options.append(f"training.look_every={max(1, steps // LOOKS)}")
             command = [
                 sys.executable, "-m", "segrefinery", "adapt", "--recipe=self_training",
-                f"--scale={described.get('scale', 'small')}", f"--source={source}", f"--target={target}",
-                f"--eval={evaluation}", f"--seed={seed}", f"--output={folder}", f"--reuse={CELLS / 'stages'}",
-                "--resume", *(f"--set={option}" for option in options),
+                f"--scale={described.get('scale', 'small')}", f"--source={sets['source']}",
+                f"--target={sets['target']}", f"--eval={sets['evaluation']}", f"--seed={seed}", f"--output={folder}",
+                f"--reuse={CELLS / 'stages'}", "--resume", *(f"--set={option}" for option in options),
             ]  # fmt: skip
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder.parent / f"seed{seed}.log", "w") as log:
