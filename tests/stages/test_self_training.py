@@ -4,9 +4,11 @@ from dataclasses import fields
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from segrefinery.data.batch import PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.models.teacher import TeacherSettings
 from segrefinery.randomness import generator
 from segrefinery.refine import PseudoLabels
 from segrefinery.stages.base import StageContext, StepBatch
@@ -99,6 +101,18 @@ def test_the_teacher_is_the_student_first_and_then_follows_it():
     before = (student - teacher).mean().item()
     stage.after_step(batch_of(30))
     assert (student - teacher).mean().item() == pytest.approx(0.9 * before, rel=1e-4)
+
+
+def test_a_decay_of_one_holds_the_teacher_and_others_are_refused():
+    stage = stage_of(teacher={"decay": 1})
+    before = stage.teacher.network.stem.weight.clone()
+    with torch.no_grad():
+        stage.model.stem.weight.add_(1.0)
+    stage.after_step(batch_of(0))
+    assert torch.equal(before, stage.teacher.network.stem.weight)
+    for decay in (-0.1, 1.1):
+        with pytest.raises(ValidationError, match="decay"):
+            TeacherSettings(decay=decay)
 
 
 def test_the_teachers_mode_is_its_own():

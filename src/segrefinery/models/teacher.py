@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
@@ -17,8 +18,9 @@ from segrefinery.settings import Settings
 class TeacherSettings(Settings):
     """How the teacher follows the student."""
 
-    decay: float = 0.999
-    """Weight of the old teacher in the moving average, reached by the ramp min(1 - 1/(t+1), decay)."""
+    decay: float = Field(default=0.999, ge=0, le=1)
+    """Weight of the old teacher in the moving average, reached by the ramp min(1 - 1/(t+1), decay). With 0 it is the
+    student, with 1 it stays what it was at first."""
     mode: Literal["eval", "train"] = "eval"
     """``train`` lets batch norm use batch statistics, as DAFormer's code does; dropout stays off in both."""
 
@@ -86,6 +88,8 @@ class Teacher(nn.Module):
 
         Parameters and floating buffers are averaged with min(1 - 1/(step+1), decay); counters are copied.
         """
+        if self.settings.decay == 1:
+            return
         decay = min(1.0 - 1.0 / (step + 1), self.settings.decay)
         own, new = self.network.state_dict(), student.state_dict()
         for name, old in own.items():
