@@ -151,8 +151,8 @@ def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor
         signs.append(f"one class covers {100 * float(now.max()):.0f} % of the pixels")
     if (jump := float(scores.total_variation(now, before))) > JUMP:
         signs.append(f"{100 * jump:.0f} % of the pixels moved to other classes")
-    if (kept := float(anchors(candidate, reference))) < FEWEST_ANCHORS:
-        signs.append(f"only {100 * kept:.0f} % of what source-only was sure of is kept")
+    if float(anchors(candidate, reference)) < FEWEST_ANCHORS:
+        signs.append(f"less than {100 * FEWEST_ANCHORS:.0f} % of what source-only was sure of is kept")
     return signs
 
 
