@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -230,16 +231,22 @@ def table(study: dict[str, Any], cells: list[Cell]) -> str:
     """Markdown: one table a task."""
     parts = []
     for task in study["tasks"]:
-        rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
-        for cell in cells:
-            if cell.task == task and (found := cell.done()) is not None:
-                rows.setdefault(cell.row, {})[cell.seed] = (cell, found)
+        rows = finished(cells, task)
         failed = [cell for cell in cells if cell.task == task and cell.done() is None]
         if rows:
             parts.append(f"### {task}\n\n" + task_table(rows, study["baseline"]))
         if failed:
             parts.append("Not finished: " + "; ".join(unfinished(failed)) + ".")
     return "\n\n".join(parts) + "\n"
+
+
+def finished(cells: list[Cell], task: str) -> dict[str, dict[int, tuple[Cell, dict[str, Any]]]]:
+    """Row -> seed -> the cell and its result, of what is done of a task."""
+    rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
+    for cell in cells:
+        if cell.task == task and (found := cell.done()) is not None:
+            rows.setdefault(cell.row, {})[cell.seed] = (cell, found)
+    return rows
 
 
 def unfinished(cells: list[Cell]) -> list[str]:
@@ -257,23 +264,32 @@ def why(cell: Cell) -> str:
 
 
 def task_table(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> str:
+    """A task's table in Markdown."""
+    lines = [*task_rows(rows, baseline)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> Iterator[list[str]]:
+    """The head of a task's table, then a line for each row."""
     mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
-    lines = [
-        f"| row | seeds | mIoU | rare third | against {baseline} [95 %] | gap closed | step ms | peak MiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    against = f"against {baseline} [95 %]"
+    yield ["row", "seeds", "mIoU", "rare third", against, "gap closed", "step ms", "peak MiB"]
     for row, cells in rows.items():
         scores = 100 * np.array(list(mean[row].values()))
         rare = 100 * np.array([found["rare_third"] for _, found in cells.values()])
         spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
         steps = [found["step_ms"] for _, found in cells.values() if found["step_ms"]]
-        peak = max(found["peak_mib"] for _, found in cells.values())
-        lines.append(
-            f"| {row} | {len(scores)} | {scores.mean():.1f}{spread} | {rare.mean():.1f} "
-            f"| {difference(rows, row, baseline)} | {closed(mean, row)} "
-            f"| {np.median(steps) if steps else float('nan'):.0f} | {peak} |"
-        )
-    return "\n".join(lines)
+        yield [
+            row,
+            str(len(scores)),
+            f"{scores.mean():.1f}{spread}",
+            f"{rare.mean():.1f}",
+            difference(rows, row, baseline),
+            closed(mean, row),
+            f"{np.median(steps):.0f}" if steps else "",
+            str(max(found["peak_mib"] for _, found in cells.values())),
+        ]
 
 
 def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str, baseline: str) -> str:
