@@ -103,6 +103,20 @@ def test_predict_and_pseudo_label_keep_sizes_and_overwrite_nothing(call, run, od
     assert sizes == {(64, 40), (64, 48), (64, 32), (48, 32), (60, 36)}
 
 
+def test_a_window_is_used_and_a_wrong_one_named(call, run, odd, tmp_path):
+    def pixels(folder, *options):
+        code, said, complaint = call("predict", run, odd, "-o", tmp_path / folder, *options)
+        assert code == 0, (said, complaint)
+        return [np.asarray(Image.open(path)) for path in sorted((tmp_path / folder).glob("*.confidence.png"))]
+
+    whole, seen = pixels("whole"), pixels("windows", "--window", "16x16")
+    assert [one.shape for one in whole] == [one.shape for one in seen]
+    assert any((one != other).any() for one, other in zip(whole, seen, strict=True))
+    for wrong in ("16", "16,16", "0x16"):
+        code, _, complaint = call("evaluate", run, "--on", TEST, "--window", wrong)
+        assert (code, "HEIGHTxWIDTH" in complaint) == (2, True)
+
+
 def test_evaluate_report_and_recipes(call, run):
     code, said, _ = call("evaluate", run, "--on", TEST)
     assert code == 0

@@ -62,7 +62,8 @@ def adapt(
         evaluation: labelled images of the target domain, looked at for scores only.
         oracle: labelled target images, for a recipe with an oracle stage only.
         scale: ``small`` for two processor cores. overrides: ``a.b=c`` assignments to the recipe.
-        reuse: folder in which finished stages are shared between runs that agree on all that determines them.
+        reuse: folder in which finished stages are shared between runs that agree on all that determines them; or the
+            folder of another run, from which such stages are taken.
         progress: told of every step. say: told, in a sentence, what happens.
 
     Raises:
@@ -214,7 +215,8 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     if different:
         raise SegRefineryError(
             f"{written}: the run was started with other settings ({', '.join(different)}); resume with the same "
-            "recipe, data and --set, or start a new run with -o"
+            f"recipe, data and --set, or start a new run with -o; --reuse {folder} then takes over the stages that "
+            "have not changed"
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from segrefinery.errors import SegRefineryError
+
+if TYPE_CHECKING:
+    from segrefinery.engine.model import Model
 
 app = typer.Typer(
     help="Adapt a semantic-segmentation model to images nobody has labelled.",
@@ -30,6 +34,11 @@ console = Console(highlight=False, quiet=not MAIN)
 SourceHelp = "Labelled images: NAME:PATH[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
 TargetHelp = "Images to adapt to: a folder, a glob, or NAME:PATH[@SPLIT]. Labels they may have are never read."
 EvalHelp = "Labelled images of the target domain, for scores only."
+
+
+Window = Annotated[
+    str | None, typer.Option(metavar="HxW", help="Look through overlapping windows of the resized image: less memory.")
+]
 
 
 @app.callback()
@@ -54,7 +63,9 @@ def adapt(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")
     ] = None,
-    reuse: Annotated[Path | None, typer.Option(help="Folder that shares finished stages between runs.")] = None,
+    reuse: Annotated[
+        Path | None, typer.Option(help="Run, or folder shared by runs, to take finished stages from.")
+    ] = None,
     on_collapse: Annotated[
         str | None, typer.Option(help="warn, rollback or stop, when the labels look like a collapse.")
     ] = None,
@@ -97,12 +108,14 @@ def demo(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
     on: Annotated[str, typer.Option("--on", help="Labelled images: NAME:PATH[@SPLIT].")],
+    window: Window = None,
 ) -> None:
     """Score a model on labelled images."""
     from segrefinery import api
 
+    model = loaded(run, window)
     with counting_progress("evaluate") as progress:
-        scores = api.evaluate(run, on, progress=progress)
+        scores = api.evaluate(model, on, progress=progress)
     table = Table("class", "IoU")
     for name, value in scores["iou"].items():
         table.add_row(name, "absent" if value is None else f"{100 * value:.1f}")
@@ -118,12 +131,13 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
     images: Annotated[str, typer.Argument(help="A folder, a glob, a file, or NAME:PATH[@SPLIT].")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    window: Window = None,
 ) -> None:
     """Segment images: index PNG, colour overlay and confidence for each."""
     from segrefinery import api
     from segrefinery.export.predictions import write_prediction
 
-    model = api.load(run)
+    model = loaded(run, window)
     with counting_progress("predict") as progress:
         total = api.count(images)
         for done, (name, image, probs) in enumerate(api.predict(model, images), 1):
@@ -138,12 +152,14 @@ def pseudo_label(
     target: Annotated[str, typer.Argument(help=TargetHelp)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels.")],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Ignore pixels below this confidence.")] = 0.0,
+    window: Window = None,
 ) -> None:
     """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
     from segrefinery import api
 
+    model = loaded(run, window)
     with counting_progress("label") as progress:
-        written = api.pseudo_label(run, target, output, threshold, progress=progress)
+        written = api.pseudo_label(model, target, output, threshold, progress=progress)
     say(f"{written} labels written to {output}")
 
 
@@ -257,6 +273,18 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; continue with --resume")
         raise SystemExit(130) from None
+
+
+def loaded(run: Path, window: str | None) -> Model:
+    """A run's model, with the window a user asks for instead of its own."""
+    from segrefinery import api
+
+    model = api.load(run)
+    if window is not None:
+        if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", window)):
+            raise SegRefineryError(f"--window {window}: write it as HEIGHTxWIDTH, for instance 512x1024")
+        model.window = (int(found[1]), int(found[2]))
+    return model
 
 
 def points(value: float) -> str:

@@ -1,8 +1,30 @@
 """Errors a user can mend."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SegRefineryError(Exception):
     """A mistake in what the user gave us: names the file or field, what is wrong, and the remedy.
 
     The command line prints it as one line and exits with status 2.
     """
+
+
+class OutOfMemory(SegRefineryError):
+    """The device or the machine has no memory left: names the place and what would need less."""
+
+
+@contextmanager
+def explained_if_out_of_memory(place: str, remedy: str) -> Iterator[None]:
+    """Turn torch's errors about memory, of GPUs and of processors, into ``OutOfMemory``; others pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On a processor it is a plain RuntimeError that only its text tells from others.
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
+            raise
+        first = str(error).splitlines()[0]
+        raise OutOfMemory(f"{place}: out of memory ({first}). To need less, {remedy}") from error

@@ -13,7 +13,7 @@ from runs import TEST, tiny_run
 from segrefinery import api
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.engine.run import plan
-from segrefinery.errors import SegRefineryError
+from segrefinery.errors import OutOfMemory, SegRefineryError, explained_if_out_of_memory
 from segrefinery.stages.self_training import SelfTrainingSettings
 
 
@@ -86,6 +86,20 @@ def test_a_finished_stage_is_shared(whole, tmp_path, monkeypatch):
     assert same(weights(whole), weights(shared))
 
 
+def test_another_runs_finished_stages_are_taken_over(whole, tmp_path, monkeypatch):
+    trained = []
+    step = loop.one_step
+    monkeypatch.setattr(loop, "one_step", lambda *given: (trained.append(given[1]), step(*given))[1])
+    before = sorted(path for path in whole.rglob("*") if path.is_file())
+    slower = tiny_run(tmp_path / "slower", overrides=("stages.adapt.optimizer.lr=1.0e-5",), reuse=whole)
+    assert set(trained) == {"adapt"}
+    assert not same(weights(whole), weights(slower))
+    trained.clear()
+    assert same(weights(whole), weights(tiny_run(tmp_path / "copy", reuse=whole)))
+    assert not trained
+    assert sorted(path for path in whole.rglob("*") if path.is_file()) == before
+
+
 def test_looks_are_taken_in_adaptation_even_where_stages_are_shared(tmp_path):
     tiny_run(tmp_path / "first", reuse=tmp_path / "shared")
     looked = tiny_run(tmp_path / "second", overrides=("training.look_every=2",), reuse=tmp_path / "shared")
@@ -108,13 +122,34 @@ def test_a_folder_is_never_overwritten(whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_kept(tmp_path):
-    with pytest.raises(SegRefineryError, match=r"not finite.*--resume"):
+    with pytest.raises(SegRefineryError, match=r"not finite.*--reuse"):
         tiny_run(tmp_path / "run", overrides=("stages.source.optimizer.lr=1.0e30", "training.checkpoint_every=1"))
     kept = list((tmp_path / "run" / "checkpoints").glob("*.pt"))
     assert kept
     for path in kept:
         state = torch.load(path, weights_only=True)
         assert state["step"] >= 0
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("alloc: can't allocate memory: you")]
+)
+def test_running_out_of_memory_names_the_step_and_what_needs_less(tmp_path, monkeypatch, error):
+    step = loop.one_step
+
+    def fails(*given):
+        if given[5] == 3:
+            raise error
+        return step(*given)
+
+    monkeypatch.setattr(loop, "one_step", fails)
+    with pytest.raises(OutOfMemory, match=r"stage 'source', step 3: out of memory.*accumulate.*crop"):
+        tiny_run(tmp_path / "run")
+
+
+def test_other_errors_of_torch_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes differ"), explained_if_out_of_memory("here", "less"):
+        raise RuntimeError("shapes differ")
 
 
 def test_offline_generations_write_labels_to_look_at(tmp_path):

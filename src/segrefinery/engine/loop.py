@@ -14,13 +14,19 @@ from segrefinery.engine.checkpoints import Checkpoints
 from segrefinery.engine.gate import Gate, OnCollapse
 from segrefinery.engine.ranks import average_gradients, average_state, gather_numbers, share_memories
 from segrefinery.engine.tracker import Tracker
-from segrefinery.errors import SegRefineryError
+from segrefinery.errors import SegRefineryError, explained_if_out_of_memory
 from segrefinery.randomness import generator, seed_of
 from segrefinery.stages.base import Stage, StepBatch
 from segrefinery.stages.optimizers import Trained
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+TO_NEED_LESS = (
+    "start a new run with --set training.accumulate=2 (the batch in two parts, the same gradient), "
+    "training.precision=bf16-mixed, a smaller data.crop or stages.STAGE.batch; --reuse with the folder of this one "
+    "takes over the stages that it finished with the same settings. `segrefinery check` estimates a step's memory"
+)
 
 Pair = tuple[Any, Any]
 """A source batch (or None) and a target batch (or None)."""
@@ -83,6 +89,7 @@ def train(
 
     Raises:
         NonFiniteLoss: names the loss and the step.
+        OutOfMemory: names the step and what would need less.
         Collapse: the gate is told to stop, and does.
     """
     hooks = hooks or Hooks()
@@ -98,7 +105,8 @@ def train(
     for number, pair in enumerate(batches(first), first):
         done = number + 1
         try:
-            losses = one_step(fabric, name, stage, trained, settings, number, pair)
+            with explained_if_out_of_memory(f"stage {name!r}, step {number}", TO_NEED_LESS):
+                losses = one_step(fabric, name, stage, trained, settings, number, pair)
         except NonFiniteLoss as error:
             if gate.not_finite(done, error):
                 break
@@ -185,6 +193,7 @@ def describe_non_finite(name: str, number: int, losses: dict[str, Tensor]) -> st
     bad = [key for key, loss in losses.items() if not torch.isfinite(loss)]
     return (
         f"stage {name!r}, step {number}: the loss {', '.join(bad) or 'sum'} is not finite. The last good checkpoint is "
-        "kept; lower the learning rate (--set stages.STAGE.optimizer.lr=...), set clip_norm, or use precision 32-true, "
-        "and continue with --resume"
+        "kept. Start a new run with a lower rate (--set stages.STAGE.optimizer.lr=...), a smaller "
+        "training.clip_norm or training.precision=32-true; --reuse with the folder of this one takes over the stages "
+        "that it finished with the same settings"
     )

@@ -118,7 +118,8 @@ class Run:
     fabric: Fabric
     tracker: Tracker
     reuse: Path | None = None
-    """A folder where finished stages are kept by all that determines them, and taken from instead of trained again."""
+    """A folder where finished stages are kept by all that determines them, and taken from instead of trained again; or
+    the folder of another run, which is only taken from."""
     on_look: Callable[[StageEnd, int], None] = lambda end, step: None
     on_end: Callable[[StageEnd], None] = lambda end: None
     on_progress: Callable[[str, int, int, dict[str, float]], None] = lambda name, done, steps, losses: None
@@ -145,8 +146,7 @@ class Run:
             context = StageContext(model, previous, initial, self.sets.space, self.handed_on, pixels)
             torch.manual_seed(seed_of(self.seed, name, "build"))
             stage = settings.build(context)
-            shared = None if self.reuse is None or self.look_every(settings) else self.reuse / f"{own_key}.pt"
-            if not self.load_finished(name, shared, stage):
+            if not self.load_finished(name, settings, own_key, stage):
                 end = partial(self.end_of, name, settings, model_settings, stage, source_only)
                 self.train_stage(name, settings, stage, end)
                 self.save_finished(name, own_key, stage)
@@ -243,18 +243,19 @@ class Run:
             handed_on = {part: module.state_dict() for part, module in stage.handed_on().items()}
             state = {"format": FORMAT, "key": key, "model": stage.model.state_dict(), "handed_on": handed_on}
             save_atomically(state, path)
-            if self.reuse is not None:
+            if self.reuse is not None and not is_run(self.reuse):
                 save_atomically(state, self.reuse / f"{key}.pt")
         self.fabric.barrier()
         if not self.main:
             self.load_result(path, stage)
         self.checkpoints(name).clear()
 
-    def load_finished(self, name: str, shared: Path | None, stage: Stage) -> bool:
-        """Load a result that is already there, of this run or ``shared`` by another; False if there is none. A stage
-        that is to be looked at on its way is never taken from another run, which may not have looked."""
+    def load_finished(self, name: str, settings: StageSettings, key: str, stage: Stage) -> bool:
+        """Load a result that is already there, of this run or of another; False if there is none. A stage that is to
+        be looked at on its way is never taken from another run, which may not have looked."""
         path = self.result_path(name)
-        if self.main and not path.exists() and shared is not None and shared.exists():
+        looked_at = self.look_every(settings) > 0
+        if self.main and not path.exists() and not looked_at and (shared := self.shared_result(key)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
             shutil.copyfile(shared, part)
@@ -263,6 +264,16 @@ class Run:
             return False
         self.load_result(path, stage)
         return True
+
+    def shared_result(self, key: str) -> Path | None:
+        """The result of the very same stage in the folder to reuse."""
+        if self.reuse is None:
+            return None
+        if not is_run(self.reuse):
+            path = self.reuse / f"{key}.pt"
+            return path if path.exists() else None
+        results = sorted(self.reuse.glob("stages/*/result.pt"))
+        return next((path for path in results if load_safely(path).get("key") == key), None)
 
     def load_result(self, path: Path, stage: Stage) -> None:
         state = load_safely(path)
@@ -332,6 +343,10 @@ class OnDevice:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").exists()
 
 
 def acts_at_inference(module: nn.Module) -> bool:

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation
+from segrefinery.errors import explained_if_out_of_memory
 from segrefinery.evaluation.confusion import ConfusionMatrix
+
+TO_NEED_LESS = (
+    "predict by overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'; the "
+    "probabilities of a whole image need 4 bytes a pixel and class in any case"
+)
 
 Size = tuple[int, int]
 
@@ -45,13 +51,17 @@ def predict_probs(
         data: how images are resized and normalised (``short_side``, ``pixel_mean``, ``pixel_std``).
         window: height and width of overlapping windows (half-way strides) on the resized image; None = the whole image.
         out: size of the result, by default the image's own.
+
+    Raises:
+        OutOfMemory: names the image's size and the remedy.
     """
     size = out or (image.shape[-2], image.shape[-1])
-    resized = resize_for_evaluation(image, data).unsqueeze(0).to(device_of(network))
-    if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
-        return logits_at(network, resized, size).float().softmax(dim=1)[0]
-    probs = sliding_probs(network, resized, window)
-    return F.interpolate(probs, size, mode="bilinear", align_corners=False)[0]
+    with explained_if_out_of_memory(f"an image of {image.shape[-1]} x {image.shape[-2]}", TO_NEED_LESS):
+        resized = resize_for_evaluation(image, data).unsqueeze(0).to(device_of(network))
+        if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
+            return logits_at(network, resized, size).float().softmax(dim=1)[0]
+        probs = sliding_probs(network, resized, window)
+        return F.interpolate(probs, size, mode="bilinear", align_corners=False)[0]
 
 
 def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:

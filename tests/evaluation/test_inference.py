@@ -1,0 +1,57 @@
+"""From an image to probabilities: whole and by windows, and what is said when memory runs out."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from segrefinery.data.transforms import DataSettings
+from segrefinery.errors import OutOfMemory
+from segrefinery.evaluation.inference import predict_probs, window_starts
+from segrefinery.models.segmenter import Prediction
+
+DATA = DataSettings(short_side=32, crop=(32, 32))
+
+
+class Pointwise(nn.Module):
+    """Every pixel by itself, so that windows must not change anything."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, image):
+        return Prediction(self.layer(image), image)
+
+
+class Greedy(Pointwise):
+    def forward(self, image):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte\nmore")
+
+
+def image():
+    return torch.randint(0, 256, (3, 32, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_windows_agree_with_the_whole_where_a_network_sees_single_pixels():
+    network = Pointwise().eval()
+    whole = predict_probs(network, image(), DATA)
+    assert whole.shape == (4, 32, 80)
+    assert torch.allclose(whole.sum(dim=0), torch.ones(32, 80), atol=1e-5)
+    assert torch.allclose(predict_probs(network, image(), DATA, window=(16, 24)), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "window"), [(80, 24), (32, 16), (7, 7), (5, 9), (100, 1), (33, 32)])
+def test_windows_cover_everything_with_strides_of_at_most_half(length, window):
+    starts = window_starts(length, window)
+    assert starts[0] == 0
+    assert starts[-1] == max(length - window, 0)
+    assert all(0 < b - a <= max(window // 2, 1) for a, b in pairwise(starts))
+
+
+def test_running_out_of_memory_names_the_image_and_the_remedy():
+    with pytest.raises(OutOfMemory, match=r"image of 80 x 32: out of memory.*1 byte\).*--window") as caught:
+        predict_probs(Greedy().eval(), image(), DATA)
+    assert "more" not in str(caught.value)
