@@ -24,6 +24,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from segrefinery.engine.environment import keep_freed_memory
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels
 from segrefinery.refine.confidence import normalized_entropy
@@ -73,6 +74,7 @@ def main() -> None:
     options.add_argument("--images", type=int, default=3000, help="images that the per-image time is multiplied by")
     chosen = options.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the command line does
     entropy, label = entropies(chosen.classes, *chosen.size, seed=0)
 
     refiner = EntropyMixture(EntropyMixtureSettings(), chosen.classes)

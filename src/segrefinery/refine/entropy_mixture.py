@@ -316,11 +316,12 @@ class EntropyMixture(Refiner):
         # Unknown entropies go to a cell of their own, which is dropped: quicker than picking out the known ones.
         key = torch.where(known, key, cells).flatten()
         value = torch.where(known, entropy, 0.0).flatten()
-        place = key * bins + (value * bins).long().clamp(0, bins - 1)
+        place = value.mul(bins).int().clamp_(0, bins - 1).add_(key, alpha=bins)
         counts = torch.bincount(place, minlength=(cells + 1) * bins).view(cells + 1, bins)[:cells].double()
-        value = value.double()
-        sums = [torch.bincount(key, weights=power, minlength=cells + 1) for power in (value, value.square())]
-        moments = torch.stack((counts.sum(dim=1), sums[0][:cells], sums[1][:cells]), dim=1)
+        power = value.double()
+        first = torch.bincount(key, weights=power, minlength=cells + 1)[:cells]
+        second = torch.bincount(key, weights=power.square_(), minlength=cells + 1)[:cells]
+        moments = torch.stack((counts.sum(dim=1), first, second), dim=1)
         return counts.view(images, classes, bins), moments.view(images, classes, 3)
 
     @property
