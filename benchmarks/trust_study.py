@@ -27,6 +27,8 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 CELLS = Path(os.environ.get("SEGREFINERY_CELLS", HERE / ".cells"))
+KNOWN = HERE / "trust_known.txt"
+"""The runs on which the form of the combined score was chosen; all others test it."""
 LOOKS = 20
 SIGNS = {
     "trust": 1, "consistency": 1, "anchors": 1, "ensemble": 1, "entropy": -1, "information": 1, "nuclear_norm": 1,
@@ -81,15 +83,19 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def curve(run: Path) -> list[Judged]:
-    """The looks at a run's adaptation, in order, with their scores."""
+    """The looks at a run's adaptation, in order, with their scores; ``trust`` as it is defined today."""
     task, name = run.parts[-3], "/".join(run.parts[-2:])
     looked = {(each["stage"], each["step"]): each["miou"] for each in records(run, "look")}
     source = json.loads((run / "results.json").read_text())["source_only"]["stage"]
+    told = (each for each in records(run, "trust") if each["stage"] != source)
     return [
-        Judged(task, name, f"{each['stage']}@{each['step']}", False, looked[each["stage"], each["step"]], each)
-        for each in records(run, "trust")
-        if (each["stage"], each["step"]) in looked and each["stage"] != source
-    ]
+        Judged(
+            task, name, f"{each['stage']}@{each['step']}", False, looked[each["stage"], each["step"]],
+            each | {"trust": each["balanced_scale"] * each["anchors"] ** 0.5},
+        )
+        for each in told
+        if (each["stage"], each["step"]) in looked
+    ]  # fmt: skip
 
 
 def within_table(curves: Sequence[Sequence[Judged]]) -> str:
@@ -189,6 +195,14 @@ def across_table(judged: dict[str, list[Judged]]) -> str:
     return "\n".join(lines)
 
 
+def known_and_new(judged: dict[str, list[Judged]]) -> tuple[dict[str, list[Judged]], dict[str, list[Judged]]]:
+    """The models of runs on which the score was chosen, and all others."""
+    names = {line for line in KNOWN.read_text().splitlines() if not line.startswith("#")}
+    known = {task: [m for m in models if f"{m.task}/{m.run}" in names] for task, models in judged.items()}
+    new = {task: [m for m in models if f"{m.task}/{m.run}" not in names] for task, models in judged.items()}
+    return known, new
+
+
 def verdict_table(judged: dict[str, list[Judged]], margin: float = 0.005) -> str:
     """Markdown: what the verdicts said, by what was true (a true change is one of more than ``margin`` mIoU)."""
     lines = ["| task | truth | better | no evidence | worse |", "|---|---|---|---|---|"]
@@ -265,9 +279,9 @@ def table() -> str:
         within_table(curves) if curves else "No run has looks; see `train`.",
         "## Across runs: the stage ends of all runs of a task",
         across_table(judged) if judged else "No task has more than two finished models.",
-        "## Verdicts against source-only",
-        verdict_table(judged) if judged else "",
     ]
+    for title, part in zip(("on which the score was chosen", "that came after"), known_and_new(judged), strict=True):
+        parts += [f"## Verdicts against source-only: runs {title}", verdict_table(part)]
     return "\n\n".join(parts) + "\n"
 
 

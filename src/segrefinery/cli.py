@@ -174,11 +174,12 @@ def compare(
 
     with counting_progress("look") as progress:
         found = compare(runs, target, images=images, progress=progress)
-    table = Table("model", "trust", "consistency", "anchors kept", "ensemble", "entropy", "against source-only")
+    table = Table("model", "trust", "at another scale", "anchors kept", "ensemble", "entropy", "against source-only")
     table.columns[0].overflow = "fold"  # names of runs differ at their ends
     found = [model for model in found if model.same_as is None]
     for model in found:
-        numbers = (f"{model.scores[name]:.3f}" for name in ("trust", "consistency", "anchors", "ensemble", "entropy"))
+        shown = ("trust", "balanced_scale", "anchors", "ensemble", "entropy")
+        numbers = (f"{model.scores[name]:.3f}" for name in shown)
         table.add_row(model.name, *numbers, model.verdict.word if model.verdict else "")
     console.print(table)
     for model in found:

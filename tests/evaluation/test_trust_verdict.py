@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from segrefinery.evaluation.trust import Observation, ensemble_agreement, pooled, trust, verdict
-from segrefinery.evaluation.trust.scores import joint_counts
-from segrefinery.evaluation.trust.verdict import anchors, bootstrap_weights, collapse_signs, consistency, single_scores
+from segrefinery.evaluation.trust.scores import balanced_agreement, joint_counts
+from segrefinery.evaluation.trust.verdict import (
+    anchors,
+    bootstrap_weights,
+    collapse_signs,
+    consistency,
+    single_scores,
+    steadiness,
+)
 
 IMAGES, PIXELS, CLASSES = 12, 400, 6
 
@@ -60,12 +67,29 @@ def test_stable_but_drifted_from_all_it_was_sure_of_is_not_better():
     assert any("sure of" in reason for reason in found.reasons)
 
 
-def test_lost_anchors_alone_are_no_evidence():
-    moved = observed(flipped(SOURCE.classes, 0.25, 5), unstable=0.36)
-    assert 0.6 < float(anchors(moved, SOURCE)) < 0.9
-    found = verdict(moved, SOURCE)
-    assert found.difference < 0
-    assert found.word == "no evidence"
+def test_anchors_lost_for_nothing_are_worse_and_those_that_steadiness_pays_for_are_not():
+    for_nothing = observed(flipped(SOURCE.classes, 0.25, 5), unstable=0.4)
+    paid_for = observed(flipped(SOURCE.classes, 0.25, 5), unstable=0.28)
+    assert 0.6 < float(anchors(for_nothing, SOURCE)) < 0.9
+    assert verdict(for_nothing, SOURCE).word == "worse"
+    assert verdict(paid_for, SOURCE).word != "worse"
+
+
+def test_trust_is_steadiness_under_scale_times_the_root_of_the_anchors():
+    model = observed(flipped(SOURCE.classes, 0.2, 5), unstable=0.3)
+    every = torch.ones(CLASSES, dtype=torch.bool)
+    wanted = float(steadiness(model, every)) * float(anchors(model, SOURCE)) ** 0.5
+    assert float(trust(model, SOURCE, every)) == pytest.approx(wanted)
+    counts = model.views["scale"].sum(dim=0)
+    assert float(steadiness(model, every)) == pytest.approx(float(balanced_agreement(counts, every)))
+
+
+def test_only_the_change_of_scale_counts():
+    model = observed(flipped(truth(), 0.05, 3), unstable=0.4)
+    before = float(trust(model, SOURCE))
+    for view in ("photometric", "flip", "mix"):
+        model.views = model.views | {view: observed(model.classes, unstable=0.0).views[view]}
+    assert float(trust(model, SOURCE)) == before
 
 
 @pytest.mark.parametrize("classes_left", [1, 2, 3])

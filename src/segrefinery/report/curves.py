@@ -54,9 +54,9 @@ def _trust(material: Material, stages: list[str]) -> Iterable[Markup]:
     """The scores that need no labels, of which the verdict is made."""
     looks = [r for r in material.records if r["kind"] == "trust"]
     names = {
-        "consistency": "consistency under perturbation",
+        "balanced_scale": "agreement with itself at another scale",
         "anchors": "kept anchors",
-        "trust": "trust (their product)",
+        "trust": "trust (of both)",
     }
     yield from _over_the_run(material, stages, looks, names, "Label-free scores on target images")
 
