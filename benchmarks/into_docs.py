@@ -3,7 +3,7 @@
     python benchmarks/into_docs.py
 
 A place for a table is a pair of comments, ``<!-- STUDY: TASK -->`` and ``<!-- end -->``; what stands between them
-becomes the task's table of ``benchmarks/results/STUDY.md``, as ``study.py`` wrote it.
+becomes the part of ``benchmarks/results/STUDY.md`` with that title, as ``study.py`` or ``trust_study.py`` wrote it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ PLACE = re.compile(r"(<!-- (?P<study>\w+): (?P<task>[^>]+?) -->\n).*?(<!-- end -
 
 
 def table(study: str, task: str) -> str:
-    """The task's part of a study's results, without its title."""
+    """The part of a study's results below a title."""
     path = HERE / "results" / f"{study}.md"
-    parts = dict(re.findall(r"^### (.+?)\n\n(.*?)(?=^### |\Z)", path.read_text(encoding="utf-8"), re.DOTALL | re.M))
+    parts = dict(re.findall(r"^##+ (.+?)\n\n(.*?)(?=^##|\Z)", path.read_text(encoding="utf-8"), re.DOTALL | re.M))
     if task not in parts:
         raise SystemExit(f"{path}: has no task {task!r}; it has {', '.join(parts) or 'none'}")
     return parts[task].strip()
