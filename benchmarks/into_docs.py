@@ -1,4 +1,4 @@
-"""Put the studies' tables into docs/benchmarks.md, so that no figure there is typed by hand.
+"""Put the studies' tables into docs/benchmarks.md, so that their figures are not typed by hand.
 
     python benchmarks/into_docs.py
 

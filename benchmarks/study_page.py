@@ -76,8 +76,7 @@ def curves(cells: dict[str, Cell]) -> list[Markup]:
     """One chart for each number that self-training tells, over the steps of the last stage."""
     told: dict[str, dict[str, Any]] = {name: {} for name in CURVES}
     for row, cell in cells.items():
-        told_there = (record for _, record in records(cell.folder / "metrics.jsonl"))
-        trained = [record for record in told_there if record["kind"] == "train"]
+        trained = [record for _, record in records(cell.folder / "metrics.jsonl") if record["kind"] == "train"]
         last = [record for record in trained if record["stage"] == trained[-1]["stage"]]
         for name, points in series(last).items():
             if name in told:

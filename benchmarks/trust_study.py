@@ -84,6 +84,8 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def curve(run: Path) -> list[Judged]:
     """The looks at a run's adaptation, in order, with their scores; ``trust`` as it is defined today."""
+    from segrefinery.evaluation.trust.verdict import combined
+
     task, name = run.parts[-3], "/".join(run.parts[-2:])
     looked = {(each["stage"], each["step"]): each["miou"] for each in records(run, "look")}
     source = json.loads((run / "results.json").read_text())["source_only"]["stage"]
@@ -91,7 +93,7 @@ def curve(run: Path) -> list[Judged]:
     return [
         Judged(
             task, name, f"{each['stage']}@{each['step']}", False, looked[each["stage"], each["step"]],
-            each | {"trust": each["balanced_scale"] * each["anchors"] ** 0.5},
+            each | {"trust": combined(each["balanced_scale"], each["anchors"])},
         )
         for each in told
         if (each["stage"], each["step"]) in looked

@@ -23,7 +23,7 @@ def explained_if_out_of_memory(place: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # On a processor it is a plain RuntimeError that only its text tells from others.
+        # By name, for this module does without torch; on a processor only the text tells it from other errors.
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
         first = str(error).splitlines()[0]

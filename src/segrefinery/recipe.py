@@ -58,7 +58,8 @@ def with_attention(stages: dict[str, StageSettings]) -> dict[str, StageSettings]
                 "refine": {"pixel_attention": lesson},
             }  # fmt: skip
             found["attention"] = pattern.model_copy(update=changes)
-        trained = trained or asked is not None
+            trained = True
+        trained = trained or (asked is not None and asked.train)
         if pattern is None and isinstance(stage, SupervisedSettings):
             pattern = stage
         found[name] = stage

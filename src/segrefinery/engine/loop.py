@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 TO_NEED_LESS = (
-    "start a new run with --set training.accumulate=2 (the batch in two parts, the same gradient), "
-    "training.precision=bf16-mixed, a smaller data.crop or stages.STAGE.batch; --reuse with the folder of this one "
-    "takes over the stages that it finished with the same settings. `segrefinery check` estimates a step's memory"
+    "start a new run with a smaller stages.STAGE.batch or stages.STAGE.crop for this stage; --reuse with the folder of "
+    "this run then takes over the stages it finished. Or change all stages: training.accumulate=2 (the batch in two "
+    "parts, the same gradient), training.precision=bf16-mixed, data.crop. `segrefinery check` estimates a step's memory"
 )
 
 Pair = tuple[Any, Any]

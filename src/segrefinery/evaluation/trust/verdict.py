@@ -98,12 +98,17 @@ def anchors(seen: Observation, reference: Observation, weights: Tensor | None = 
     return scores.balanced_recall(_summed(kept, weights), _summed(one_hot.sum(dim=1), weights))
 
 
+def combined(steadiness: Any, anchors: Any) -> Any:
+    """The form of the combined score, for tensors and for numbers."""
+    return steadiness * anchors**0.5
+
+
 def trust(
     seen: Observation, reference: Observation, expected: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
     """The combined score: B values in [0, 1] for B x N image weights."""
     expected = expected_classes(seen, reference) if expected is None else expected
-    return steadiness(seen, expected, weights) * anchors(seen, reference, weights).sqrt()
+    return combined(steadiness(seen, expected, weights), anchors(seen, reference, weights))
 
 
 def verdict(candidate: Observation, source_only: Observation, prior: Tensor | None = None) -> Verdict:
