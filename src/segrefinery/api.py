@@ -62,8 +62,8 @@ def adapt(
         evaluation: labelled images of the target domain, looked at for scores only.
         oracle: labelled target images, for a recipe with an oracle stage only.
         scale: ``small`` for two processor cores. overrides: ``a.b=c`` assignments to the recipe.
-        reuse: folder in which finished stages are shared between runs that agree on all that determines them; or the
-            folder of another run, from which such stages are taken.
+        reuse: folder in which finished stages are shared between runs that agree on all that determines them, this
+            code included; or the folder of another run, from which such stages are taken.
         progress: told of every step. say: told, in a sentence, what happens.
 
     Raises:

@@ -100,6 +100,16 @@ def test_another_runs_finished_stages_are_taken_over(whole, tmp_path, monkeypatc
     assert sorted(path for path in whole.rglob("*") if path.is_file()) == before
 
 
+def test_no_stage_is_taken_over_from_other_code(tmp_path, monkeypatch):
+    tiny_run(tmp_path / "first", recipe="source_only", reuse=tmp_path / "shared")
+    trained = []
+    step = loop.one_step
+    monkeypatch.setattr(loop, "one_step", lambda *given: (trained.append(given[1]), step(*given))[1])
+    monkeypatch.setattr("segrefinery.engine.run.code_digest", lambda: "other code")
+    tiny_run(tmp_path / "second", recipe="source_only", reuse=tmp_path / "shared")
+    assert set(trained) == {"source"}
+
+
 def test_looks_are_taken_in_adaptation_even_where_stages_are_shared(tmp_path):
     tiny_run(tmp_path / "first", reuse=tmp_path / "shared")
     looked = tiny_run(tmp_path / "second", overrides=("training.look_every=2",), reuse=tmp_path / "shared")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +34,17 @@ def environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "gpu": gpu,
     }
+
+
+@cache
+def code_digest() -> str:
+    """A digest of this package's sources and of torch's version, without which the same settings may train another
+    network."""
+    found = hashlib.blake2b(torch.__version__.encode(), digest_size=12)
+    package = Path(__file__).resolve().parents[1]
+    for source in sorted(package.rglob("*.py")):
+        found.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
+    return found.hexdigest()
 
 
 def keep_freed_memory() -> None:

@@ -21,6 +21,7 @@ from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler,
 from segrefinery.data.scan import class_pixel_counts, fingerprint
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically
+from segrefinery.engine.environment import code_digest
 from segrefinery.engine.gate import OnCollapse
 from segrefinery.engine.loop import Hooks, LoopSettings, Pair, train
 from segrefinery.engine.tracker import Tracker
@@ -322,14 +323,14 @@ class Run:
         return self.determinants(self.sets.source, self.sets.target, self.sets.oracle)
 
     def determinants(self, *sets: Any) -> str:
-        """All that determines how a network is trained on these data sets, but for the stage's settings."""
+        """All that determines how a network is trained on these data sets, but for the stage's settings; the code
+        among it, so that no stage is taken from a run of another version."""
         options = [part.model_dump(mode="json") for part in (self.model, self.data, self.target_data)]
         options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm"}))
         if self.training.on_collapse == "rollback":  # the only action that changes a finished stage
             options.append({"on_collapse": "rollback", "log_every": self.training.log_every})
-        return digest(
-            self.seed, [fingerprint(part) for part in sets if part is not None], options, self.sets.space.classes
-        )
+        data = [fingerprint(part) for part in sets if part is not None]
+        return digest(code_digest(), self.seed, data, options, self.sets.space.classes)
 
 
 class OnDevice:
