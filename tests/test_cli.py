@@ -128,6 +128,25 @@ def test_evaluate_report_and_recipes(call, run):
     assert "stages:" in call("recipes", "cpsl")[1]
 
 
+def test_compare_ranks_the_models_of_runs_by_what_their_names_differ_in(call, run):
+    code, said, complaint = call("compare", run, "-n", 2)
+    assert code == 0, complaint
+    table, sentences = said.split("trust: the score that ranks", 1)
+    assert "a run" in table.split("anchors")[1]  # the row's name, without the folder it has in common with others
+    assert str(run.parent) not in table.split("anchors")[1]
+    assert f"{run}: " in sentences.replace("\n", "")
+    assert call("compare", run.parent / "absent")[0] == 2
+
+
+def test_audit_writes_tasks_for_both_tools(call, run, odd, tmp_path):
+    code, said, complaint = call("audit", run, odd, "-n", 2, "-o", tmp_path / "audit")
+    assert code == 0, complaint
+    assert "2 images" in said
+    assert {"cvat.zip", "cvat_labels.json", "label_studio.json"} <= {
+        path.name for path in (tmp_path / "audit").iterdir()
+    }
+
+
 def test_check(call, odd):
     code, said, _ = call("check", DAY, odd, "--scale", "small")
     assert code == 0, said

@@ -174,13 +174,20 @@ def compare(
 
     with counting_progress("look") as progress:
         found = compare(runs, target, images=images, progress=progress)
-    table = Table("model", "trust", "at another scale", "anchors kept", "ensemble", "entropy", "against source-only")
+    one_kind = len({run.is_absolute() for run in runs}) == 1
+    shared = Path(os.path.commonpath([run.parent for run in runs])) if one_kind else Path()
+    caption = "trust: the score that ranks; scale: agreement with itself at another scale; anchors: share of what "
+    caption += "source-only was sure of and this model keeps; verdict: against source-only"
+    columns = ("model", "trust", "scale", "anchors", "ensemble", "entropy", "verdict")
+    table = Table(*columns, title=f"Models in {shared}", caption=caption, caption_justify="left")
     table.columns[0].overflow = "fold"  # names of runs differ at their ends
+    table.columns[-1].no_wrap = True
     found = [model for model in found if model.same_as is None]
     for model in found:
         shown = ("trust", "balanced_scale", "anchors", "ensemble", "entropy")
-        numbers = (f"{model.scores[name]:.3f}" for name in shown)
-        table.add_row(model.name, *numbers, model.verdict.word if model.verdict else "")
+        numbers = (f"{model.scores[score]:.3f}" for score in shown)
+        name = model.name.removeprefix(f"{shared}{os.sep}")
+        table.add_row(name, *numbers, model.verdict.word if model.verdict else "")
     console.print(table)
     for model in found:
         if model.verdict:
