@@ -30,6 +30,8 @@ CELLS = Path(os.environ.get("SEGREFINERY_CELLS", HERE / ".cells"))
 KNOWN = HERE / "trust_known.txt"
 """The runs on which the form of the combined score was chosen; all others test it."""
 LOOKS = 20
+RUNS = 5
+"""A task with fewer runs says nothing of a score and is left out."""
 SIGNS = {
     "trust": 1, "consistency": 1, "anchors": 1, "ensemble": 1, "entropy": -1, "information": 1, "nuclear_norm": 1,
     "neighborhood_density": 1, "balanced_photometric": 1, "balanced_flip": 1, "balanced_scale": 1, "balanced_mix": 1,
@@ -269,7 +271,7 @@ def table() -> str:
     by_task: dict[str, list[Path]] = {}
     for run in runs:
         by_task.setdefault(run.parts[-3], []).append(run)
-    judged = {task: models for task, own in by_task.items() if len(models := judge_task(task, own)) > 2}
+    judged = {task: judge_task(task, own) for task, own in by_task.items() if len(own) >= RUNS}
     machine = environment()
     where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}"
     if machine["gpu"]:
@@ -280,7 +282,7 @@ def table() -> str:
         "## Within a run: the looks at one adaptation",
         within_table(curves) if curves else "No run has looks; see `train`.",
         "## Across runs: the stage ends of all runs of a task",
-        across_table(judged) if judged else "No task has more than two finished models.",
+        across_table(judged) if judged else f"No task has {RUNS} finished runs.",
     ]
     for title, part in zip(("on which the score was chosen", "that came after"), known_and_new(judged), strict=True):
         parts += [f"## Verdicts against source-only: runs {title}", verdict_table(part)]
