@@ -176,3 +176,28 @@ def test_by_name_around_any_network_of_the_table():
         ModelSettings(name="hrda:small", options={"options": {"widht": 16}})
     with pytest.raises(ValidationError, match="unknown model 'smal'"):
         ModelSettings(name="hrda:smal")
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "cells"),
+    [
+        ("deeplabv2_resnet101", {}, 8),
+        ("fcn8s_vgg16", {"width": 8}, 8),
+        ("daformer:resnet18", {"norm": "group"}, 16),
+    ],
+)
+def test_around_large_networks(name, own, cells):
+    options = {"detail": 64, "divisor": 32, "attention_width": 8, "attention_norm": "group", "options": own}
+    network = build_model(ModelSettings(name=f"hrda:{name}", weights="none", options=options), 4)
+    for mode in (True, False):
+        with torch.no_grad():
+            seen = network.train(mode)(torch.zeros(1, 3, 64, 128))
+        assert seen.logits.shape == (1, 4, cells, 2 * cells)
+        assert seen.learners[1].logits.shape == (1, 4, cells, cells if mode else 2 * cells)
+
+
+def test_a_grid_on_which_no_box_lies_is_named():
+    options = {"detail": 64, "attention_norm": "group", "options": {"ceil_pooling": True}}
+    network = build_model(ModelSettings(name="hrda:deeplabv2_resnet101", weights="none", options=options), 4).eval()
+    with torch.no_grad(), pytest.raises(SegRefineryError, match="gives 5 x 9 cells for a context image of 32 x 64"):
+        network(torch.zeros(1, 3, 64, 128))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,14 @@ class Network:
         settings: the class that validates ``ModelSettings.options``.
         build: ``build(num_classes, settings, pretrained)``.
         pretrained: whether published encoder weights exist.
+        inside_hrda: options it has by default there: a box of the image must be a box of cells, and the detail is the
+            second learner.
     """
 
     settings: type[Settings]
     build: Callable[..., Segmenter]
     pretrained: bool = True
+    inside_hrda: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _small(num_classes: int, settings: SmallSettings, pretrained: bool) -> Segmenter:
@@ -48,13 +51,16 @@ def _small(num_classes: int, settings: SmallSettings, pretrained: bool) -> Segme
 
 def _hrda(num_classes: int, settings: HRDASettings, pretrained: bool, inner: str) -> HRDA:
     """HRDA around a network of the table, whose own options are ``settings.options``."""
-    own = network_settings(inner, settings.options)
-    return HRDA(network(inner).build(num_classes, own, pretrained), settings)
+    row = network(inner)
+    own = network_settings(inner, {**row.inside_hrda, **settings.options})
+    return HRDA(row.build(num_classes, own, pretrained), settings)
 
 
 NETWORKS: dict[str, Network] = {
     "small": Network(SmallSettings, _small, pretrained=False),
-    "deeplabv2_resnet101": Network(DeepLabV2Settings, DeepLabV2),
+    "deeplabv2_resnet101": Network(
+        DeepLabV2Settings, DeepLabV2, inside_hrda={"ceil_pooling": False, "auxiliary": False}
+    ),
     "fcn8s_vgg16": Network(FCN8sSettings, FCN8s),
     **{f"segformer_{size}": Network(MiTSettings, partial(segformer, size=size)) for size in MIT_SIZES},
     **{f"daformer_{size}": Network(MiTSettings, partial(daformer, encoder=size)) for size in MIT_SIZES},

@@ -22,7 +22,7 @@ class DeepLabV2Settings(Settings):
     aspp_bug_compat: bool = False
     """Only the dilations 6 and 12, as AdaptSegNet's code by mistake, and all that copied it."""
     auxiliary: bool = True
-    """A four-rate classifier on layer3, the second learner. ProDA and CPSL have none."""
+    """A four-rate classifier on layer3, the second learner. ProDA and CPSL have none, nor HRDA by default."""
     batch_norm: Literal["train", "frozen_affine", "frozen"] = "frozen_affine"
     """``frozen_affine``: scale and shift fixed, statistics moving (AdaptSegNet, ADVENT); ``frozen``: both fixed."""
     caffe_stride: bool = False
@@ -30,24 +30,26 @@ class DeepLabV2Settings(Settings):
     the 3x3 one, with which torchvision's weights were trained. Shapes do not change."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the 256 channels dropped before the classifier of ``se``."""
+    ceil_pooling: bool = True
+    """The first pooling rounds up, as in the papers' code: a side of H pixels gives H / 8 + 1 cells where 8 divides H.
+    ``False`` gives H / 8, so that a box of the image is a box of cells; inside HRDA that is the default."""
 
 
 class ResNet101(nn.Module):
     """torchvision's ResNet-101 without its classifier, dilated to output stride 8; its four stages' outputs.
 
-    Strides 4, 8, 8, 8. The pooling rounds up, so that a side of H pixels gives H / 8 + 1 cells where 8 divides H, as in
-    the papers' code. All blocks of layer3 have dilation 2, all of layer4 dilation 4.
+    Strides 4, 8, 8, 8. All blocks of layer3 have dilation 2, all of layer4 dilation 4.
     """
 
     channels = (256, 512, 1024, 2048)
 
-    def __init__(self, pretrained: bool, caffe_stride: bool = False) -> None:
+    def __init__(self, pretrained: bool, caffe_stride: bool = False, ceil_pooling: bool = True) -> None:
         super().__init__()
         from torchvision.models import ResNet101_Weights, resnet101  # here, for it takes seconds to import
 
         network = resnet101(replace_stride_with_dilation=[False, True, True])
         self.conv1, self.bn1, self.relu = network.conv1, network.bn1, network.relu
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_pooling)
         self.layer1, self.layer2 = network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
         for layer, dilation in ((self.layer3, 2), (self.layer4, 4)):
@@ -150,7 +152,7 @@ class DeepLabV2(Segmenter):
     def __init__(self, num_classes: int, settings: DeepLabV2Settings | None = None, pretrained: bool = False) -> None:
         super().__init__()
         self.settings = settings = settings or DeepLabV2Settings()
-        self.encoder = ResNet101(pretrained, settings.caffe_stride)
+        self.encoder = ResNet101(pretrained, settings.caffe_stride, settings.ceil_pooling)
         middle, deep = self.encoder.channels[-2:]
         if settings.head == "se":
             self.head: ASPP | SEHead = SEHead(deep, num_classes, settings.dropout)
