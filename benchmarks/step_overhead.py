@@ -19,34 +19,20 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
-from itertools import cycle
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from machine import machine, peak_mib, resident_mib
 from passes import Pass, recorded, replay
-from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
-from segrefinery.data.loader import training_batches
-from segrefinery.data.sampling import UniformSampler
-from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.environment import keep_freed_memory
-from segrefinery.engine.loop import LoopSettings, one_step
-from segrefinery.labels import SPACES
-from segrefinery.models import build_model
 from segrefinery.models.discriminator import Discriminator
-from segrefinery.recipe import load_recipe
-from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
+from training import Training
 
-STAGE = {"adaptsegnet": "align"}
 NOW = {  # what a recipe waits for at first must count from the first step
     "prn": (
         "stages.adapt.refine.refinement_network.warmup=0",
@@ -77,6 +63,9 @@ class Case:
             wrapped = f"hrda:{wrapped}"
         return [f"model={json.dumps({'name': wrapped, 'weights': 'none', 'options': options})}", *NOW.get(recipe, ())]
 
+    def training(self, recipe: str, without: str | None = None) -> Training:
+        return Training(recipe, self.scale, self.overrides(recipe), self.size, self.batch, without)
+
 
 CASES = {
     "small-2": Case("small", (128, 256), 2, "small", 25),
@@ -86,37 +75,6 @@ CASES = {
 }
 
 
-class Training:
-    """One stage of a recipe, ready to take steps on batches that are already loaded."""
-
-    def __init__(self, case: Case, recipe_name: str, without: str | None = None) -> None:
-        recipe = load_recipe(recipe_name, case.scale, case.overrides(recipe_name))
-        self.settings: StageSettings = recipe.stages[STAGE.get(recipe_name, "adapt")]
-        if without is not None:
-            chain = {name: one for name, one in self.settings.refine.items() if name != without}  # pyright: ignore
-            self.settings = self.settings.model_copy(update={"refine": chain})
-        space = SPACES["cityscapes"]
-        torch.manual_seed(0)
-        model = build_model(recipe.model, space.num_classes)
-        self.fabric = Fabric(accelerator="cpu", devices=1)
-        self.loop = LoopSettings(self.settings.steps, clip_norm=recipe.training.clip_norm)
-        self.stage: Stage = self.settings.build(StageContext(model, deepcopy(model), deepcopy(model), space))
-        data = DataSettings(crop=case.size, batch=case.batch, workers=0)
-        scenes = [f"scenes:{look},count=8,size={case.size[0]}x{case.size[1]}" for look in ("day", "night")]
-        source, target = Remapped(open_dataset(scenes[0]), space), UnlabeledView(open_dataset(scenes[1]))
-        batches: Any = [list(training_batches(one, data, UniformSampler(8, 0), steps=4)) for one in (source, target)]
-        self.batches = cycle(zip(*batches))
-        self.stage.eval()
-        with tempfile.TemporaryDirectory() as folder:
-            self.stage.prepare(Passes(*batches, folder=Path(folder)))
-        self.trained = self.stage.train().optimizers()
-        self.number = 0
-
-    def step(self) -> None:
-        one_step(self.fabric, "cost", self.stage, self.trained, self.loop, self.number, next(self.batches))
-        self.number += 1
-
-
 def is_usual(one: Pass, before: list[Pass]) -> bool:
     """Of the student's first two passes, the teacher's first, or a discriminator's."""
     same = sum(other.name == one.name for other in before)
@@ -124,20 +82,20 @@ def is_usual(one: Pass, before: list[Pass]) -> bool:
 
 
 def take_turns(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each work, after one call that does not count."""
+    """Median milliseconds of each work, after two calls that do not count: memory grows in the first."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
+    for turn in range(-2, repeats):
         for name, work in works.items():
             start = time.perf_counter()
             work()
-            if turn:
+            if turn >= 0:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {name: median(values) for name, values in times.items()}
 
 
 def measure(case: Case, recipe: str, repeats: int) -> dict[str, Any]:
     before = resident_mib()
-    training = Training(case, recipe)
+    training = case.training(recipe)
     training.step()
     peak = peak_mib() - before
     with recorded(training.stage) as passes:
@@ -147,7 +105,7 @@ def measure(case: Case, recipe: str, repeats: int) -> dict[str, Any]:
     if len(usual) < len(passes):
         works["usual"] = replay(training.trained, usual)
     if recipe in SHARE_OF:
-        works["without"] = Training(case, recipe, SHARE_OF[recipe]).step
+        works["without"] = case.training(recipe, SHARE_OF[recipe]).step
     return {**take_turns(works, repeats), "peak": peak, "passes": len(passes)}
 
 

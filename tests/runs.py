@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from segrefinery import api
 from segrefinery.recipe import load_recipe
 
@@ -60,3 +64,13 @@ def tiny_run(output: Path, recipe: str = "self_training", overrides: tuple[str, 
     if recipe == "oracle":
         options |= {"oracle": "scenes:night,count=4,size=32x64"}
     return api.adapt(recipe, DAY, NIGHT, output, overrides=(*TINY, *steps.get(recipe, ()), *overrides), **options)
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    """Of the adapted network."""
+    return load_file(run / "model" / "model.safetensors")
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two states agree bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import segrefinery.engine.gate as gate
 import segrefinery.engine.loop as loop
-from runs import tiny_run
+from runs import same, tiny_run, weights
 from segrefinery.engine.checkpoints import Checkpoints
 from segrefinery.engine.gate import Collapse, suspicions
 from segrefinery.errors import SegRefineryError
@@ -92,15 +91,11 @@ def warnings(run):
     return [record for record in records if record["kind"] == "warning"]
 
 
-def adapted(run):
-    return load_file(run / "model" / "model.safetensors")
-
-
 def test_warn_changes_nothing_but_keeps_the_good_checkpoint(tmp_path, monkeypatch):
     plain = tiny_run(tmp_path / "plain", overrides=OPTIONS)
     monkeypatch.setattr(gate, "suspicions", lambda seen: ["made up"] if float(seen.steps) >= 4 else [])
     warned = tiny_run(tmp_path / "warned", overrides=OPTIONS)
-    assert all(torch.equal(a, b) for a, b in zip(adapted(plain).values(), adapted(warned).values(), strict=True))
+    assert same(weights(plain), weights(warned))
     assert [(each["stage"], each["step"], each["action"]) for each in warnings(warned)] == [("adapt", 4, "warn")]
     assert [path.name for path in gate.good_checkpoints(warned)] == ["adapt.good-0000001.pt"]
     assert gate.good_checkpoints(plain) == []
@@ -111,7 +106,7 @@ def test_rollback_ends_at_the_good_checkpoint(tmp_path):
     back = tiny_run(tmp_path / "back", overrides=(*OPTIONS, "training.on_collapse=rollback"))
     warned = tiny_run(tmp_path / "warned", overrides=OPTIONS)
     kept = torch.load(gate.good_checkpoints(warned)[0], weights_only=True)["module"]
-    assert all(torch.equal(kept[f"model.{name}"], value) for name, value in adapted(back).items())
+    assert all(torch.equal(kept[f"model.{name}"], value) for name, value in weights(back).items())
     assert warnings(back)[0]["good_checkpoint"] == "adapt-0000001.pt"
 
 
@@ -139,7 +134,7 @@ def test_a_resumed_run_rolls_back_alike(tmp_path, monkeypatch, dies_at):
         tiny_run(tmp_path / "run", overrides=options)
     monkeypatch.setattr(loop, "one_step", step)
     run = tiny_run(tmp_path / "run", overrides=options, resume=True)
-    assert all(torch.equal(a, b) for a, b in zip(adapted(whole).values(), adapted(run).values(), strict=True))
+    assert same(weights(whole), weights(run))
     assert len(warnings(run)) == 1
 
 

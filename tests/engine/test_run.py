@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torchvision.io import write_png
 
 import segrefinery.engine.loop as loop
-from runs import TEST, tiny_run
+from runs import TEST, same, tiny_run, weights
 from segrefinery import api
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.engine.run import plan
@@ -19,14 +19,6 @@ from segrefinery.stages.self_training import SelfTrainingSettings
 
 class Killed(BaseException):
     """Stands for a process that dies without a chance to clean up."""
-
-
-def weights(folder):
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")

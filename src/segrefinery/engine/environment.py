@@ -50,16 +50,16 @@ def code_digest() -> str:
 def keep_freed_memory() -> None:
     """Let this process keep the memory of freed tensors for the next ones (GNU C library; elsewhere nothing happens).
 
-    By default every tensor above 128 KiB is fresh pages from the system, and clearing them is a fifth of a training
-    step of a small network on a processor.
+    By default every large tensor is fresh pages from the system, and clearing them is a fifth of a training step of a
+    small network on a processor, and most of what IR2F's function costs on a large one.
     """
-    trim_threshold, mmap_threshold = -1, -3  # names of malloc.h
+    trim_threshold, mmap_max = -1, -4  # names of malloc.h
     try:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    set_option(mmap_threshold, 32 * 2**20)
-    set_option(trim_threshold, 2**30)
+    set_option(trim_threshold, -1)  # never give back the heap's end
+    set_option(mmap_max, 0)  # and put tensors of any size on the heap
 
 
 def processor() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from segrefinery.data.loader import Pass, training_batches, with_cache
@@ -21,6 +21,7 @@ from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler,
 from segrefinery.data.scan import class_pixel_counts, fingerprint
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically
+from segrefinery.engine.compilation import check_backend, compile_networks, uncompiled
 from segrefinery.engine.environment import code_digest
 from segrefinery.engine.gate import OnCollapse
 from segrefinery.engine.loop import Hooks, LoopSettings, Pair, train
@@ -61,6 +62,16 @@ class TrainingSettings(Settings):
     choose: Literal["last", "score"] = "last"
     """The model to ship: of the last stage, as publications do, so that a recipe reproduces them; or of the stage end,
     source-only included, that the label-free score ranks highest."""
+    compile: str | None = None
+    """Backend of torch.compile (``inductor``) for the networks in training; null for none. Its first steps take
+    minutes, those after them less time on a GPU."""
+
+    @field_validator("compile")
+    @classmethod
+    def _known_backend(cls, name: str | None) -> str | None:
+        if name is not None:
+            check_backend(name)
+        return name
 
 
 @dataclass
@@ -154,7 +165,8 @@ class Run:
             self.handed_on |= {part: module.state_dict() for part, module in stage.handed_on().items()}
             if getattr(settings, "hands_on", "model") == "model":
                 previous = stage.model
-                self.on_end(self.end_of(name, settings, model_settings, stage, source_only))
+                with uncompiled(self.training.compile):
+                    self.on_end(self.end_of(name, settings, model_settings, stage, source_only))
         return stage
 
     def end_of(
@@ -182,11 +194,16 @@ class Run:
             options.log_every, self.look_every(settings), options.on_collapse,
         )  # fmt: skip
         hooks = Hooks(
-            look=lambda step: self.on_look(end(), step),
+            look=partial(self.look, end),
             progress=lambda step, losses: self.on_progress(name, step, settings.steps, losses),
         )
         batches = lambda first: self.batches(name, settings, stage, first)  # noqa: E731
+        compile_networks(stage, options.compile)
         train(self.fabric, name, stage, loop, batches, checkpoints, self.tracker, hooks)
+
+    def look(self, end: Callable[[], StageEnd], step: int) -> None:
+        with uncompiled(self.training.compile):
+            self.on_look(end(), step)
 
     def look_every(self, settings: StageSettings) -> int:
         """Steps between looks in a stage; training on the source alone is only looked at when it ends."""
@@ -326,7 +343,7 @@ class Run:
         """All that determines how a network is trained on these data sets, but for the stage's settings; the code
         among it, so that no stage is taken from a run of another version."""
         options = [part.model_dump(mode="json") for part in (self.model, self.data, self.target_data)]
-        options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm"}))
+        options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm", "compile"}))
         if self.training.on_collapse == "rollback":  # the only action that changes a finished stage
             options.append({"on_collapse": "rollback", "log_every": self.training.log_every})
         data = [fingerprint(part) for part in sets if part is not None]

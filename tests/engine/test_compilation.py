@@ -1,0 +1,52 @@
+"""torch.compile around the networks: the same training, the same states, and only where it was asked for."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from runs import same, tiny_run, weights
+from segrefinery.engine.compilation import compile_networks, uncompiled
+from segrefinery.errors import SegRefineryError
+from segrefinery.models.hrda import HRDA, HRDASettings
+from segrefinery.models.teacher import Teacher
+from toys import ToySegmenter
+
+
+def test_the_innermost_networks_are_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(ToySegmenter, "compile", lambda self, **options: compiled.append((self, options)))
+    monkeypatch.setattr(HRDA, "compile", lambda *_, **options: pytest.fail("the wrapper was compiled"))
+    student = HRDA(ToySegmenter(), HRDASettings(detail=16, divisor=8, attention_width=8))
+    stage = nn.ModuleDict({"model": student, "teacher": Teacher(student)})
+    compile_networks(stage, None)
+    assert compiled == []
+    compile_networks(stage, "eager")
+    assert [one for one, _ in compiled] == [student.segmenter, stage["teacher"].network.segmenter]
+    assert all(options == {"backend": "eager"} for _, options in compiled)
+
+
+def test_a_compiled_network_keeps_its_state_and_its_copies():
+    network = ToySegmenter()
+    names, image = list(network.state_dict()), torch.randn(1, 3, 8, 8)
+    expected = network(image).logits
+    compile_networks(nn.ModuleDict({"model": network}), "eager")
+    assert list(network.state_dict()) == names
+    assert torch.equal(network(image).logits, expected)
+    assert torch.equal(copy.deepcopy(network)(image).logits, expected)
+    with uncompiled("eager"):
+        assert torch.equal(network(image).logits, expected)
+
+
+def test_a_compiled_run_trains_the_same_weights(tmp_path):
+    """torch's backend ``eager`` traces the networks and runs what was written."""
+    plain = tiny_run(tmp_path / "plain")
+    compiled = tiny_run(tmp_path / "compiled", overrides=("training.compile=eager", "training.look_every=2"))
+    assert same(weights(plain), weights(compiled))
+
+
+def test_an_unknown_backend_is_refused_before_training(tmp_path):
+    with pytest.raises(SegRefineryError, match=r"unknown training\.compile 'inductr'\. Did you mean 'inductor'"):
+        tiny_run(tmp_path / "run", overrides=("training.compile=inductr",))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
