@@ -18,6 +18,7 @@ from statistics import median
 import torch
 
 from machine import machine
+from segrefinery.engine.environment import keep_freed_memory
 from segrefinery.models.segmenter import Learner
 from segrefinery.refine.implicit_rectification import ImplicitRectification
 
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed calls a row; the median is printed")
     options = parser.parse_args()
     device, repeats = options.device, options.repeats
+    keep_freed_memory()  # as the command line does
     print(f"{machine(device)}; K = 2, D = {DEPTH}, C = {CLASSES}, float32, batch 1")
     print(f"Times are medians of {repeats}, that of the dense map a single one.\n")
 
