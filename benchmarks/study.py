@@ -52,8 +52,9 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """Changes with whatever determines the cell but its seed, the recipe's contents among it, so that a cell whose
-        settings are no longer those of today is run anew."""
-        recipe = load_recipe(self.recipe, self.scale, self.overrides).model_dump(mode="json", exclude={"about"})
+        settings are no longer those of today is run anew. What a recipe does not set (null) does not count."""
+        recipe = load_recipe(self.recipe, self.scale, self.overrides)
+        recipe = recipe.model_dump(mode="json", exclude={"about"}, exclude_none=True)
         return hashlib.blake2b(json.dumps([recipe, self.sets], sort_keys=True).encode(), digest_size=6).hexdigest()
 
     @property
