@@ -1,6 +1,10 @@
 """Borders, other image sizes and calibration of finished runs, on labelled images. Prints Markdown.
 
     python benchmarks/boundaries.py RUN [RUN ...] --data scenes:night@test [--images 200]
+    python benchmarks/boundaries.py --study benchmarks/studies/ir2f.yaml --task day2night [--images 50]
+
+With a study, the runs of a row are its finished cells of a task, on the task's evaluation set: mean and standard
+deviation over the seeds.
 
 Boundary IoU is the mean IoU inside a trimap of 2 or 5 pixels around the reference's borders, at the label's size. At
 0.5x and 2x the network is given the image at half and at twice the size it is made for; its prediction is still
@@ -15,11 +19,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import study
 from machine import machine
 from segrefinery.api import Model, load
 from segrefinery.data.align import align
@@ -91,25 +97,52 @@ def examine(model: Model, data: str, images: int) -> dict[str, dict[float, Score
     return found
 
 
-def percent(value: float) -> str:
-    return "—" if math.isnan(value) else f"{100 * value:.1f}"
+def numbers(scores: dict[float, Scores]) -> list[float]:
+    """One predictor's row: its values at every size, and the calibration error."""
+    return [*(value for factor in FACTORS for value in scores[factor].values()), scores[1.0].calibration.error]
+
+
+def percent(values: tuple[float, ...]) -> str:
+    """Mean over runs, with the standard deviation where there are several."""
+    known = [100 * value for value in values if not math.isnan(value)]
+    if not known:
+        return "—"
+    return f"{mean(known):.1f}" + (f" ± {stdev(known):.1f}" if len(known) > 1 else "")
+
+
+def cells(path: Path, task: str) -> tuple[dict[str, list[Path]], str]:
+    """Row -> the folders of its finished cells; and the task's evaluation set."""
+    described, found = study.read_study(path)
+    rows: dict[str, list[Path]] = {}
+    for cell in found:
+        if cell.task == task and cell.done() is not None and (cell.folder / "model").exists():
+            rows.setdefault(cell.row, []).append(cell.folder)
+    return rows, described["tasks"][task]["evaluation"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs, or of models")
-    parser.add_argument("--data", required=True, help="labelled images: NAME:PATH[@SPLIT]")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="folders of finished runs, or of models")
+    parser.add_argument("--data", help="labelled images: NAME:PATH[@SPLIT]")
+    parser.add_argument("--study", type=Path, help="a study file, in place of runs and data")
+    parser.add_argument("--task", help="of the study")
     parser.add_argument("--images", type=int, default=10**9, help="at most so many")
     options = parser.parse_args()
-    print(f"{machine()}; {options.data}; in %, the expected calibration error too\n")
+    if options.study is not None and options.task:
+        rows, data = cells(options.study, options.task)
+    elif options.runs and options.data:
+        rows, data = {f"{run.parent.name}/{run.name}": [run] for run in options.runs}, options.data
+    else:
+        parser.error("give runs and --data, or --study and --task")
+    print(f"{machine()}; {data}; in %, the expected calibration error too\n")
     columns = [f"{what} {factor:g}x" for factor in FACTORS for what in ("mIoU", *(f"border {w} px" for w in WIDTHS))]
-    print(f"| run | predictor | {' | '.join(columns)} | ECE |")
-    print("|---|---" + "|---:" * (len(columns) + 1) + "|")
-    for run in options.runs:
-        for name, scores in examine(load(run), options.data, options.images).items():
-            values = [percent(value) for factor in FACTORS for value in scores[factor].values()]
-            error = percent(scores[1.0].calibration.error)
-            print(f"| {run.parent.name}/{run.name} | {name} | {' | '.join(values)} | {error} |", flush=True)
+    print(f"| run | runs | predictor | {' | '.join(columns)} | ECE |")
+    print("|---|---:|---" + "|---:" * (len(columns) + 1) + "|")
+    for row, runs in rows.items():
+        found = [examine(load(run), data, options.images) for run in runs]
+        for name in found[0]:
+            values = zip(*(numbers(one[name]) for one in found), strict=True)
+            print(f"| {row} | {len(runs)} | {name} | {' | '.join(map(percent, values))} |", flush=True)
 
 
 if __name__ == "__main__":
