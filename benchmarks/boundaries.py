@@ -82,13 +82,13 @@ def looks(model: Model, image: Tensor, factor: float, out: Size) -> Iterator[tup
 
 
 @torch.no_grad()
-def examine(model: Model, data: str, images: int) -> dict[str, dict[float, Scores]]:
+def examine(model: Model, data: str, images: int, every: int) -> dict[str, dict[float, Scores]]:
     """Predictor -> size factor -> scores."""
     dataset = open_dataset(data)
     labelled = align(dataset, UnlabeledView(dataset), dataset, space=model.space).evaluation
     assert labelled is not None
     found: dict[str, dict[float, Scores]] = {}
-    for index in range(min(images, len(labelled))):
+    for index in range(0, len(labelled), every)[:images]:
         image, label = labelled.image(index), labelled.label(index).long()
         for factor in FACTORS:
             for name, probs in looks(model, image, factor, (label.shape[-2], label.shape[-1])):
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, help="a study file, in place of runs and data")
     parser.add_argument("--task", help="of the study")
     parser.add_argument("--images", type=int, default=10**9, help="at most so many")
+    parser.add_argument("--every", type=int, default=1, help="1 = every image, 4 = every fourth (frames of a drive)")
     options = parser.parse_args()
     if options.study is not None and options.task:
         rows, data = cells(options.study, options.task)
@@ -139,7 +140,7 @@ def main() -> None:
     print(f"| run | runs | predictor | {' | '.join(columns)} | ECE |")
     print("|---|---:|---" + "|---:" * (len(columns) + 1) + "|")
     for row, runs in rows.items():
-        found = [examine(load(run), data, options.images) for run in runs]
+        found = [examine(load(run), data, options.images, options.every) for run in runs]
         for name in found[0]:
             values = zip(*(numbers(one[name]) for one in found), strict=True)
             print(f"| {row} | {len(runs)} | {name} | {' | '.join(map(percent, values))} |", flush=True)

@@ -2,6 +2,7 @@
 
     python benchmarks/study.py run benchmarks/studies/baseline.yaml --jobs 2
     python benchmarks/study.py table benchmarks/studies/baseline.yaml
+    python benchmarks/study.py table benchmarks/studies/baseline.yaml --against oracle     # printed, not kept
 
 A study file names the scale, the tasks (data sets), the seeds, the rows (a recipe and what is set on it) and the row
 the others are compared with. A finished cell is never run again; a crashed one says why while the rest go on; stages
@@ -328,8 +329,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side")
     parser.add_argument("--threads", type=int, help="of each cell; by default its share of the cores")
     parser.add_argument("--only", default="", help="only cells whose 'TASK ROW seed N' contains this")
+    parser.add_argument("--against", help="print the table with another row to compare with")
     arguments = parser.parse_args()
     study, cells = read_study(arguments.study)
+    if arguments.against is not None:
+        if arguments.against not in study["rows"]:
+            parser.error(f"--against {arguments.against!r} is no row of the study: {', '.join(study['rows'])}")
+        print(table({**study, "baseline": arguments.against}, cells))
+        return
     if arguments.action == "run":
         chosen = [cell for cell in cells if arguments.only in f"{cell.task} {cell.row} seed {cell.seed}"]
         run(chosen, arguments.jobs, arguments.threads)
