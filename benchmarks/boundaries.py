@@ -117,7 +117,7 @@ def cells(path: Path, task: str) -> tuple[dict[str, list[Path]], str]:
     for cell in found:
         if cell.task == task and cell.done() is not None and (cell.folder / "model").exists():
             rows.setdefault(cell.row, []).append(cell.folder)
-    return rows, described["tasks"][task]["evaluation"]
+    return rows, described["tasks"].get(task, {}).get("evaluation", "")
 
 
 def main() -> None:
@@ -131,6 +131,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.study is not None and options.task:
         rows, data = cells(options.study, options.task)
+        if not rows:
+            parser.error(f"{options.study} has no finished cell of the task {options.task!r}")
     elif options.runs and options.data:
         rows, data = {f"{run.parent.name}/{run.name}": [run] for run in options.runs}, options.data
     else:

@@ -329,10 +329,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="cells side by side")
     parser.add_argument("--threads", type=int, help="of each cell; by default its share of the cores")
     parser.add_argument("--only", default="", help="only cells whose 'TASK ROW seed N' contains this")
-    parser.add_argument("--against", help="print the table with another row to compare with")
+    parser.add_argument("--against", help="with table: print it with another row to compare with")
     arguments = parser.parse_args()
     study, cells = read_study(arguments.study)
     if arguments.against is not None:
+        if arguments.action == "run":
+            parser.error("--against goes with table")
         if arguments.against not in study["rows"]:
             parser.error(f"--against {arguments.against!r} is no row of the study: {', '.join(study['rows'])}")
         print(table({**study, "baseline": arguments.against}, cells))

@@ -5,11 +5,12 @@
     python benchmarks/throughput.py --device cpu --recipes tiny --crops 56 --batch 1 --repeats 2     # tries the script
 
 Every row is a process of its own, so one that runs out of memory says so and the rest goes on. It trains the recipe's
-adaptation from random weights on batches that are already loaded, in the recipe's precision: ``--warmup`` steps that
-do not count, then ``--repeats`` of which the median is shown. Images are those of source and target together. The work
-of a step is counted by torch's FlopCounterMode (matrix products, convolutions and attention, forward and backward) on
-the network as it is written, and divided by the step's time and by the rate of a square matrix product of the same
-precision on the same device, measured before. Memory is the allocator's peak, and on a processor the process's.
+adaptation from random weights on batches that are already loaded, in bf16-mixed (on a processor in float32):
+``--warmup`` steps that do not count, then ``--repeats`` of which the median is shown. Images are those of source and
+target together. The work of a step is counted by torch's FlopCounterMode (matrix products, convolutions and attention,
+forward and backward) on the network as it is written, and divided by the step's time and by the rate of a square matrix
+product in bf16 (float32) on the same device, measured in the same process. Memory is the allocator's peak, and on a
+processor the process's.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from machine import machine, peak_mib
+from segrefinery.engine.compilation import uncompiled
 from segrefinery.engine.environment import keep_freed_memory
 from training import Training
 
@@ -37,6 +39,7 @@ RECIPES = {  # name: recipe, network, what the crop's sides must be multiples of
     "tiny": ("dinov2", "dinov2_small", 14),
 }
 LARGE = ("dinov2_base", "dinov2_large", "daformer_b5")
+PRECISION = {"cuda": ("bf16-mixed", torch.bfloat16), "cpu": ("32-true", torch.float32)}
 
 
 def timed(work: Callable[[], object], device: str, warmup: int, repeats: int) -> float:
@@ -52,10 +55,10 @@ def timed(work: Callable[[], object], device: str, warmup: int, repeats: int) ->
     return median(times)
 
 
-def matrix_rate(device: str, precision: torch.dtype) -> float:
+def matrix_rate(device: str, number: torch.dtype) -> float:
     """Floating-point operations a second of a square matrix product."""
     side = 8192 if device == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device).to(precision) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device).to(number) for _ in range(2))
     return 2 * side**3 / timed(lambda: a @ b, device, 3, 10)
 
 
@@ -64,17 +67,16 @@ def measure(name: str, crop: int, options: argparse.Namespace, backend: str | No
     recipe, network, multiple = RECIPES[name]
     side = -(-crop // multiple) * multiple
     model = json.dumps({"name": network, "weights": "none"})
-    overrides = [f"model={model}", f"training.compile={json.dumps(backend)}"]
-    if options.device == "cpu":
-        overrides.append("training.precision=32-true")
+    precision, number = PRECISION[options.device]
+    overrides = [f"model={model}", f"training.compile={json.dumps(backend)}", f"training.precision={precision}"]
     training = Training(recipe, "paper", overrides, (side, side), options.batch, device=options.device)
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    with uncompiled(backend), FlopCounterMode(display=False) as counter:
         training.step()
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = timed(training.step, options.device, options.warmup, options.repeats)
     peak = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else peak_mib()
-    rate = matrix_rate(options.device, torch.bfloat16 if training.precision == "bf16-mixed" else torch.float32)
+    rate = matrix_rate(options.device, number)
     work = counter.get_total_flops()
     return {"side": side, "seconds": seconds, "peak": peak, "work": work, "share": work / seconds / rate, "rate": rate}
 
@@ -93,6 +95,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no GPU here; --device cpu --recipes tiny tries the script")
+    if unknown := set(options.recipes.split(",")) - set(RECIPES):
+        parser.error(f"--recipes: unknown {', '.join(sorted(unknown))}; choose of {', '.join(RECIPES)}")
     compiled = {"no": [None], "yes": [options.backend], "both": [None, options.backend]}[options.compile]
     rows = [(name, int(crop)) for name in options.recipes.split(",") for crop in options.crops.split(",")]
     if options.one:
@@ -104,15 +108,17 @@ def main() -> None:
     print("|---|---|---|---:|---:|---:|---:|---:|")
     for name, crop in rows:
         for backend in compiled:
-            own = [f"--recipes={name}", f"--crops={crop}", "--compile", "no" if backend is None else "yes", "--one"]
+            own = [f"--recipes={name}", f"--crops={crop}", "--compile", "yes" if backend else "no", "--one"]
             done = subprocess.run([sys.executable, __file__, *sys.argv[1:], *own], capture_output=True, text=True)
-            said = f"| {name} | {crop} | {'no' if backend is None else backend} "
             if done.returncode:
-                print(f"{said}| {done.stderr.strip().splitlines()[-1][:120]} | | | | |", flush=True)
+                print(
+                    f"| {name} | {crop} | {backend or 'no'} | {done.stderr.strip().splitlines()[-1][:120]} | | | | |",
+                    flush=True,
+                )
                 continue
             row = json.loads(done.stdout.splitlines()[-1])
             print(
-                f"| {name} | {row['side']} x {row['side']} | {'no' if backend is None else backend} "
+                f"| {name} | {row['side']} x {row['side']} | {backend or 'no'} "
                 f"| {2 * options.batch / row['seconds']:.2f} | {1e3 * row['seconds']:.0f} | {row['peak']:,.0f} "
                 f"| {row['work'] / 1e12:.2f} | {100 * row['share']:.0f} % of {row['rate'] / 1e12:.1f} TFLOP/s |",
                 flush=True,

@@ -55,7 +55,6 @@ class Training:
             self.settings = self.settings.model_copy(update={"refine": chain})
         space = SPACES["cityscapes"]
         self.fabric = Fabric(accelerator=device, devices=1, precision=loaded.training.precision)
-        self.precision = loaded.training.precision
         self.loop = LoopSettings(self.settings.steps, clip_norm=loaded.training.clip_norm)
         torch.manual_seed(0)
         model = build_model(loaded.model, space.num_classes)

@@ -28,22 +28,34 @@ def test_the_innermost_networks_are_compiled(monkeypatch):
 
 
 def test_a_compiled_network_keeps_its_state_and_its_copies():
+    calls = []
+
+    def counting(graph, inputs):
+        return lambda *values: calls.append(len(inputs)) or graph(*values)
+
     network = ToySegmenter()
     names, image = list(network.state_dict()), torch.randn(1, 3, 8, 8)
     expected = network(image).logits
-    compile_networks(nn.ModuleDict({"model": network}), "eager")
+    compile_networks(nn.ModuleDict({"model": network}), counting)  # torch takes a function as well as a name
     assert list(network.state_dict()) == names
     assert torch.equal(network(image).logits, expected)
+    assert len(calls) == 1
     assert torch.equal(copy.deepcopy(network)(image).logits, expected)
     with uncompiled("eager"):
         assert torch.equal(network(image).logits, expected)
+    assert len(calls) == 1
 
 
-def test_a_compiled_run_trains_the_same_weights(tmp_path):
+def test_a_compiled_run_trains_the_same_weights(tmp_path, monkeypatch):
     """torch's backend ``eager`` traces the networks and runs what was written."""
     plain = tiny_run(tmp_path / "plain")
-    compiled = tiny_run(tmp_path / "compiled", overrides=("training.compile=eager", "training.look_every=2"))
-    assert same(weights(plain), weights(compiled))
+    compiled, original = [], nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **options: compiled.append(self) or original(self, **options)
+    )
+    traced = tiny_run(tmp_path / "compiled", overrides=("training.compile=eager", "training.look_every=2"))
+    assert len(compiled) == 3  # the source's student, then student and teacher
+    assert same(weights(plain), weights(traced))
 
 
 def test_an_unknown_backend_is_refused_before_training(tmp_path):

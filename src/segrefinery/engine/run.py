@@ -64,7 +64,7 @@ class TrainingSettings(Settings):
     source-only included, that the label-free score ranks highest."""
     compile: str | None = None
     """Backend of torch.compile (``inductor``) for the networks in training; null for none. Its first steps take
-    minutes, those after them less time on a GPU."""
+    minutes; what the others gain depends on the device."""
 
     @field_validator("compile")
     @classmethod
