@@ -7,7 +7,7 @@
 A study file names the scale, the tasks (data sets), the seeds, the rows (a recipe and what is set on it) and the row
 the others are compared with. A finished cell is never run again; a crashed one says why while the rest go on; stages
 that two cells have in common are trained once. Results lie in ``benchmarks/results/STUDY/`` (one small JSON a cell) and
-``benchmarks/results/STUDY.md`` (the table).
+``benchmarks/results/STUDY.md`` (the table). Exit code 1: a cell failed; 2: the study file has a mistake, nothing ran.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from segrefinery.errors import SegRefineryError
 from segrefinery.recipe import load_recipe
+from study_file import read_checked
 
 HERE = Path(__file__).resolve().parent
 CELLS = Path(os.environ.get("SEGREFINERY_CELLS", HERE / ".cells"))
@@ -74,7 +76,7 @@ class Cell:
         if not self.result.exists():
             return None
         found = json.loads(self.result.read_text())
-        return found if found["key"] == self.key and "error" not in found else None
+        return found if "error" not in found and found["key"] == self.key else None
 
     def command(self) -> list[str]:
         options = [f"--{name}={value}" for name, value in self.sets.items()]
@@ -87,8 +89,8 @@ class Cell:
 
 def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     """The study file and its cells: all rows with the first seed, then with the next, so that a first picture of the
-    whole comes early; a row before those that share its stages."""
-    study = yaml.safe_load(path.read_text())
+    whole comes early; a row before those that share its stages. A mistake in the file is a ``SegRefineryError``."""
+    study = read_checked(path)
     cells = []
     for row, options in study["rows"].items():
         options = options or {}
@@ -106,13 +108,16 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     return study, sorted(cells, key=lambda cell: seeds.index(cell.seed) if cell.seed in seeds else len(seeds))
 
 
-def run(cells: list[Cell], jobs: int, threads: int | None = None) -> None:
-    """Run what is not done yet, ``jobs`` at a time, each with its share of the cores or with ``threads``."""
+def run(cells: list[Cell], jobs: int, threads: int | None = None) -> int:
+    """Run what is not done yet, ``jobs`` at a time, each with its share of the cores or with ``threads``; returns how
+    many failed."""
     waiting = deque(cell for cell in cells if cell.done() is None)
     print(f"{len(cells) - len(waiting)} cells done, {len(waiting)} to run", flush=True)
     total, threads = len(waiting), threads or max(1, (os.cpu_count() or 1) // jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment["PYTHONUNBUFFERED"] = "1"  # so that a log's last line is what was said last
     lock = threading.Lock()
+    failed: list[Cell] = []
 
     def work() -> None:
         while True:
@@ -121,8 +126,10 @@ def run(cells: list[Cell], jobs: int, threads: int | None = None) -> None:
                     return
                 cell = waiting.popleft()
                 number = total - len(waiting)
-            found = run_cell(cell, environment)
-            text = f"{100 * found['miou']:.1f} mIoU" if "miou" in found else f"FAILED: {found['error']}"
+            found = attempt(cell, environment)
+            if "error" in found:
+                failed.append(cell)
+            text = f"FAILED: {found['error']}" if "error" in found else f"{100 * found['miou']:.1f} mIoU"
             print(
                 f"[{number}/{total}] {cell.task} {cell.row} seed {cell.seed}: {text} in {found['seconds']:.0f} s",
                 flush=True,
@@ -133,6 +140,23 @@ def run(cells: list[Cell], jobs: int, threads: int | None = None) -> None:
         worker.start()
     for worker in workers:
         worker.join()
+    return len(failed)
+
+
+def attempt(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
+    """Run one cell; whatever goes wrong is kept as its error, for an exception would end the worker and with it the
+    cells that wait."""
+    began = time.perf_counter()
+    try:
+        return run_cell(cell, environment)
+    except Exception as error:
+        found = {
+            "recipe": cell.recipe, "set": cell.overrides, "seed": cell.seed,
+            "seconds": round(time.perf_counter() - began, 1), "error": phrase(f"{type(error).__name__}: {error}"),
+        }  # fmt: skip
+        with suppress(OSError):  # a full disk, say: it is printed all the same
+            keep(cell, found)
+        return found
 
 
 def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
@@ -154,20 +178,30 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
     if process.returncode == 0 and results.exists():
         final = json.loads(results.read_text())
         scores = final.get("adapted") or final["source_only"]
-        found |= {
-            "stage": scores["stage"],
-            "miou": scores["miou"],
-            "iou": scores["iou"],
-            "step_ms": step_ms(cell.folder),
-        }
+        found |= {key: scores[key] for key in ("stage", "miou", "iou")}
+        found["step_ms"] = step_ms(cell.folder)
         found["rare_third"] = rare_third(cell.folder, scores)
         if "verdict" in final:
             found["verdict"] = final["verdict"]["word"]
         kept.write_text(json.dumps(found))
     else:
-        lines = Path(log.name).read_text(errors="replace").strip().splitlines()
-        found["error"] = lines[-1] if lines else f"exit code {process.returncode}"
+        found["error"] = last_words(process.returncode, Path(log.name))
     return keep(cell, found)
+
+
+def last_words(exit_code: int, log: Path) -> str:
+    """Why a process left no results. Only one that failed by itself has said so in the last line of its log."""
+    if exit_code < 0:
+        return f"killed by signal {-exit_code}"
+    if exit_code == 0:
+        return "ended without results.json"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return phrase(lines[-1]) if lines else f"exit code {exit_code}"
+
+
+def phrase(text: str) -> str:
+    """Short and on one line, as the table needs it."""
+    return " ".join(text.split())[:200]
 
 
 def keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
@@ -323,6 +357,15 @@ def closed(mean: dict[str, dict[int, float]], row: str) -> str:
 
 
 def main() -> None:
+    """A mistake in the study file is one line and exit code 2, as on the command line of segrefinery."""
+    try:
+        command()
+    except SegRefineryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("study", type=Path)
@@ -339,14 +382,17 @@ def main() -> None:
             parser.error(f"--against {arguments.against!r} is no row of the study: {', '.join(study['rows'])}")
         print(table({**study, "baseline": arguments.against}, cells))
         return
+    failed = 0
     if arguments.action == "run":
         chosen = [cell for cell in cells if arguments.only in f"{cell.task} {cell.row} seed {cell.seed}"]
-        run(chosen, arguments.jobs, arguments.threads)
+        failed = run(chosen, arguments.jobs, arguments.threads)
     text = table(study, cells)
     path = HERE / "results" / f"{arguments.study.stem}.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     print(text)
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,318 @@
+"""benchmarks/study.py: what a study file may say, what is run and what is not, and the numbers of its tables."""
+
+import copy
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from segrefinery.errors import SegRefineryError
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SHIPPED = sorted((BENCHMARKS / "studies").glob("*.yaml"))
+GOOD = {
+    "scale": "small",
+    "seeds": [0, 1],
+    "baseline": "self_training",
+    "tasks": {"night": {"source": "scenes:day@train", "target": "scenes:night@train", "evaluation": "scenes:night"}},
+    "rows": {"self_training": None, "longer": {"recipe": "self_training", "set": ["stages.adapt.steps=800"]}},
+}
+REMOVED = object()
+COPY = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)"
+ENDS = {
+    "raises": "print('step 1'); raise RuntimeError('the labels\\nhave collapsed')",
+    "is killed": "import os, signal; print('step 1', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+    "leaves nothing": "print('step 1')",
+    "says nothing": "raise SystemExit(3)",
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module that keeps everything below ``tmp_path`` and, in place of a training, copies ``tmp_path /
+    'run'``. ``ran`` lists the cells that were started."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("study_under_test", BENCHMARKS / "study.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "CELLS", tmp_path / "cells")
+    module.ran = []
+
+    def command(cell: Any) -> list[str]:
+        module.ran.append((cell.row, cell.seed))
+        if cell.row == "cannot start":
+            raise ValueError("no such | thing")
+        script = ENDS.get(cell.row, COPY)
+        return [sys.executable, "-S", "-c", script, str(tmp_path / "run"), str(cell.folder)]
+
+    monkeypatch.setattr(module.Cell, "command", command)
+    pretend_run(tmp_path / "run", [[[3, 1], [1, 3]]])
+    return module
+
+
+def pretend_run(folder: Path, per_image: list[Any], stage: str = "adapt") -> Path:
+    """What a finished run leaves, as far as studies read it."""
+    scores = {"stage": stage, "miou": 0.6, "iou": {"road": 0.6, "sky": 0.6}}
+    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"adapted": scores, "verdict": {"word": "helped"}}))
+    record = {"kind": "train", "stage": stage, "seconds_per_step": 0.25}
+    (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    np.savez(folder / "evaluation" / f"{stage}.npz", per_image=np.array(per_image))
+    return folder
+
+
+def written(tmp_path: Path, contents: dict[str, Any]) -> Path:
+    path = tmp_path / "trial.yaml"
+    path.write_text(yaml.safe_dump(contents, sort_keys=False))
+    return path
+
+
+def called(study: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """The exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["study.py", *map(str, words)])
+    try:
+        study.main()
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+# -- the study file ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_shipped_studies_are_read(study: ModuleType, path: Path):
+    described, cells = study.read_study(path)
+    assert {cell.task for cell in cells} == set(described["tasks"])
+    assert {cell.row for cell in cells} == set(described["rows"])
+
+
+def test_there_are_shipped_studies():
+    assert len(SHIPPED) > 5
+
+
+BAD = {
+    "recipe that is the row's name": ("rows.self_trainig", None, "row 'self_trainig': recipe", "'self_training'?"),
+    "recipe of a row": ("rows.longer.recipe", "self_trainin", "row 'longer': recipe:", "'self_training'?"),
+    "recipe that is no text": ("rows.longer.recipe", 5, "row 'longer': recipe:", "write text"),
+    "scale": ("scale", "smal", "row 'self_training': scale:", "'small'?"),
+    "scale that is no text": ("scale", 3, "scale:", "write text"),
+    "override of a row": ("rows.longer.set", ["stages.adapt.stepps=3"], "row 'longer': set:", "steps"),
+    "value of an override": ("rows.longer.set", ["stages.adapt.steps=many"], "row 'longer': set:", "'many'"),
+    "override without a value": ("rows.longer.set", ["stages.adapt.steps"], "row 'longer': set:", "a.b.c=value"),
+    "override that is no YAML": ("rows.longer.set", ["stages.adapt.steps=[3"], "row 'longer': set:", "not valid YAML"),
+    "override of the study": ("set", ["training.stepps=3"], "row 'self_training': set:", "valid keys"),
+    "set that is no list": ("rows.longer.set", "stages.adapt.steps=3", "row 'longer': set:", "write a list"),
+    "tasks of a row": ("rows.longer.tasks", ["nigth"], "row 'longer': tasks:", "'night'?"),
+    "tasks of a row, none": ("rows.longer.tasks", [], "row 'longer': tasks:", "name a task"),
+    "tasks of a row, no list": ("rows.longer.tasks", "night", "row 'longer': tasks:", "write a list"),
+    "baseline": ("baseline", "self-training", "baseline:", "'self_training'?"),
+    "baseline left out": ("baseline", REMOVED, "baseline:", "missing"),
+    "source left out": ("tasks.night.source", REMOVED, "task 'night': source:", "missing"),
+    "target left out": ("tasks.night.target", REMOVED, "task 'night': target:", "missing"),
+    "evaluation left out": ("tasks.night.evaluation", REMOVED, "task 'night': evaluation:", "missing"),
+    "evaluation that is no text": ("tasks.night.evaluation", None, "task 'night': evaluation:", "write text"),
+    "task without anything": ("tasks.night", None, "task 'night':", "source, target, evaluation"),
+    "key of the study": ("base", "self_training", "unknown key 'base'", "'baseline'?"),
+    "key of a row": ("rows.longer.sets", [], "row 'longer': unknown key 'sets'", "'set'?"),
+    "key of a task": ("tasks.night.eval", "scenes:night", "task 'night': unknown key 'eval'", "evaluation"),
+    "seed that is no list": ("seeds", 3, "seeds:", "[0, 1, 2]"),
+    "seeds left out": ("seeds", REMOVED, "seeds:", "missing"),
+    "seeds that are text": ("seeds", ["0", "1"], "seeds:", "[0, 1, 2]"),
+    "seeds that are yes and no": ("rows.longer.seeds", [True], "row 'longer': seeds:", "[0, 1, 2]"),
+    "seeds below zero": ("rows.longer.seeds", [-1], "row 'longer': seeds:", "[0, 1, 2]"),
+    "seeds, none": ("tasks.night.seeds", [], "task 'night': seeds:", "[0, 1, 2]"),
+    "seed twice": ("seeds", [0, 0], "seeds:", "different"),
+    "no rows": ("rows", None, "rows:", "at least one"),
+    "name that YAML reads as no": ("rows", {False: None}, "rows:", "in quotes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_line_and_nothing_runs(study: ModuleType, tmp_path: Path, monkeypatch, capsys, case: str):
+    field, value, place, remedy = BAD[case]
+    contents = copy.deepcopy(GOOD)
+    *parents, last = field.split(".")
+    here = contents
+    for part in parents:
+        here = here[part]
+    here[last] = value
+    if value is REMOVED:
+        del here[last]
+    path = written(tmp_path, contents)
+
+    assert called(study, monkeypatch, "run", path) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {path}: {place}")
+    assert remedy in printed.removeprefix(f"error: {path}: {place}")
+    assert printed.count("\n") == 1
+    assert study.ran == []
+
+
+@pytest.mark.parametrize(("text", "reason"), [("seeds: [0", "not valid YAML"), ("- 3", "mapping"), (None, "be read")])
+def test_a_file_that_is_no_study(study: ModuleType, tmp_path: Path, text: str | None, reason: str):
+    path = tmp_path / "trial.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SegRefineryError, match=f"trial.yaml: .*{reason}"):
+        study.read_study(path)
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_crash_is_kept_with_its_reason_and_the_rest_go_on(study: ModuleType, tmp_path, monkeypatch, capsys, jobs):
+    bad = ["cannot start", *ENDS]
+    contents = GOOD | {"seeds": [0]}
+    contents["rows"] = {row: {"recipe": "self_training", "set": [f"seed={n}"]} for n, row in enumerate(bad, start=1)}
+    contents["rows"] |= GOOD["rows"]
+    path = written(tmp_path, contents)
+
+    assert called(study, monkeypatch, "run", path, "--jobs", jobs) == 1
+    assert sorted(study.ran) == sorted((row, 0) for row in contents["rows"])
+    page = (tmp_path / "results" / "trial.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "| self_training | 1 | 60.0 | 60.0 |  |  | 250 |" in page
+    assert "| longer | 1 | 60.0 | 60.0 | +0.0 [+0.0, +0.0] |  | 250 |" in page
+    assert page.splitlines()[-1] == (
+        "Not finished: cannot start (seed 0: ValueError: no such | thing); raises (seed 0: have collapsed); "
+        "is killed (seed 0: killed by signal 9); leaves nothing (seed 0: ended without results.json); "
+        "says nothing (seed 0: exit code 3)."
+    )
+    kept = json.loads((tmp_path / "results" / "trial" / "night" / "cannot_start-seed0.json").read_text())
+    assert kept["error"] == "ValueError: no such | thing"
+
+
+def test_results_that_cannot_be_read_are_a_failure_of_their_cell(study: ModuleType, tmp_path, monkeypatch):
+    (tmp_path / "run" / "evaluation" / "adapt.npz").unlink()
+    path = written(tmp_path, GOOD | {"seeds": [0]})
+    assert called(study, monkeypatch, "run", path) == 1
+    assert len(study.ran) == 2
+    assert "longer (seed 0: FileNotFoundError: " in (tmp_path / "results" / "trial.md").read_text()
+
+
+def test_a_failure_that_cannot_be_written_does_not_end_the_others(study: ModuleType, tmp_path, monkeypatch, capsys):
+    def full(cell: Any, found: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(study, "keep", full)
+    path = written(tmp_path, GOOD | {"seeds": [0]})
+    assert called(study, monkeypatch, "run", path) == 1
+    assert len(study.ran) == 2
+    assert capsys.readouterr().out.count("FAILED: OSError: no space left") == 2
+
+
+def test_a_failed_cell_is_run_again(study: ModuleType, tmp_path: Path, monkeypatch):
+    path = written(tmp_path, GOOD)
+    monkeypatch.setitem(ENDS, "longer", "raise RuntimeError('once')")
+    assert called(study, monkeypatch, "run", path) == 1
+    monkeypatch.delitem(ENDS, "longer")
+    study.ran.clear()
+    assert called(study, monkeypatch, "run", path) == 0
+    assert study.ran == [("longer", 0), ("longer", 1)]
+    assert "Not finished" not in (tmp_path / "results" / "trial.md").read_text()
+
+
+def test_only_failures_among_the_chosen_cells_count(study: ModuleType, tmp_path: Path, monkeypatch):
+    path = written(tmp_path, GOOD)
+    monkeypatch.setitem(ENDS, "longer", "raise RuntimeError('once')")
+    assert called(study, monkeypatch, "run", path) == 1
+    assert called(study, monkeypatch, "run", path, "--only", "self_training seed 1") == 0
+    assert called(study, monkeypatch, "table", path) == 0
+
+
+def test_a_finished_cell_is_not_run_again(study: ModuleType, tmp_path: Path, monkeypatch):
+    path = written(tmp_path, GOOD)
+    assert called(study, monkeypatch, "run", path) == 0
+    assert study.ran == [("self_training", 0), ("longer", 0), ("self_training", 1), ("longer", 1)]
+    study.ran.clear()
+    assert called(study, monkeypatch, "run", path) == 0
+    assert study.ran == []
+    assert called(study, monkeypatch, "run", path.rename(tmp_path / "other.yaml")) == 0
+    assert study.ran == [], "another study takes over the same cells"
+    assert (tmp_path / "results" / "other.md").read_text() == (tmp_path / "results" / "trial.md").read_text()
+
+
+def test_a_cell_whose_settings_changed_is_run_again(study: ModuleType, tmp_path: Path, monkeypatch, capsys):
+    assert called(study, monkeypatch, "run", written(tmp_path, GOOD)) == 0
+    study.ran.clear()
+    contents = copy.deepcopy(GOOD)
+    contents["rows"]["longer"]["set"] = ["stages.adapt.steps=801"]
+    path = written(tmp_path, contents)
+    assert called(study, monkeypatch, "table", path) == 0
+    assert "Not finished: longer (seed 0: settings changed, 1: settings changed)." in capsys.readouterr().out
+    assert called(study, monkeypatch, "run", path) == 0
+    assert study.ran == [("longer", 0), ("longer", 1)]
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+HALF = [[2, 0], [2, 0]]  # IoU 2/4 and 0: 25 %
+GOOD_IMAGE = [[3, 1], [1, 3]]  # IoU 3/5 twice: 60 %
+PERFECT = [[4, 0], [0, 4]]  # 100 %
+
+
+def interval(study: ModuleType, tmp_path: Path, pairs: list[tuple[list[Any], list[Any]]]):
+    """``paired_interval`` of the images of ours and theirs, a pair for each seed."""
+    ours = [pretend_run(tmp_path / f"ours{seed}", images) for seed, (images, _) in enumerate(pairs)]
+    theirs = [pretend_run(tmp_path / f"theirs{seed}", images, "source") for seed, (_, images) in enumerate(pairs)]
+    return study.paired_interval(ours, theirs, [("adapt", "source")] * len(pairs))
+
+
+def test_images_that_are_all_alike_leave_no_interval(study: ModuleType, tmp_path: Path):
+    assert interval(study, tmp_path, [([GOOD_IMAGE] * 5, [HALF] * 5)]) == pytest.approx((35, 35))
+
+
+def test_counts_of_drawn_images_are_added_before_they_are_scored(study: ModuleType, tmp_path: Path):
+    """A quarter of the draws take the first image twice (100 - 60), a quarter the second (60 - 25), half of them both:
+    [[7, 1], [1, 7]] against [[5, 1], [3, 3]], that is 7/9 less the mean of 5/9 and 3/7, 2/7."""
+    found = interval(study, tmp_path, [([PERFECT, GOOD_IMAGE], [GOOD_IMAGE, HALF])])
+    assert found == pytest.approx((200 / 7, 40))
+
+
+def test_two_seeds_span_from_the_one_to_the_other(study: ModuleType, tmp_path: Path):
+    found = interval(study, tmp_path, [([GOOD_IMAGE], [GOOD_IMAGE]), ([HALF], [PERFECT])])
+    assert found == pytest.approx((-75, 0))
+
+
+def test_both_get_the_same_images(study: ModuleType, tmp_path: Path):
+    images = [HALF, GOOD_IMAGE, PERFECT]
+    assert interval(study, tmp_path, [(images, images), (images, images)]) == (0, 0)
+
+
+def test_no_interval_without_the_counts_of_every_image(study: ModuleType, tmp_path: Path):
+    ours = pretend_run(tmp_path / "ours", [HALF])
+    assert study.paired_interval([ours], [tmp_path / "nothing"], [("adapt", "adapt")]) is None
+
+
+def test_share_of_the_gap_that_is_closed(study: ModuleType):
+    mean = {
+        "source_only": {0: 0.2, 1: 0.4},
+        "oracle": {0: 0.6, 1: 0.8, 2: 0.9},
+        "both seeds": {0: 0.3, 1: 0.7},  # mean 0.5 between 0.3 and 0.7
+        "one seed": {0: 0.3, 2: 0.9},  # seed 2 is not in source_only: 0.3 between 0.2 and 0.6
+        "worse": {0: 0.1, 1: 0.3},
+        "none in common": {2: 0.9},
+    }
+    shares = {row: study.closed(mean, row) for row in mean}
+    assert shares == {
+        "source_only": "0 %", "oracle": "100 %", "both seeds": "50 %", "one seed": "25 %", "worse": "-25 %",
+        "none in common": "",
+    }  # fmt: skip
+
+
+def test_no_gap_nothing_closed(study: ModuleType):
+    low, high = {0: 0.5}, {0: 0.4}
+    assert study.closed({"source_only": low, "row": high}, "row") == ""
+    assert study.closed({"source_only": low, "oracle": high, "row": high}, "row") == ""
