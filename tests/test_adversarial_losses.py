@@ -8,7 +8,6 @@ from segrefinery.losses import (
     domain_loss,
     entropy_loss,
     self_information,
-    symmetric_variance_loss,
     variance_regularized_loss,
 )
 from segrefinery.refine.confidence import normalized_entropy
@@ -41,12 +40,6 @@ def test_ignored_pixels_keep_their_divergence_and_teach_both_classifiers():
     assert other.grad is not None
     assert here.grad.abs().sum() > 0
     assert other.grad.abs().sum() > 0
-
-
-def test_symmetric_variance_loss_resizes_and_weighs_the_second_classifier():
-    main, aux, label = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 16, 16))
-    expected = variance_regularized_loss(main, aux, label) + 0.5 * variance_regularized_loss(aux, main, label)
-    assert torch.allclose(symmetric_variance_loss(main, aux, label), expected)
 
 
 def test_entropy_losses():

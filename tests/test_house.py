@@ -7,7 +7,7 @@ import segrefinery
 
 ROOT = Path(segrefinery.__file__).parent
 FLOORS = [
-    {"errors", "settings", "randomness"},
+    {"errors", "settings", "randomness", "precision", "progress", "resize"},
     {"labels", "losses", "spectrum"},
     {"models", "data"},
     {"refine", "evaluation"},

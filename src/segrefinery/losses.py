@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from segrefinery.labels import IGNORE
+from segrefinery.precision import wide
+from segrefinery.resize import bilinear
 
 
 def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -32,10 +34,10 @@ def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None 
 def _by_pixel(logits: Tensor, label: Tensor) -> Tensor:
     """Logits B x C x h x w at the size of labels B x H x W, as BHW x C in float32 or better. With the classes of a
     pixel side by side in memory, softmax and its gradient cost half as much."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = wide(logits)
     if logits.shape[-2:] != label.shape[-2:]:
         logits = logits.contiguous(memory_format=torch.channels_last)
-        logits = F.interpolate(logits, label.shape[-2:], mode="bilinear", align_corners=False)
+        logits = bilinear(logits, label.shape[-2:])
     return logits.movedim(1, -1).flatten(0, 2)
 
 
@@ -182,14 +184,6 @@ def variance_regularized_loss(
     if weight is not None:
         cost = cost * weight.flatten()
     return ((-divergence).exp() * cost + divergence).mean()
-
-
-def symmetric_variance_loss(
-    logits: Tensor, aux_logits: Tensor, label: Tensor, weight: Tensor | None = None, aux_weight: float = 0.5
-) -> Tensor:
-    """``variance_regularized_loss`` of the main classifier plus ``aux_weight`` times the auxiliary one's (MRNet)."""
-    main = variance_regularized_loss(logits, aux_logits, label, weight)
-    return main + aux_weight * variance_regularized_loss(aux_logits, logits, label, weight)
 
 
 def entropy_loss(logits: Tensor, power: float | None = None) -> Tensor:

@@ -7,7 +7,6 @@ from segrefinery.data.sampling import (
     RareClassSampler,
     UniformSampler,
     WeightedSampler,
-    class_pixel_counts,
     rare_class_probabilities,
     soft_balance_probabilities,
 )
@@ -24,12 +23,6 @@ GTA5 = torch.tensor(
 
 def smoothed(score):
     return min(0.1 + 1 / (1 + math.exp(-80 * (score - 0.02))), 1.0)
-
-
-def test_class_pixel_counts_streams_and_leaves_the_ignored_out():
-    maps = (torch.tensor([[0, 2], [255, 2]]), torch.tensor([[1, 1, 1]], dtype=torch.uint8))
-    assert class_pixel_counts((each for each in maps), 3).tolist() == [[1, 0, 2], [0, 3, 0]]
-    assert class_pixel_counts([], 3).shape == (0, 3)
 
 
 def test_soft_balance_by_hand():
@@ -195,3 +188,16 @@ def test_rare_class_sampler_wants_present_classes_and_draws_images_that_have_the
 def test_rare_class_sampler_without_any_label_says_so():
     with pytest.raises(SegRefineryError, match="no labelled pixel"):
         RareClassSampler(torch.zeros(3, 5), seed=0)
+
+
+def test_rare_class_probabilities_need_only_the_shares_of_the_counts():
+    expected = rare_class_probabilities(torch.tensor([1.0, 3.0]), 1.0)
+    torch.testing.assert_close(rare_class_probabilities(torch.tensor([0.1, 0.3]), 1.0), expected)
+    with pytest.raises(ValueError, match="NaN"):
+        rare_class_probabilities(torch.tensor([1.0, float("nan")]))
+
+
+def test_uncertain_classes_may_be_a_set():
+    counts = torch.tensor([[4, 0, 1], [0, 2, 2]])
+    chosen = soft_balance_probabilities(counts, {1, 2})
+    torch.testing.assert_close(chosen, soft_balance_probabilities(counts, [1, 2]))

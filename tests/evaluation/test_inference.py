@@ -8,7 +8,7 @@ from torch import nn
 
 from segrefinery.data.transforms import DataSettings
 from segrefinery.errors import OutOfMemory
-from segrefinery.evaluation.inference import predict_probs, window_starts
+from segrefinery.evaluation.inference import logits_at, predict_probs, window_starts
 from segrefinery.models.segmenter import Prediction
 
 DATA = DataSettings(short_side=32, crop=(32, 32))
@@ -49,6 +49,24 @@ def test_windows_cover_everything_with_strides_of_at_most_half(length, window):
     assert starts[0] == 0
     assert starts[-1] == max(length - window, 0)
     assert all(0 < b - a <= max(window // 2, 1) for a, b in pairwise(starts))
+
+
+class Everywhere(Pointwise):
+    """Decodes at any resolution, like IR2F: here, what is up-sampled before the layer."""
+
+    def predict(self, image, size):
+        return self.layer(nn.functional.interpolate(image, size, mode="nearest"))
+
+
+def test_windows_are_decoded_at_the_size_that_is_asked_for():
+    network = Everywhere().eval()
+    size = (64, 160)
+    whole = predict_probs(network, image(), DATA, out=size)
+    by_windows = predict_probs(network, image(), DATA, window=(16, 32), out=size)
+    torch.testing.assert_close(by_windows, whole)
+    coarse = nn.functional.interpolate(predict_probs(network, image(), DATA)[None], size, mode="bilinear")[0]
+    assert not torch.allclose(whole, coarse, atol=1e-3)  # which is what windows up-sampled afterwards would give
+    assert logits_at(network, torch.zeros(1, 3, 8, 8), (5, 7)).shape == (1, 4, 5, 7)
 
 
 def test_running_out_of_memory_names_the_image_and_the_remedy():

@@ -139,3 +139,16 @@ def test_share_ignores_rows_and_respects_earlier_weights():
     labels.weight[0, 1, 0] = 0.5
     weight = ConfidenceShare(ConfidenceShareSettings(ignored_rows=(0.25, 0.5)))(toy_view(), labels).weight
     assert weight[0].tolist() == [[0, 0], [0.5, 1], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("logits", [[200.0, 0.0, 0.0], [1e4, 0.0, -1e4], [0.0, 0.0, 0.0]])
+def test_entropy_has_a_finite_gradient_where_a_probability_is_zero(logits):
+    scores = torch.tensor([logits], requires_grad=True)
+    normalized_entropy(scores.softmax(1)).sum().backward()
+    assert scores.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("cap", [-0.1, 1.1])
+def test_class_thresholds_refuse_a_cap_that_is_no_confidence(cap):
+    with pytest.raises(ValueError, match="cap"):
+        class_thresholds(torch.ones(2, 10), cap=cap)

@@ -1,3 +1,6 @@
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sklearn.mixture import GaussianMixture
@@ -209,3 +212,19 @@ def test_all_probabilities_equal():
     for scope in ("image", "dataset"):
         refiner = EntropyMixture(EntropyMixtureSettings(gmm_scope=scope), 5)
         assert fitted(refiner, labels)(VIEW, labels).weight.sum() == 0
+
+
+def test_the_posterior_of_anything_that_names_the_three_parameters():
+    mixture = SimpleNamespace(
+        weights=torch.tensor([0.5, 0.5]), means=torch.tensor([0.2, 0.6]), stds=torch.tensor([0.1, 0.1])
+    )
+    found = certain_posterior(torch.tensor([0.4, 0.2, 0.6]), mixture)
+    assert found.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-8)), 1 / (1 + math.exp(8))])
+
+
+def test_a_mixture_in_single_precision_far_from_zero():
+    single = SimpleNamespace(
+        weights=torch.tensor([0.5, 0.5]), means=torch.tensor([1000.0, 1001.0]), stds=torch.tensor([0.25, 0.25])
+    )
+    found = certain_posterior(torch.tensor([1000.5, 1000.25]), single)
+    assert found.tolist() == pytest.approx([0.5, 1 / (1 + math.exp(-4))])

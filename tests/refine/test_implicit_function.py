@@ -289,3 +289,38 @@ def test_learns_an_edge_inside_the_cells_that_its_discrete_form_blurs():
             optimizer.step()
         errors[weighting] = (module.decode_weights(both, (size, size))[0, 1].flatten() - labels[0]).abs().mean().item()
     assert errors["implicit"] < 0.5 * errors["discrete"], errors
+
+
+def test_an_ignored_query_without_any_support_has_no_gradient():
+    probs = torch.zeros(1, 2, 3, 2)
+    probs[..., 0] = 1 / 3
+    probs[:, :, 1, 1] = 1.0  # the second query, which is ignored, gives class 0 no support at all
+    log_probs = probs.log().requires_grad_()
+    for shape in ((1, 2, 2), (1, 2, 3, 2)):
+        log_weights = torch.full(shape, 0.5).log().requires_grad_()
+        loss = mixture_nll(log_weights, log_probs, torch.tensor([[0, 255]]))
+        assert loss.item() == pytest.approx(math.log(3))
+        for gradient in torch.autograd.grad(loss, [log_weights, log_probs]):
+            assert gradient.isfinite().all()
+            assert gradient[..., 1].count_nonzero() == 0
+
+
+def test_double_precision_is_kept():
+    rng = torch.Generator().manual_seed(0)
+    log_weights = torch.randn(2, 2, 5, generator=rng, dtype=torch.float64).log_softmax(1).requires_grad_()
+    log_probs = torch.randn(2, 2, 4, 5, generator=rng, dtype=torch.float64).log_softmax(2).requires_grad_()
+    labels = torch.randint(0, 4, (2, 5), generator=rng)
+    assert torch.autograd.gradcheck(lambda a, b: mixture_nll(a, b, labels), (log_weights, log_probs))
+    module = function().double()
+    wide = [Learner(one.logits.double(), one.latent.double()) for one in learners()]
+    points = torch.rand(2, 5, 2, generator=rng, dtype=torch.float64) * 2 - 1
+    assert module.nll(wide, points, labels).dtype == torch.float64
+    torch.testing.assert_close(module(wide, points).float(), function()(learners(), points.float()))
+
+
+@pytest.mark.parametrize(
+    ("weights", "labels"), [((1, 2, 5), (2, 5)), ((2, 1, 5), (2, 5)), ((2, 2, 5), (1, 5)), ((2, 2, 5), (2, 1))]
+)
+def test_nll_names_shapes_that_do_not_fit(weights, labels):
+    with pytest.raises(ValueError, match="labels B x Q expected"):
+        mixture_nll(torch.zeros(weights), torch.zeros(2, 2, 4, 5), torch.zeros(labels, dtype=torch.long))

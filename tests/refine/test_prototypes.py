@@ -179,3 +179,9 @@ def test_no_image_and_diverged_networks_are_named():
     spoilt = UnlabeledBatch(spoilt.image * float("nan"), spoilt.index)
     with pytest.raises(SegRefineryError, match="NaN"):
         gather_statistics(toy_teacher(), [], [spoilt], NAMES)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        prototype_weights(torch.zeros(1, 2, 1, 1), torch.zeros(3, 2), temperature)

@@ -196,3 +196,30 @@ def test_balanced_sampling_has_the_mean_of_uniform_sampling_and_less_variance():
     balanced, uniform = shares[balanced_positions], shares[uniform_positions]
     torch.testing.assert_close(balanced.mean(0), uniform.mean(0), atol=0.02, rtol=0)
     assert balanced.var(0).sum() < 0.2 * uniform.var(0).sum()
+
+
+def test_rectify_has_finite_gradients_where_no_class_is_shared():
+    clusters = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
+    labels = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).requires_grad_()
+    rectify(clusters, labels)[0, 1].sum().backward()
+    assert clusters.grad.flatten().tolist() == [0.0, 0.0]
+    assert labels.grad.flatten().tolist() == [0.0, 1.0]
+    assert rectify(clusters.double(), labels.double()).dtype == torch.float64
+
+
+def test_class_distribution_of_many_pixels_in_half_precision():
+    found = update_class_distribution(torch.tensor([0.5, 0.5]).half(), torch.zeros(1, 300, 300).long(), 0.5)
+    assert found.dtype == torch.half
+    assert found.tolist() == [0.75, 0.25]
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 2.0])
+def test_class_distribution_refuses_a_momentum_that_is_no_share(momentum):
+    with pytest.raises(ValueError, match="momentum"):
+        update_class_distribution(torch.tensor([0.5, 0.5]), torch.zeros(1, 2, 2).long(), momentum)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0])
+def test_an_epsilon_that_is_not_positive_is_refused(epsilon):
+    with pytest.raises(ValueError, match="epsilon"):
+        sinkhorn(torch.zeros(2, 2), torch.ones(2), epsilon)

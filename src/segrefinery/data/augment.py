@@ -175,8 +175,10 @@ def apply_affine(
     """
     planes = maps if maps.ndim == 4 else maps[:, None]
     height, width = planes.shape[-2:]
-    grid = F.affine_grid(warp.matrix, [len(planes), 1, height, width], align_corners=False)
-    moved = F.grid_sample(planes.float(), grid, mode=mode, padding_mode="border", align_corners=False)
+    # The grid is a matrix product, and in bfloat16 its places are off by pixels, differently at each resolution.
+    with torch.autocast(maps.device.type, enabled=False):
+        grid = F.affine_grid(warp.matrix, [len(planes), 1, height, width], align_corners=False)
+        moved = F.grid_sample(planes.float(), grid, mode=mode, padding_mode="border", align_corners=False)
     top, left, bottom, right = (edge.view(-1, 1, 1) for edge in warp.hole.unbind(dim=1))
     y = ((torch.arange(height, device=maps.device) + 0.5) / height)[None, :, None]
     x = ((torch.arange(width, device=maps.device) + 0.5) / width)[None, None, :]

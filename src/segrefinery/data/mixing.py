@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from segrefinery.labels import IGNORE
 
 
 def classmix(

@@ -6,7 +6,7 @@ position, and a rank of a distributed run asks for its slice of the global batch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -15,14 +15,6 @@ from torch import Tensor
 
 from segrefinery.errors import SegRefineryError
 from segrefinery.randomness import generator, seed_of
-
-IGNORE = 255
-
-
-def class_pixel_counts(labels: Iterable[Tensor], num_classes: int) -> Tensor:
-    """Pixels of each class in each label map (integer H x W, 255 ignored): N x C int64; streams over the maps."""
-    rows = [torch.bincount(label.flatten().long(), minlength=IGNORE + 1)[:num_classes] for label in labels]
-    return torch.stack(rows) if rows else torch.zeros(0, num_classes, dtype=torch.int64)
 
 
 def soft_balance_probabilities(
@@ -97,7 +89,7 @@ def rare_class_probabilities(pixel_counts: Tensor, temperature: float = 0.01) ->
     counts = _counts(pixel_counts, 1)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive: got {temperature}")
-    frequency = counts / counts.sum().clamp(min=1.0)
+    frequency = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
     return ((1.0 - frequency) / temperature).softmax(dim=0)
 
 
@@ -195,13 +187,13 @@ def _pick(cumulative: Tensor, place: float) -> int:
 def _counts(pixel_counts: Tensor, dims: int) -> Tensor:
     if pixel_counts.ndim != dims:
         raise ValueError(f"pixel_counts must be {'N x C' if dims == 2 else 'C'}: got {tuple(pixel_counts.shape)}")
-    if bool((pixel_counts < 0).any()):
-        raise ValueError("pixel_counts must not be negative")
+    if not bool((pixel_counts >= 0).all()):
+        raise ValueError("pixel_counts must not be negative, or NaN")
     return pixel_counts.detach().cpu().double()
 
 
 def _mask(classes: Sequence[int] | Tensor, num_classes: int) -> Tensor:
-    ids = torch.as_tensor(classes).cpu()
+    ids = torch.as_tensor(classes if isinstance(classes, Tensor) else list(classes)).cpu()
     if ids.dtype == torch.bool and ids.shape == (num_classes,):
         return ids
     ids = ids.long().flatten()

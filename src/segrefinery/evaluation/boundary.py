@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefinery.evaluation.confusion import IGNORE, ConfusionMatrix
+from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.labels import IGNORE
 
 
 def boundary_mask(label: Tensor, width: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from segrefinery.labels import IGNORE
 
 
 class ConfusionMatrix:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation
 from segrefinery.errors import explained_if_out_of_memory
 from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.resize import bilinear
 
 TO_NEED_LESS = (
     "predict by overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'; the "
@@ -60,8 +60,8 @@ def predict_probs(
         resized = resize_for_evaluation(image, data).unsqueeze(0).to(device_of(network))
         if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
             return logits_at(network, resized, size).float().softmax(dim=1)[0]
-        probs = sliding_probs(network, resized, window)
-        return F.interpolate(probs, size, mode="bilinear", align_corners=False)[0]
+        probs = sliding_probs(network, resized, window, size)
+        return bilinear(probs, size)[0]
 
 
 def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
@@ -69,21 +69,28 @@ def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
     decode = getattr(network, "predict", None)
     if decode is not None:
         return decode(image, size)
-    return F.interpolate(network(image).logits.float(), size, mode="bilinear", align_corners=False)
+    return bilinear(network(image).logits.float(), size)
 
 
-def sliding_probs(network: nn.Module, image: Tensor, window: Size) -> Tensor:
-    """Probabilities averaged over overlapping windows: B x 3 x H x W -> B x C x H x W."""
-    height, width = image.shape[-2:]
-    total, count = None, image.new_zeros(1, 1, height, width)
-    for top in window_starts(height, window[0]):
-        for left in window_starts(width, window[1]):
+def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) -> Tensor:
+    """Probabilities averaged over overlapping windows: B x 3 x H x W -> B x C x H x W, or B x C x ``out`` of a network
+    that decodes at any resolution (IR2F)."""
+    sides = (image.shape[-2], image.shape[-1])
+    out = out if hasattr(network, "predict") else sides
+    total, count = None, image.new_zeros(1, 1, *out)
+    for top in window_starts(sides[0], window[0]):
+        for left in window_starts(sides[1], window[1]):
             part = image[..., top : top + window[0], left : left + window[1]]
-            probs = logits_at(network, part, (part.shape[-2], part.shape[-1])).float().softmax(dim=1)
+            rows, columns = (
+                slice(round(start * wanted / side), round((start + length) * wanted / side))
+                for start, length, wanted, side in zip((top, left), part.shape[-2:], out, sides, strict=True)
+            )
+            size = (rows.stop - rows.start, columns.stop - columns.start)
+            probs = logits_at(network, part, size).float().softmax(dim=1)
             if total is None:
-                total = probs.new_zeros(len(image), probs.shape[1], height, width)
-            total[..., top : top + window[0], left : left + window[1]] += probs
-            count[..., top : top + window[0], left : left + window[1]] += 1
+                total = probs.new_zeros(len(image), probs.shape[1], *out)
+            total[..., rows, columns] += probs
+            count[..., rows, columns] += 1
     assert total is not None
     return total / count
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,20 @@ from segrefinery.evaluation.inference import Evaluation
 from segrefinery.labels import LabelSpace
 
 
-def scores_of(counts: ConfusionMatrix, space: LabelSpace) -> dict[str, Any]:
-    """Scores as plain numbers in [0, 1]; a class that does not occur has a null IoU."""
+def scores_of(counts: ConfusionMatrix, space: LabelSpace, left_out: Collection[str] = ()) -> dict[str, Any]:
+    """Scores as plain numbers in [0, 1]; a class that does not occur has a null IoU.
+
+    Args:
+        left_out: classes that the labels cannot show. Predicting one is a mistake on the class it hides, but it has no
+            IoU of its own and no part in the mean.
+    """
     iou = {
-        name: None if value != value else value for name, value in zip(space.classes, counts.iou.tolist(), strict=True)
+        name: None if value != value or name in left_out else value
+        for name, value in zip(space.classes, counts.iou.tolist(), strict=True)
     }
+    counted = [value for value in iou.values() if value is not None]
     return {
-        "miou": counts.miou,
+        "miou": sum(counted) / len(counted) if left_out and counted else counts.miou,
         "iou": iou,
         "pixel_accuracy": counts.pixel_accuracy,
         "mean_pixel_accuracy": counts.mean_pixel_accuracy,

@@ -6,6 +6,7 @@ import difflib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ class Encoder(nn.Module, ABC):
         return [unpad(level, whole, size) for level in self.levels(padded)]
 
 
+@cache
+def warn_of_the_licence() -> None:
+    """Once, for a run builds several networks."""
+    log.warning("MiT weights and code are NVIDIA's, for research only (no commercial use): see its licence.")
+
+
 class MiT(Encoder):
     """SegFormer's Mix Transformer through transformers; strides 4, 8, 16, 32. Its licence is non-commercial."""
 
@@ -78,7 +85,7 @@ class MiT(Encoder):
             from transformers import SegformerConfig, SegformerModel
         except ImportError as error:
             raise SegRefineryError("MiT encoders need transformers: pip install 'segrefinery[segformer]'.") from error
-        log.warning("MiT weights and code are NVIDIA's, for research only (no commercial use): see its licence.")
+        warn_of_the_licence()
         width, depths, _ = _MIT[size]
         self.channels = (width, 2 * width, 5 * width, 8 * width)
         config: dict[str, Any] = {"hidden_sizes": list(self.channels), "depths": list(depths)}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 Norm = Literal["batch", "group", "none"]
@@ -61,7 +61,7 @@ def initialise(head: nn.Module, *classifiers: nn.Module) -> None:
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear interpolation to (h, w)."""
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+    return bilinear(x, tuple(size))
 
 
 class AuxiliaryHead(nn.Module):

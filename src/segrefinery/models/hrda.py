@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from segrefinery.errors import SegRefineryError
 from segrefinery.models.heads import HeadSettings, Norm, SegFormerHead
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -243,7 +244,7 @@ def _place(part: Tensor, like: Tensor, box: tuple[float, float, float, float]) -
 def _resize(pixels: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(pixels.shape[-2:]) == tuple(size):
         return pixels
-    return F.interpolate(pixels, tuple(size), mode="bilinear", align_corners=False)
+    return bilinear(pixels, tuple(size))
 
 
 def _half(image: Tensor) -> Tensor:

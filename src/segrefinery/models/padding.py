@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from segrefinery.resize import resample
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
@@ -30,16 +31,5 @@ def unpad(x: Tensor, padded: Sequence[int], size: Sequence[int]) -> Tensor:
     """
     for dim, (whole, part) in zip((-2, -1), zip(padded, size)):
         if whole != part:
-            x = _take(x, dim, part / whole)
+            x = resample(x, dim, math.ceil(x.shape[dim] * part / whole - 1e-6), part / whole).to(x.dtype)
     return x
-
-
-def _take(x: Tensor, dim: int, share: float) -> Tensor:
-    """Resample the first ``share`` of an axis: a small matrix product, so its gradient is deterministic everywhere."""
-    old = x.shape[dim]
-    new = math.ceil(old * share - 1e-6)
-    centre = (torch.arange(new, device=x.device) + 0.5) * (old * share / new) - 0.5
-    distance = (centre.clamp(0, old - 1)[:, None] - torch.arange(old, device=x.device)).abs()
-    weights = (1 - distance).clamp(min=0)
-    with torch.autocast(x.device.type, enabled=False):
-        return (x.float().transpose(dim, -1) @ weights.T).transpose(dim, -1).to(x.dtype)

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 
@@ -108,4 +109,4 @@ class Small(Segmenter):
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+    return bilinear(x, like.shape[-2:])

@@ -19,8 +19,11 @@ class TeacherSettings(Settings):
     """How the teacher follows the student."""
 
     decay: float = Field(default=0.999, ge=0, le=1)
-    """Weight of the old teacher in the moving average, reached by the ramp min(1 - 1/(t+1), decay). With 0 it is the
-    student, with 1 it stays what it was at first."""
+    """Weight of the old teacher in the moving average. With 0 it is the student, with 1 it stays what it was at
+    first."""
+    ramp: bool = True
+    """Reach ``decay`` by min(1 - 1/(t+1), decay), t counted from 0: until then the teacher is the plain mean of the
+    students so far, and what it was at first is forgotten with the first step. Without, every step has ``decay``."""
     mode: Literal["eval", "train"] = "eval"
     """``train`` lets batch norm use batch statistics, as DAFormer's code does; dropout stays off in both."""
 
@@ -86,14 +89,18 @@ class Teacher(nn.Module):
     def update(self, student: nn.Module, step: int) -> None:
         """Move towards the student after optimizer step number ``step`` (counted from 0).
 
-        Parameters and floating buffers are averaged with min(1 - 1/(step+1), decay); counters are copied.
+        Parameters and floating buffers are averaged; counters are copied.
         """
         if self.settings.decay == 1:
             return
-        decay = min(1.0 - 1.0 / (step + 1), self.settings.decay)
-        own, new = self.network.state_dict(), student.state_dict()
-        for name, old in own.items():
-            if old.is_floating_point():
-                old.lerp_(new[name].to(old.dtype), 1.0 - decay)
-            else:
-                old.copy_(new[name])
+        ramp = 1.0 - 1.0 / (step + 1) if self.settings.ramp else 1.0
+        decay = min(ramp, self.settings.decay)
+        new = student.state_dict()
+        averaged, copied = [], []
+        for name, old in self.network.state_dict().items():
+            (averaged if old.is_floating_point() else copied).append((old, new[name].to(old.dtype)))
+        if averaged:  # all at once: one by one they are a thousand small kernels on a GPU
+            own, theirs = (list(side) for side in zip(*averaged, strict=True))
+            torch._foreach_lerp_(own, theirs, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for old, now in copied:
+            old.copy_(now)

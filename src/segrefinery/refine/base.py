@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
+from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherView
-
-IGNORE = 255
+from segrefinery.resize import bilinear
 
 
 @dataclass
@@ -49,7 +49,7 @@ class PseudoLabels:
         """At another resolution: probabilities bilinear, weights nearest, so that a rejected pixel stays rejected."""
         if tuple(self.probs.shape[-2:]) == tuple(size):
             return self
-        probs = F.interpolate(self.probs, size, mode="bilinear", align_corners=False)
+        probs = bilinear(self.probs, size)
         weight = F.interpolate(self.weight[:, None], size, mode="nearest")[:, 0]
         return PseudoLabels(probs, weight)
 

@@ -9,16 +9,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.labels import IGNORE
 from segrefinery.losses import mrkld
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import IGNORE, PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.confidence import class_thresholds, confidence_histogram
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class ClassBalanced(Refiner):
         if step.mixed_source is not None:
             learned = learned & ~step.mixed_source
         logits = step.mixed_prediction.logits.float()
-        logits = F.interpolate(logits, learned.shape[-2:], mode="bilinear", align_corners=False)
+        logits = bilinear(logits, learned.shape[-2:])
         # CRST takes the mean over classes, where ``losses.mrkld`` takes the sum.
         return {"mrkld": self.settings.mrkld_weight / logits.shape[1] * mrkld(logits, learned)}
 

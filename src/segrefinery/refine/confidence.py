@@ -17,6 +17,7 @@ from torch import Tensor
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.precision import wide
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.settings import Settings
 
@@ -34,7 +35,9 @@ def normalized_entropy(probs: Tensor, dim: int = 1) -> Tensor:
     if classes < 2:
         raise ValueError(f"probs: at least 2 classes along dim {dim} expected, got shape {tuple(probs.shape)}")
     with torch.autocast(device_type=probs.device.type, enabled=False):
-        probs = probs if probs.dtype == torch.float64 else probs.float()
+        probs = wide(probs)
+        if probs.requires_grad:  # at 0 the gradient is infinite, and NaN behind a softmax that underflowed
+            probs = probs.clamp(min=torch.finfo(probs.dtype).tiny)
         return (torch.special.entr(probs).sum(dim) / math.log(classes)).clamp(0.0, 1.0)
 
 
@@ -51,11 +54,16 @@ def class_thresholds(histogram: Tensor, portion: float = 0.5, cap: float = 0.9) 
 
     Returns:
         C thresholds, float32; 0 for a class without pixels.
+
+    Raises:
+        ValueError: a histogram of another shape, ``portion`` or ``cap`` outside [0, 1].
     """
     if histogram.ndim != 2:
         raise ValueError(f"histogram: C x K expected, got shape {tuple(histogram.shape)}")
     if not 0.0 <= portion <= 1.0:
         raise ValueError(f"portion: a share in [0, 1] expected, got {portion}")
+    if not 0.0 <= cap <= 1.0:
+        raise ValueError(f"cap: a confidence in [0, 1] expected, got {cap}")
     counts = histogram.double()
     total = counts.sum(dim=1, keepdim=True)
     at_least = counts.flip(1).cumsum(1).flip(1)  # pixels in this bin or a higher one; falls from left to right

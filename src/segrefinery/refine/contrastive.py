@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.labels import LabelSpace
-from segrefinery.losses import IGNORE, pixel_contrastive_loss
+from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.losses import pixel_contrastive_loss
 from segrefinery.models.heads import Norm, conv_norm, enlarge
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, Step

@@ -18,6 +18,7 @@ from torch import Tensor
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.precision import wide
 from segrefinery.refine.base import PseudoLabels, Refiner
 from segrefinery.refine.confidence import normalized_entropy
 from segrefinery.settings import Settings
@@ -80,11 +81,15 @@ def fit_two_gaussians(
 
 
 def certain_posterior(values: Tensor, mixture: Mixture) -> Tensor:
-    """Posterior of component 0 of a single mixture at each value, same shape; 0 for NaN values or an empty mixture."""
-    a, b, c = (coefficient.to(values.device) for coefficient in mixture.log_odds())
+    """Posterior of component 0 of a single mixture at each value, same shape; 0 for NaN values or an empty mixture.
+
+    ``mixture`` is anything with ``weights``, ``means`` and ``stds`` of shape (2,).
+    """
+    parts = (mixture.weights, mixture.means, mixture.stds)
+    a, b, c = Mixture(*(part.to(values.device, torch.float64) for part in parts)).log_odds()
     x = values.double()
     posterior = torch.sigmoid((a * x + b) * x + c).nan_to_num(nan=0.0)
-    return posterior.to(torch.promote_types(values.dtype, torch.float32))
+    return posterior.to(wide(values).dtype)
 
 
 def fit_binned(

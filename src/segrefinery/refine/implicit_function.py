@@ -19,8 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from segrefinery.losses import IGNORE
+from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import Learner
+from segrefinery.precision import wide
 from segrefinery.refine.continuous import WHOLE, Sites, locate, locate_jointly, pixel_centres, read, sample
 
 Weighting = Literal["implicit", "equal", "heuristic", "discrete"]
@@ -37,14 +38,25 @@ def mixture_nll(log_weights: Tensor, log_probs: Tensor, labels: Tensor, *, weigh
         log_probs: B x K x C x Q.
         labels: B x Q int64, 255 ignored. If all are, the result is 0 and still part of the graph.
         weight: B x Q, a factor on each query's term, or None; the divisor remains the number of labels.
+
+    Raises:
+        ValueError: shapes that do not fit.
     """
+    batch, learners, classes, queries = log_probs.shape
+    shapes = {(batch, learners, queries), (batch, learners, classes, queries)}
+    if tuple(log_weights.shape) not in shapes or labels.shape != (batch, queries):
+        found = ", ".join(str(tuple(part.shape)) for part in (log_weights, log_probs, labels))
+        raise ValueError(f"log_weights B x K (x C) x Q, log_probs B x K x C x Q and labels B x Q expected, got {found}")
     valid = labels != IGNORE
-    index = labels.masked_fill(~valid, 0)[:, None]
+    index = labels.masked_fill(~valid, 0).long()[:, None]
+    # Ignored queries are taken out before the logarithm of the sum, whose gradient may be NaN where all terms are -inf.
     if log_weights.ndim == 4:
-        nll = -log_mixture(log_weights, log_probs).gather(1, index)[:, 0]
+        valid_only = valid[:, None, None]
+        mixed = log_mixture(log_weights.masked_fill(~valid_only, 0.0), log_probs.masked_fill(~valid_only, 0.0))
+        nll = -mixed.gather(1, index)[:, 0]
     else:
-        of_label = log_probs.float().gather(2, index[:, None].expand(-1, log_probs.shape[1], -1, -1))[:, :, 0]
-        nll = -(log_weights.float() + of_label).logsumexp(dim=1)
+        of_label = wide(log_probs).gather(2, index[:, None].expand(-1, learners, -1, -1))[:, :, 0]
+        nll = -(wide(log_weights) + of_label).masked_fill(~valid[:, None], 0.0).logsumexp(dim=1)
     if weight is not None:
         nll = nll * weight
     return torch.where(valid, nll, 0.0).sum() / valid.sum().clamp_min(1)
@@ -54,7 +66,7 @@ def log_mixture(log_weights: Tensor, log_probs: Tensor) -> Tensor:
     """log P: B x K x Q (or B x K x C x Q) and B x K x C x Q -> B x C x Q. With a weight for each class the sum over
     the classes is no longer 1, so it is normalised."""
     classwise = log_weights.ndim == 4
-    mixed = ((log_weights if classwise else log_weights[:, :, None]).float() + log_probs.float()).logsumexp(dim=1)
+    mixed = (wide(log_weights if classwise else log_weights[:, :, None]) + wide(log_probs)).logsumexp(dim=1)
     return mixed.log_softmax(dim=1) if classwise else mixed
 
 
@@ -75,16 +87,16 @@ class _Reader(nn.Module):
 
     def on_grid(self, latent: Tensor) -> Tensor:
         """B x D x h x w -> B x hw x hidden."""
-        return self.latent(latent.float()).flatten(2).transpose(1, 2)
+        return self.latent(latent.to(self.latent.weight.dtype)).flatten(2).transpose(1, 2)
 
     def forward(self, rows: Tensor, sites: Sites) -> Tensor:
         """e: B x Q x hidden, 0 outside the learner's box."""
-        blend = torch.zeros((), device=rows.device)
+        blend = rows.new_zeros(())
         for index, area, offset in zip(
             sites.index.unbind(1), sites.area.unbind(1), sites.offset.unbind(1), strict=True
         ):
-            read_here = (read(rows, index) + self.offset(self._encode(offset))).relu()
-            blend = blend + area[..., None] * read_here
+            read_here = (read(rows, index) + self.offset(self._encode(offset.to(rows.dtype)))).relu()
+            blend = blend + area[..., None].to(rows.dtype) * read_here
         return self.second(blend) * sites.inside[..., None]
 
     def _encode(self, offset: Tensor) -> Tensor:
@@ -107,7 +119,7 @@ class ImplicitRectification(nn.Module):
     """Mixture weights of K learners at any coordinate. At first all are equal: the last layer starts at zero.
 
     The learners' grids may differ in size, stride and box; outside its box a learner's weight is 0. Everything is
-    computed in float32, also under autocast.
+    computed in the parameters' precision (float32), also under autocast.
 
     Args:
         latent_channels: D_k of each learner's latent.
@@ -179,13 +191,13 @@ class ImplicitRectification(nn.Module):
         """
         self._check(learners, coordinates)
         with torch.autocast(device_type=coordinates.device.type, enabled=False):
-            return self._log_weights(self._prepare(learners), coordinates.float(), noise)[0]
+            return self._log_weights(self._prepare(learners), wide(coordinates), noise)[0]
 
     def mixture_log_probs(self, learners: Sequence[Learner], coordinates: Tensor) -> Tensor:
         """log P(c|x), B x C x Q at coordinates B x Q x 2; checks as in ``forward``."""
         self._check(learners, coordinates)
         with torch.autocast(device_type=coordinates.device.type, enabled=False):
-            return self._log_probs(self._prepare(learners), coordinates.float())
+            return self._log_probs(self._prepare(learners), wide(coordinates))
 
     def nll(
         self,
@@ -199,7 +211,7 @@ class ImplicitRectification(nn.Module):
         """``mixture_nll`` of the labels B x Q at coordinates B x Q x 2, with gradients to learners and weights."""
         self._check(learners, coordinates)
         with torch.autocast(device_type=coordinates.device.type, enabled=False):
-            log_weights, logits = self._log_weights(self._prepare(learners), coordinates.float(), noise)
+            log_weights, logits = self._log_weights(self._prepare(learners), wide(coordinates), noise)
             if self.space == "prob":
                 return mixture_nll(log_weights, logits.log_softmax(dim=2), labels, weight=weight)
             mixed = self._mix(log_weights, logits)[:, None]
@@ -209,7 +221,7 @@ class ImplicitRectification(nn.Module):
         """log p_k(c|x) of each learner, B x K x C x Q; only meaningful inside a learner's box."""
         self._check(learners, coordinates)
         with torch.autocast(device_type=coordinates.device.type, enabled=False):
-            return self._learner_logits(learners, coordinates.float())[0].log_softmax(dim=2)
+            return self._learner_logits(learners, wide(coordinates))[0].log_softmax(dim=2)
 
     def decode(
         self, learners: Sequence[Learner], size: tuple[int, int], chunk: int = 16384, *, log: bool = False
@@ -271,9 +283,7 @@ class ImplicitRectification(nn.Module):
     def _log_weights(self, ready: _Prepared, points: Tensor, noise: bool) -> tuple[Tensor, Tensor]:
         """Log weights (with the noise component if asked) and the components' logits, B x K x C x Q."""
         sites = [locate(points, learner.logits.shape[-2:], learner.box) for learner in ready.learners]
-        logits = torch.stack(
-            [sample(le.logits.float(), at) for le, at in zip(ready.learners, sites, strict=True)], dim=1
-        )
+        logits = torch.stack([sample(wide(le.logits), at) for le, at in zip(ready.learners, sites, strict=True)], dim=1)
         inside = torch.stack([at.inside for at in sites], dim=1)
         if self.learned:
             scores = (
@@ -295,7 +305,7 @@ class ImplicitRectification(nn.Module):
     def _learner_logits(learners: Sequence[Learner], points: Tensor) -> tuple[Tensor, Tensor]:
         """Each learner's bilinear logits, B x K x C x Q, and whether it sees the point, B x K x Q."""
         sites = [locate(points, learner.logits.shape[-2:], learner.box) for learner in learners]
-        logits = [sample(learner.logits.float(), at) for learner, at in zip(learners, sites, strict=True)]
+        logits = [sample(wide(learner.logits), at) for learner, at in zip(learners, sites, strict=True)]
         return torch.stack(logits, dim=1), torch.stack([at.inside for at in sites], dim=1)
 
     def _upsample(self, ready: _Prepared, points: Tensor) -> Tensor:
@@ -308,7 +318,7 @@ class ImplicitRectification(nn.Module):
         if self.weighting == "equal" or any(share is None for share in shares):
             return points.new_zeros(len(points), len(shares), 1, points.shape[1])
         found = [
-            sample(share.float(), locate(points, share.shape[-2:], learner.box))
+            sample(wide(share), locate(points, share.shape[-2:], learner.box))
             for share, learner in zip(shares, ready.learners, strict=True)
             if share is not None
         ]

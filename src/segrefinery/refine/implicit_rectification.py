@@ -14,18 +14,18 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
-from segrefinery.labels import LabelSpace
-from segrefinery.losses import IGNORE, learner_cross_entropy
+from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.losses import learner_cross_entropy
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.continuous import nearest_pixel
 from segrefinery.refine.implicit_function import ImplicitRectification, Weighting, log_mixture, mixture_nll
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 __all__ = [
@@ -206,7 +206,7 @@ class RectifiedSegmenter(Segmenter):
         size = max(_whole_grid(learner) for learner in seen.learners)
         features = seen.features
         if tuple(features.shape[-2:]) != size:
-            features = F.interpolate(features, size, mode="bilinear", align_corners=False)
+            features = bilinear(features, size)
         logits = self.function.decode(seen.learners, size, log=True)
         return Prediction(logits, features, seen.aux_logits, seen.aux_features, seen.levels, seen.learners)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefinery.resize import bilinear
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
 Perturbation = Literal["fourier", "class_dropout", "boundary_jitter", "none"]
@@ -47,7 +48,7 @@ def _random_style(logits: Tensor, style: Tensor, generators: list[torch.Generato
     chosen = [int(torch.randint(len(style), (), generator=rng)) for rng, _ in zip(generators, logits)]
     style = style[chosen]
     if style.shape[-2:] != logits.shape[-2:]:
-        style = F.interpolate(style, logits.shape[-2:], mode="bilinear", align_corners=False)
+        style = bilinear(style, logits.shape[-2:])
     return style
 
 

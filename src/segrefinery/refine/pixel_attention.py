@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from segrefinery.errors import SegRefineryError
+from segrefinery.precision import wide
 
 # Entries of the strip of the attention matrix held at a time: 8 MiB in float32 stay in the cache of a CPU or GPU.
 STRIP = 2**21
@@ -152,7 +153,7 @@ class PixelAttention(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """B x C x h x w -> attended B x C x h x w, in float32 or better."""
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+            maps = wide(maps)
             return pixel_attention(maps, self.embed(maps))
 
 

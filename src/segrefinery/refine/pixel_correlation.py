@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.labels import LabelSpace
-from segrefinery.losses import IGNORE
+from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, Step
 from segrefinery.refine.pixel_attention import PixelAttention
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def _maps(prediction: Prediction, layers: tuple[str, ...]):
 
 def _mean_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean over labelled pixels, at the label's size; 0 where there is none."""
-    logits = F.interpolate(logits.float(), label.shape[-2:], mode="bilinear", align_corners=False)
+    logits = bilinear(logits.float(), label.shape[-2:])
     labelled = (label != IGNORE).sum().clamp(min=1)
     return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / labelled
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.errors import SegRefineryError
 from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.precision import wide
 from segrefinery.randomness import generator
 
 CHUNK = 4096  # pixels at a time: what the processor's cache holds, and all the extra memory that is needed
@@ -30,7 +31,12 @@ def prototype_weights(features: Tensor, prototypes: Tensor, temperature: float =
 
     Returns:
         B x C x h x w, sums to 1 over classes.
+
+    Raises:
+        ValueError: a temperature that is not positive.
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive: got {temperature}")
     return (prototype_distances(features, prototypes) / -temperature).softmax(dim=1)
 
 
@@ -41,7 +47,7 @@ def prototype_distances(features: Tensor, prototypes: Tensor) -> Tensor:
     this form would lose digits are computed again by difference.
     """
     with torch.autocast(features.device.type, enabled=False):
-        prototypes = _wide(prototypes)
+        prototypes = wide(prototypes)
         squared_norms = prototypes.square().sum(dim=1, keepdim=True)
 
         def distances(pixels: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ def prototype_distances(features: Tensor, prototypes: Tensor) -> Tensor:
 def cosine_similarities(features: Tensor, prototypes: Tensor) -> Tensor:
     """Cosines B x C x h x w between features B x D x h x w and prototypes C x D; differentiable."""
     with torch.autocast(features.device.type, enabled=False):
-        directions = F.normalize(_wide(prototypes), dim=1)
+        directions = F.normalize(wide(prototypes), dim=1)
 
         def cosines(pixels: Tensor) -> Tensor:
             return directions @ pixels / pixels.square().sum(dim=0).clamp_min(1e-24).sqrt()
@@ -74,13 +80,9 @@ def _by_chunks(function: Callable[[Tensor], Tensor], features: Tensor, prototype
         shapes = f"{tuple(features.shape)} and {tuple(prototypes.shape)}"
         raise ValueError(f"features must be B x D x h x w and prototypes C x D, got {shapes}")
     images = [
-        torch.cat([function(_wide(part)) for part in image.split(CHUNK, dim=1)], dim=1) for image in features.flatten(2)
+        torch.cat([function(wide(part)) for part in image.split(CHUNK, dim=1)], dim=1) for image in features.flatten(2)
     ]
     return torch.stack(images).unflatten(2, features.shape[-2:])
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -98,8 +100,8 @@ def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
     """
     with torch.autocast(features.device.type, enabled=False):
         classes = torch.arange(num_classes, device=labels.device)
-        one_hot = (labels.flatten(1)[:, None] == classes[:, None]).to(_wide(features[:0]).dtype)
-        sums = one_hot @ _wide(features).flatten(2).transpose(1, 2)
+        one_hot = (labels.flatten(1)[:, None] == classes[:, None]).to(wide(features[:0]).dtype)
+        sums = one_hot @ wide(features).flatten(2).transpose(1, 2)
         require_finite(sums)
         return sums, one_hot.sum(dim=2)
 

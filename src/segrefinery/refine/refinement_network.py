@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from segrefinery.labels import LabelSpace
-from segrefinery.losses import IGNORE, weighted_cross_entropy
+from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.heads import Norm, conv_norm, enlarge
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import TeacherView

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segrefinery.labels import IGNORE
+from segrefinery.precision import wide
 
 SAFE_RANGE = 50.0  # spread of scores / epsilon up to which products of exponentials stay inside float32
 
@@ -31,19 +32,22 @@ def sinkhorn(scores: Tensor, class_marginal: Tensor, epsilon: float = 0.05, iter
         M x C, rows sum to 1; without gradient, as a training target is.
 
     Raises:
-        ValueError: shapes that do not fit, no iteration, or marginals that are negative, NaN or all 0.
+        ValueError: shapes that do not fit, no iteration, an epsilon that is not positive, or marginals that are
+            negative, NaN or all 0.
     """
     if scores.ndim != 2 or class_marginal.shape != scores.shape[1:]:
         shapes = f"{tuple(scores.shape)} and {tuple(class_marginal.shape)}"
         raise ValueError(f"scores must be M x C and class_marginal C, got {shapes}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
     if not (bool((class_marginal >= 0).all()) and bool(class_marginal.sum() > 0)):
         raise ValueError(f"class_marginal must be at least 0 and not all 0, got {class_marginal.tolist()}")
     if not len(scores):
         return scores
     with torch.autocast(scores.device.type, enabled=False):
-        scores = scores if scores.dtype == torch.float64 else scores.float()
+        scores = wide(scores)
         # In pixels, as the rows are: scaling to another total would let the factors drift at every iteration.
         marginal = class_marginal.to(scores) * (len(scores) / class_marginal.to(scores).sum())
         lowest, highest = torch.aminmax(scores)
@@ -83,9 +87,10 @@ def rectify(cluster_probs: Tensor, soft_labels: Tensor) -> Tensor:
     if cluster_probs.shape != soft_labels.shape:
         shapes = f"{tuple(cluster_probs.shape)} and {tuple(soft_labels.shape)}"
         raise ValueError(f"cluster_probs and soft_labels must have one shape, got {shapes}")
-    product = cluster_probs.float() * soft_labels.float()
+    product = wide(cluster_probs) * wide(soft_labels)
     total = product.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, product / total, soft_labels.float())
+    shared = total > 0
+    return torch.where(shared, product / total.masked_fill(~shared, 1.0), wide(soft_labels))
 
 
 def update_class_distribution(distribution: Tensor, labels: Tensor, momentum: float) -> Tensor:
@@ -100,8 +105,10 @@ def update_class_distribution(distribution: Tensor, labels: Tensor, momentum: fl
         C, sums to 1.
 
     Raises:
-        ValueError: a label that is neither a class nor 255.
+        ValueError: a label that is neither a class nor 255; a momentum outside [0, 1].
     """
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum: a share in [0, 1] expected, got {momentum}")
     num_classes = len(distribution)
     flat = labels.flatten(1)
     valid = flat != IGNORE
@@ -109,11 +116,11 @@ def update_class_distribution(distribution: Tensor, labels: Tensor, momentum: fl
         raise ValueError(f"labels must be 0 to {num_classes - 1} or 255")
     offsets = torch.arange(len(flat), device=labels.device)[:, None] * num_classes
     counts = torch.bincount((flat + offsets)[valid], minlength=len(flat) * num_classes).view(len(flat), num_classes)
-    counts = counts[counts.sum(dim=1) > 0].to(distribution)
+    counts = counts[counts.sum(dim=1) > 0].to(wide(distribution))
     if not len(counts):
         return distribution.clone()
     shares = (counts / counts.sum(dim=1, keepdim=True)).mean(dim=0)
-    return momentum * distribution + (1 - momentum) * shares
+    return (momentum * distribution + (1 - momentum) * shares).to(distribution.dtype)
 
 
 def balanced_positions(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:

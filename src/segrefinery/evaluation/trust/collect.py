@@ -23,6 +23,7 @@ from segrefinery.data.transforms import DataSettings, resize_for_evaluation, res
 from segrefinery.evaluation.inference import Size, device_of, logits_at, sliding_probs
 from segrefinery.evaluation.trust.scores import joint_counts, soft_neighborhood_density
 from segrefinery.randomness import generator
+from segrefinery.resize import bilinear
 
 SEED = 9
 IMAGES = 32
@@ -206,7 +207,7 @@ def probs_at(network: nn.Module, image: Tensor, size: Size, window: Size | None)
     """1 x C x ``size`` float32 class probabilities of a normalised image, whole or by overlapping windows."""
     if window is None or (image.shape[-2] <= window[0] and image.shape[-1] <= window[1]):
         return logits_at(network, image, size).float().softmax(dim=1)
-    probs = sliding_probs(network, image, window)
+    probs = sliding_probs(network, image, window, size)
     if tuple(probs.shape[-2:]) == tuple(size):
         return probs
-    return F.interpolate(probs, size, mode="bilinear", align_corners=False)
+    return bilinear(probs, size)

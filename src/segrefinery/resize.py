@@ -1,0 +1,39 @@
+"""Bilinear resizing of feature maps and logits, deterministic wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segrefinery.precision import wide
+
+
+def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps at another resolution, corners not aligned: B x C x h x w -> B x C x ``size``.
+
+    On a GPU torch's own operation has no deterministic gradient, and what takes its place when one is asked for needs
+    several times the memory; two small matrix products do the same.
+    """
+    if maps.is_cpu or not torch.are_deterministic_algorithms_enabled():
+        return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+    for dim, length in zip((-2, -1), size, strict=True):
+        if maps.shape[dim] != length:
+            maps = resample(maps, dim, length)
+    return maps
+
+
+def resample(maps: Tensor, dim: int, length: int, share: float = 1.0) -> Tensor:
+    """The first ``share`` of an axis at ``length`` places, each between its two neighbours; a matrix product.
+
+    Float32 under autocast, as torch's interpolation is there; else in the type of ``maps``.
+    """
+    old = maps.shape[dim]
+    centre = (torch.arange(length, device=maps.device) + 0.5) * (old * share / length) - 0.5
+    distance = (centre.clamp(0, old - 1)[:, None] - torch.arange(old, device=maps.device)).abs()
+    weights = (1 - distance).clamp(min=0)
+    with torch.autocast(maps.device.type, enabled=False):
+        found = (wide(maps).transpose(dim, -1) @ weights.to(wide(maps).dtype).T).transpose(dim, -1)
+    return found if torch.is_autocast_enabled(maps.device.type) else found.to(maps.dtype)
