@@ -140,4 +140,4 @@ def test_odd_file_names_survive(run, tmp_path):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(pictures / name)
     picked = prepare_audit(run, str(pictures), tmp_path / "audit", 3)
     assert len({one.stem for one in picked}) == 3
-    assert all(one.stem.isascii() and " " not in one.stem for one in picked)
+    assert all(" " not in one.stem and "?" not in one.stem for one in picked)

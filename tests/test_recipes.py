@@ -40,9 +40,30 @@ def test_it_runs_unattended_at_scale_small(name, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.corp=[1, 2]", r"data\.corp: unknown key; valid keys: .*crop"),
+        ("data.corp=[1, 2]", r"data\.corp: unknown key; valid keys: .*crop.*Did you mean 'crop'"),
         ("data.batch=many", r"data\.batch: .*integer.*'many'"),
         ("stages.adapt.refine.entropy_mixtur={}", "unknown refiner 'entropy_mixtur'.*entropy_mixture"),
+        ("stages.adapt.refine=[5]", r"stages\.adapt\.refine: each refiner is a name"),
+        ("stages.adpt.steps=4", r"stages\.adpt: a new stage needs a kind: .*Did you mean 'adapt'\?"),
+        ("stages.adpt=null", r"unknown stage 'adpt'\. Did you mean 'adapt'\?"),
+        ("stages.adapt=5", r"stages\.adapt: a stage is a mapping of settings \(got 5\)"),
+        ("stages.adapt.strong.blurr=1", r"stages\.adapt\.strong\.blurr: unknown key; valid keys: jitter"),
+        (
+            "data.crop=128",
+            r"^--set data\.crop=128: data\.crop: write \[128, 128\], that is \[HEIGHT, WIDTH\] \(got 128\)$",
+        ),
+        ("data.crop=[1, 2, 3]", r"data\.crop: write \[HEIGHT, WIDTH\] \(got \[1, 2, 3\]\)$"),
+        ("stages.adapt.crop=64", r"stages\.adapt\.crop: write \[64, 64\]"),
+        ("stages.adapt.optimizer.betas=1", r"optimizer\.betas: write \[1, 1\], that is a list of 2 values"),
+        ("target_data.crop=64", r"^--set target_data\.crop=64: target_data\.crop: write \[64, 64\]"),
+        ("window=[64]", r"^--set window=\[64\]: window: write \[HEIGHT, WIDTH\] \(got \[64\]\)$"),
+        ("window=[]", r"^--set window=\[\]: window: write \[HEIGHT, WIDTH\] \(got \[\]\)$"),
+        ("classes=road", r"classes: write a list \(got 'road'\)"),
+        ("data=5", r"^--set data=5: data: [^;]*$"),
+        (
+            "training.accumulate=3",
+            r"training\.accumulate is 3, but data\.batch is 4, .* set training\.accumulate to 1 or 2 or 4",
+        ),
         ("stages.adapt.kind=selftraining", "unknown kind of stage 'selftraining'.*self_training"),
         ("stages.adapt.optimizer.speed=1", r"stages\.adapt.*optimizer\.speed: unknown key"),
         ("model.name=deeplab", "unknown model 'deeplab'"),
@@ -60,13 +81,118 @@ def test_a_mistake_is_named_with_its_place_and_the_choices(override, message):
 def test_unknown_recipe_scale_and_file_are_named(tmp_path):
     with pytest.raises(SegRefineryError, match=r"unknown recipe 'self_trainng'.*Did you mean 'self_training'"):
         load_recipe("self_trainng")
-    with pytest.raises(SegRefineryError, match=r"unknown scale.*small"):
+    with pytest.raises(SegRefineryError, match=r"unknown scale.*'tiny'\. Choose one of: paper, small\."):
         load_recipe("self_training", "tiny")
     with pytest.raises(SegRefineryError, match=r"missing\.yaml"):
         load_recipe(tmp_path / "missing.yaml")
     (tmp_path / "bad.yaml").write_text("name: [")
     with pytest.raises(SegRefineryError, match=r"bad\.yaml: not valid YAML"):
         load_recipe(tmp_path / "bad.yaml")
+
+
+def written(folder, name, text):
+    path = folder / f"{name}.yaml"
+    path.write_text(f"name: {name}\n{text}\n", encoding="utf-8")
+    return path
+
+
+def test_a_file_that_extends_itself_is_named_with_the_way_around(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "a", "extends: a.yaml")
+    with pytest.raises(SegRefineryError, match=r"^a\.yaml: extends: .* itself: a\.yaml -> a\.yaml$"):
+        load_recipe("a.yaml")
+    written(tmp_path, "b", "extends: c.yaml")
+    written(tmp_path, "c", f"extends: {tmp_path / 'b.yaml'}")
+    with pytest.raises(SegRefineryError, match=r"^c\.yaml: extends: .* itself: b\.yaml -> c\.yaml -> .*b\.yaml$"):
+        load_recipe("b.yaml")
+    # a file may be called as the shipped recipe that it extends
+    written(tmp_path, "self_training", "extends: self_training")
+    assert list(load_recipe("self_training.yaml").stages) == ["source", "adapt"]
+
+
+@pytest.mark.parametrize("scale", ["paper", "small"])
+def test_a_null_removes_a_stage_at_every_scale(scale, tmp_path):
+    assert list(load_recipe("self_training", scale, ["stages.adapt=null"]).stages) == ["source"]
+    assert list(load_recipe("oracle", scale).stages) == ["oracle"]
+    own = "scales: {small: {stages: {adapt: {steps: 3}}}}"
+    base = written(tmp_path, "base", f"extends: self_training\nstages: {{adapt: null}}\n{own}")
+    assert list(load_recipe(base, scale).stages) == ["source"]
+    # in a file that extends this one the stage may be there again, as a new one
+    stage = "{kind: distillation, steps: 7}"
+    again = load_recipe(written(tmp_path, "again", f"extends: {base}\nstages: {{adapt: {stage}}}"), scale)
+    assert (again.stages["adapt"].kind, again.stages["adapt"].steps) == ("distillation", 7)
+
+
+def test_a_null_in_a_scale_removes_the_stage_at_that_scale(tmp_path):
+    scales = "scales: {small: {stages: {adapt: null}}}"
+    base = written(tmp_path, "base", f"extends: self_training\n{scales}")
+    for file in (base, written(tmp_path, "child", f"extends: {base}")):
+        assert list(load_recipe(file, "small").stages) == ["source"]
+        assert list(load_recipe(file).stages) == ["source", "adapt"]
+
+
+def test_an_error_names_what_it_came_with_and_the_full_key(tmp_path):
+    portion = "stages: {adapt: {refine: {confidence_threshold: {portion: 7}}}}"
+    bad = written(tmp_path, "bad", f"extends: self_training\n{portion}")
+    key = r"stages\.adapt\.refine\.confidence_threshold\.portion: .*\(got 7\)$"
+    with pytest.raises(SegRefineryError, match=rf"^{bad}: {key}"):
+        load_recipe(bad)
+    with pytest.raises(SegRefineryError, match=rf"^{bad}: {key}"):
+        load_recipe(written(tmp_path, "child", f"extends: {bad}"))
+    with pytest.raises(SegRefineryError, match=rf"^--set stages\.adapt\.refine\.\S+=7: {key}"):
+        load_recipe("self_training", "small", ["seed=1", "stages.adapt.refine.confidence_threshold.portion=7"])
+    at_scale = written(tmp_path, "at_scale", f"extends: self_training\nscales: {{small: {{{portion}}}}}")
+    with pytest.raises(SegRefineryError, match=rf"^{at_scale}, scale small: {key}"):
+        load_recipe(at_scale, "small")
+    with pytest.raises(SegRefineryError, match=r"^seed: .*\(got -1\)$"):
+        load_recipe("self_training", seed=-1)
+    with pytest.raises(SegRefineryError, match=r"^--set name=5: name: .*; --set data\.batch=no: data\.batch: [^;]*$"):
+        load_recipe("self_training", "small", ["data.batch=no", "name=5"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("extends: nope", "extends: unknown recipe 'nope'"),
+        ("extends: self_trainin", "extends: .*Did you mean 'self_training'"),
+        ("extends: nowhere.yaml", r"extends: nowhere\.yaml: the recipe cannot be read"),
+        ("extends: [self_training]", "extends: write the name"),
+        ("extends: self_training\nscales: [small]", "scales: write a mapping"),
+        (
+            "extends: self_training\ndata: {crop: 5}\ntarget_data: {crop: 6}",
+            r"data\.crop: .*5\); .*target_data\.crop: .*6\)$",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(line, message, tmp_path):
+    bad = written(tmp_path, "bad", line)
+    with pytest.raises(SegRefineryError, match=rf"^{bad}: {message}"):
+        load_recipe(bad)
+
+
+def test_accumulation_must_divide_the_batch_of_each_stage():
+    nine = "stages.adapt.batch=9"
+    with pytest.raises(
+        SegRefineryError, match=r"accumulate is 2, but stages\.adapt\.batch is 9, .*to 1 or 3 or 9, or stages"
+    ):
+        load_recipe("self_training", "small", [nine, "training.accumulate=2"])
+    assert load_recipe("self_training", "small", [nine, "data.batch=6", "training.accumulate=3"])
+    # an oracle learns from target images
+    with pytest.raises(SegRefineryError, match=r"target_data\.batch is 3"):
+        load_recipe("oracle", "small", ["target_data.batch=3", "training.accumulate=2"])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_summary_of_a_recipe_is_a_short_sentence(name):
+    summary = load_recipe(name).summary
+    assert summary.endswith(".")
+    assert len(summary) <= 115
+
+
+def test_a_summary_is_the_first_sentence_in_one_line():
+    about = "Ours (Doe et al. CVPR\n2020), eq. (8) at 0.5\n  of it. The rest."
+    assert load_recipe("self_training", about=about).summary == "Ours (Doe et al. CVPR 2020), eq. (8) at 0.5 of it."
+    assert load_recipe("self_training", about="").summary == ""
 
 
 def test_a_refiner_can_be_added_and_switched_off_from_the_command_line():

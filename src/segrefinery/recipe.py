@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -13,57 +14,14 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from segrefinery.data.transforms import DataSettings
-from segrefinery.engine.run import TrainingSettings
+from segrefinery.engine.settings import TrainingSettings
 from segrefinery.errors import SegRefineryError
 from segrefinery.models import ModelSettings
-from segrefinery.settings import Settings, choose
-from segrefinery.stages import STAGES
+from segrefinery.settings import Mistake, Settings, choose, mistakes_of
 from segrefinery.stages.base import StageSettings
-from segrefinery.stages.common import LossWeights
-from segrefinery.stages.supervised import SupervisedSettings
+from segrefinery.stages.parse import parse_stages
 
 FORMAT = 1
-
-
-def parse_stages(value: Any) -> dict[str, StageSettings]:
-    """Stages by name, in order; ``kind`` picks the settings each is read with."""
-    if not isinstance(value, Mapping) or not value:
-        raise ValueError("stages is a mapping of stage names to settings")
-    stages = {}
-    for name, settings in value.items():
-        if isinstance(settings, StageSettings):
-            stages[name] = settings
-            continue
-        if not isinstance(settings, Mapping) or "kind" not in settings:
-            raise ValueError(f"stage {name!r} needs a kind: {', '.join(STAGES)}")
-        kind = choose(STAGES, settings["kind"], "kind of stage")
-        try:
-            stages[name] = kind.model_validate(settings)
-        except ValidationError as error:
-            raise SegRefineryError(explain(error, f"stages.{name}", kind)) from error
-    return with_attention(stages)
-
-
-def with_attention(stages: dict[str, StageSettings]) -> dict[str, StageSettings]:
-    """Let SAM be added to any recipe by naming ``pixel_attention`` in a chain. Where no stage before has trained the
-    module, one is put there: the first supervised stage again, on a copy of the network that is then thrown away."""
-    found: dict[str, StageSettings] = {}
-    pattern: SupervisedSettings | None = None
-    trained = False
-    for name, stage in stages.items():
-        asked = getattr(stage, "refine", {}).get("pixel_attention")
-        if asked is not None and not trained and pattern is not None and (lesson := asked.to_train_first()) is not None:
-            changes = {
-                "start": "previous", "model": None, "hands_on": "refiners", "weights": LossWeights(main=0, aux=0),
-                "refine": {"pixel_attention": lesson},
-            }  # fmt: skip
-            found["attention"] = pattern.model_copy(update=changes)
-            trained = True
-        trained = trained or (asked is not None and asked.train)
-        if pattern is None and isinstance(stage, SupervisedSettings):
-            pattern = stage
-        found[name] = stage
-    return found
 
 
 class Recipe(Settings):
@@ -101,6 +59,11 @@ class Recipe(Settings):
     """A folder of the source images in the target's style, made by any other tool and matched by file name; they take
     the place of the source images and keep their labels (BDL, SAM)."""
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of ``about``, in one line."""
+        return re.split(r"(?<=[.!?])(?<! al\.)\s+(?=[A-Z])", " ".join(self.about.split()))[0]
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in_target_data(cls, given: Any) -> Any:
@@ -118,11 +81,33 @@ class Recipe(Settings):
         for name, stage in self.stages.items():
             for field in ("crop", "batch"):
                 source, target = getattr(self.data, field), getattr(self.target_data, field)
-                if getattr(stage, "mixing", "none") != "none" and getattr(stage, field) is None and source != target:
+                if getattr(stage, field) is not None or source == target:
+                    continue
+                if getattr(stage, "mixing", "none") != "none":
                     raise ValueError(
                         f"stages.{name} mixes source and target images, but data.{field} is {source} and "
                         f"target_data.{field} is {target}; make them equal, or set stages.{name}.{field}"
                     )
+                if field == "batch" and stage.kind != "supervised":  # pyright: ignore[reportAttributeAccessIssue]
+                    raise ValueError(
+                        f"stages.{name} takes as many target images a step as source images, but data.batch is "
+                        f"{source} and target_data.batch is {target}; make them equal, or set stages.{name}.batch"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_split_evenly(self) -> Self:
+        parts = self.training.accumulate
+        for name, stage in self.stages.items():
+            labels_of_target = getattr(stage, "learn_from", None) == "target_labels"
+            field, batch = ("target_data", self.target_data.batch) if labels_of_target else ("data", self.data.batch)
+            field, batch = (f"{field}.batch", batch) if stage.batch is None else (f"stages.{name}.batch", stage.batch)
+            if batch % parts:
+                divisors = " or ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
+                raise ValueError(
+                    f"training.accumulate is {parts}, but {field} is {batch}, which does not split into {parts} equal "
+                    f"parts; set training.accumulate to {divisors}, or {field} to a multiple of {parts}"
+                )
         return self
 
 
@@ -142,45 +127,138 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
     Raises:
         SegRefineryError: names the file, the place in it and the valid choices.
     """
-    raw, place = read_recipe(name)
-    scales = raw.pop("scales", {})
+    *_, (_, raw) = layers(name, scale, overrides, fields)
+    found = check(raw)
+    if isinstance(found, Recipe):
+        return found
+    # Whoever a mistake came with is to blame. We look for them only now: parts of a recipe need not be valid.
+    blamed: dict[Mistake, str] = {}
+    for who, so_far in layers(name, scale, overrides, fields):
+        now = check(so_far)
+        now = [] if isinstance(now, Recipe) else now
+        blamed = {mistake: blamed.get(mistake, who) for mistake in now}
+    raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}" for mistake in found))
+
+
+def layers(
+    name: str | Path, scale: str | None, overrides: Sequence[str], fields: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a recipe is made of, from the file that extends no other to the last assignment: what to call each in front
+    of an error, and the mapping with it laid over all before."""
+    raw: dict[str, Any] = {}
+    place, scales = "", {}
+    for place, change in read_files(name):
+        raw = extend(raw, change)
+        scales = raw.get("scales") or {}
+        yield f"{place}: ", {key: value for key, value in raw.items() if key != "scales"}
+    raw.pop("scales", None)
     if scale and scale != "paper":
-        raw = merge(raw, choose(scales, scale, f"scale of {place}"))
+        raw = merge(raw, choose({"paper": {}, **scales}, scale, f"scale of {place}") or {})
         raw["scale"] = scale
+        yield f"{place}, scale {scale}: ", raw
     for override in overrides:
         assign(raw, override)
-    raw |= {key: value for key, value in fields.items() if value is not None}
-    return validate_recipe(raw, place)
+        yield f"--set {override}: ", raw
+    yield "", raw | {key: value for key, value in fields.items() if value is not None}
 
 
 def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
     """The YAML of a recipe with what it ``extends`` filled in, and where it was read."""
+    found = read_files(name)
+    raw: dict[str, Any] = {}
+    for _, change in found:
+        raw = extend(raw, change)
+    return raw, found[-1][0]
+
+
+def read_files(name: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """The recipe's file and those it extends, the base first, each with its place."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    seen: set[str | Path] = set()
+    asked: Any = name
+    while asked is not None:
+        try:
+            place, identity, raw = _read(asked)
+        except SegRefineryError as error:
+            raise SegRefineryError(f"{found[-1][0]}: extends: {error}" if found else str(error)) from error
+        if identity in seen:
+            way = " -> ".join([*(before for before, _ in found), place])
+            raise SegRefineryError(f"{found[-1][0]}: extends: the recipe extends itself: {way}")
+        seen.add(identity)
+        asked = raw.pop("extends", None)
+        found.append((place, raw))
+    return found[::-1]
+
+
+def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
+    """One file: its place, what tells it from other files, and its mapping."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        place, text = str(path), _read(path)
+        place, identity = str(path), path.resolve()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SegRefineryError(f"{path}: the recipe cannot be read ({error.strerror})") from error
     else:
         choose(dict.fromkeys(recipe_names()), str(name), "recipe")
-        place, text = f"{name}.yaml", (_shipped() / f"{name}.yaml").read_text(encoding="utf-8")
+        place, identity = f"{name}.yaml", str(name)
+        text = (_shipped() / place).read_text(encoding="utf-8")
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SegRefineryError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise SegRefineryError(f"{place}: a recipe is a mapping with name, model, data and stages")
-    if (base := raw.pop("extends", None)) is not None:
-        raw = merge(read_recipe(base)[0], raw)
-    return raw, place
+    if not isinstance(raw.get("extends"), str | None):
+        raise SegRefineryError(f"{place}: extends: write the name of a recipe, or the path of one YAML file")
+    scales = raw.get("scales") or {}
+    if not isinstance(scales, dict) or not all(isinstance(changes, dict | None) for changes in scales.values()):
+        raise SegRefineryError(f"{place}: scales: write a mapping of names to what each changes")
+    return place, identity, raw
+
+
+def check(raw: dict[str, Any]) -> Recipe | list[Mistake]:
+    """A recipe from its mapping, or all that is wrong with it."""
+    found = raw.get("format", FORMAT)
+    if found != FORMAT:
+        return [Mistake((), f"recipe format {found}; this version reads format {FORMAT}")]
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        mistakes = mistakes_of(error, Recipe)
+    except SegRefineryError as error:
+        return [Mistake((), str(error))]
+    return [mistake for mistake in mistakes if not _is_copied(mistake, mistakes, raw)]
+
+
+def _is_copied(mistake: Mistake, mistakes: list[Mistake], raw: Mapping[str, Any]) -> bool:
+    """Whether ``target_data`` has a mistake from ``data`` only, of which it is told already."""
+    (first, *rest), data, own = mistake.location or ("",), raw.get("data"), raw.get("target_data")
+    if first != "target_data" or not isinstance(data, Mapping):
+        return first == "target_data"
+    own_value = own.get(rest[0]) if isinstance(own, Mapping) and rest else None
+    return own_value is None and Mistake(("data", *rest), mistake.text) in mistakes
 
 
 def validate_recipe(raw: dict[str, Any], place: str) -> Recipe:
     """A recipe from its mapping; errors name the place and the valid choices."""
-    found = raw.get("format", FORMAT)
-    if found != FORMAT:
-        raise SegRefineryError(f"{place}: recipe format {found}; this version reads format {FORMAT}")
-    try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise SegRefineryError(explain(error, place, Recipe)) from error
+    found = check(raw)
+    if isinstance(found, Recipe):
+        return found
+    raise SegRefineryError("; ".join(f"{place}: {mistake}" for mistake in found))
+
+
+def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's file laid over what it extends, scales included. A stage that the file removes is gone at every scale;
+    of one that only a scale of it removes, the null stays there until ``merge`` lays that scale over."""
+    result = merge(base, change)
+    removed = {name for name, stage in _stages(change).items() if stage is None}
+    scales = change.get("scales") or {}
+    for scale, changes in (result.get("scales") or {}).items():
+        nulls = {name: None for name, stage in _stages(scales.get(scale)).items() if stage is None}
+        if stages := {**_stages(changes), **nulls}:
+            changes["stages"] = {name: stage for name, stage in stages.items() if name not in removed}
+    return result
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +289,7 @@ def assign(raw: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SegRefineryError(f"--set {override}: the value is not valid YAML ({error})") from error
+        raise SegRefineryError(f"--set {override}: not valid YAML: {' '.join(str(error).split())}") from error
     *parents, last = path.split(".")
     here: Any = raw
     for depth, part in enumerate(parents):
@@ -223,37 +301,19 @@ def assign(raw: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise SegRefineryError(f"--set {override}: {'.'.join(parents[: depth + 1])} has no parts to set")
         here = inner
-    here[last] = value
+    if value is None and parents == ["stages"]:
+        try:
+            choose(here, last, "stage")
+        except SegRefineryError as error:
+            raise SegRefineryError(f"--set {override}: {error}") from error
+        del here[last]
+    else:
+        here[last] = value
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML that ``load_recipe`` reads back to the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def explain(error: ValidationError, place: str, model: type[Settings]) -> str:
-    """One line a problem: where in the file, what is wrong, and the valid keys where a key is unknown."""
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "the recipe"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            owner = _model_at(model, item["loc"][:-1])
-            message = f"unknown key; valid keys: {', '.join(owner.model_fields)}" if owner else "unknown key"
-        elif item["type"] != "missing":
-            message += f" (got {item['input']!r})" if not isinstance(item["input"], dict) else ""
-        lines.append(f"{place}: {where}: {message}")
-    return "; ".join(lines)
-
-
-def _model_at(model: type[Settings], location: Sequence[Any]) -> type[Settings] | None:
-    for part in location:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
-            return None
-        model = annotation
-    return model
 
 
 def _as_mapping(items: list[Any]) -> dict[str, Any]:
@@ -268,8 +328,7 @@ def _shipped() -> Any:
     return files("segrefinery") / "recipes"
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SegRefineryError(f"{path}: the recipe cannot be read ({error.strerror})") from error
+def _stages(raw: Any) -> Mapping[str, Any]:
+    """The stages of a recipe's or a scale's mapping, which may have none."""
+    stages = raw.get("stages") if isinstance(raw, Mapping) else None
+    return stages if isinstance(stages, Mapping) else {}

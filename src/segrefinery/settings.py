@@ -1,16 +1,28 @@
-"""The base of every typed setting, and the one way in which a name is looked up in a table."""
+"""The base of every typed setting, what is said of a wrong one, and the one way to look a name up in a table."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from segrefinery.errors import SegRefineryError
 
 T = TypeVar("T")
+
+SHAPES = {
+    "crop": "[HEIGHT, WIDTH]",
+    "window": "[HEIGHT, WIDTH]",
+    "scale": "[SMALLEST, LARGEST]",
+    "sigma": "[SMALLEST, LARGEST]",
+    "strength": "[SMALLEST, LARGEST]",
+    "pixel_mean": "[RED, GREEN, BLUE]",
+    "pixel_std": "[RED, GREEN, BLUE]",
+}
+"""How a field that takes so many values is written."""
 
 
 class Settings(BaseModel):
@@ -41,6 +53,90 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     """
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(name), table)
     raise SegRefineryError(f"unknown {what} {name!r}.{hint} Choose one of: {', '.join(sorted(table))}.")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`` Did you mean 'x'?``, to put after a full stop; empty where no name is near."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class Mistake(NamedTuple):
+    """What is wrong with settings: the keys that lead there, and the matter in words."""
+
+    location: tuple[int | str, ...]
+    text: str
+
+    def __str__(self) -> str:
+        where = ".".join(str(part) for part in self.location)
+        return f"{where}: {self.text}" if where else self.text
+
+
+def mistakes_of(error: ValidationError, model: type[Settings]) -> list[Mistake]:
+    """The mistakes that ``model`` found, each once: what to write instead, and the valid keys where one is unknown."""
+    found = []
+    for item in error.errors():
+        location, given, text = item["loc"], item["input"], item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] == "mistake" or isinstance(given, Mapping) else f" (got {given!r})"
+        if item["type"] == "missing" and location and isinstance(location[-1], int):
+            location = location[:-1]  # of a list that is too short, pydantic names the places that are not there
+        elif item["type"] == "missing":
+            got = ""
+        annotation = _annotation_at(model, location)
+        if item["type"] == "extra_forbidden":
+            owner = _settings_in(_annotation_at(model, location[:-1]))
+            text, got = "unknown key", ""
+            if owner:
+                hint = did_you_mean(str(location[-1]), owner.model_fields)
+                text += f"; valid keys: {', '.join(owner.model_fields)}{hint and '.'}{hint}"
+        elif item["type"] in ("tuple_type", "too_long", "missing") and (values := _values_of(annotation)):
+            text = _how_to_write(str(location[-1]), values, given)
+        found.append(Mistake(location, text + got))
+    return list(dict.fromkeys(found))
+
+
+def as_validation_error(mistakes: Iterable[Mistake]) -> ValidationError:
+    """Mistakes for a validator to raise: pydantic puts the way to the field it validates before their locations."""
+    details: list[InitErrorDetails] = [
+        {"type": PydanticCustomError("mistake", "{text}", {"text": text}), "loc": location, "input": None}
+        for location, text in mistakes
+    ]
+    return ValidationError.from_exception_data("settings", details)
+
+
+def _how_to_write(name: str, values: Sequence[Any], given: Any) -> str:
+    """An example for a field of several values, from the one that was given if that is a number."""
+    count = None if Ellipsis in values else len(values)
+    shape = SHAPES.get(name, f"a list of {count} values" if count else "a list")
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return f"write {[given] * (count or 1)}, that is {shape}"
+    return f"write {shape}"
+
+
+def _annotation_at(model: Any, location: Sequence[int | str]) -> Any:
+    """The type of the field that a location leads to; None where it leads out of the settings' own fields."""
+    for part in location:
+        owner = _settings_in(model)
+        field = owner.model_fields.get(part) if owner and isinstance(part, str) else None
+        if field is None:
+            return None
+        model = field.annotation
+    return model
+
+
+def _settings_in(annotation: Any) -> type[Settings] | None:
+    """The settings class of a field that takes it, or it or null."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            return kind
+    return None
+
+
+def _values_of(annotation: Any) -> tuple[Any, ...]:
+    """The types of the values of a field that takes a tuple, or it or null; empty if it takes none."""
+    for kind in (annotation, *get_args(annotation)):
+        if get_origin(kind) is tuple:
+            return get_args(kind)
+    return ()

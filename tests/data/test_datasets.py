@@ -137,6 +137,30 @@ def test_folder_splits_by_column_and_by_list(tmp_path, monkeypatch):
         open_dataset(f"{reference}@names")
 
 
+def test_a_split_that_names_no_image_says_so(tmp_path):
+    reference = folder(
+        tmp_path,
+        "classes: [a, b, c]\nsplits:\n  train: {file: train.txt}\n  x: {file: s.csv, column: use, value: [x, 3]}\n"
+        "  open: {file: s.csv, column: use}\n",
+    )
+    for text in ("", "\ufeff \n\n"):
+        (tmp_path / "train.txt").write_text(text, "utf-8")
+        with pytest.raises(
+            SegRefineryError, match=r"train.txt: splits.train: the file is empty: it names no image; list"
+        ):
+            open_dataset(f"{reference}@train")
+    (tmp_path / "s.csv").write_text("")
+    with pytest.raises(SegRefineryError, match=r"s.csv: splits.x: the file is empty: it names no image"):
+        open_dataset(f"{reference}@x")
+    (tmp_path / "s.csv").write_text("frame,use\nplain,y\n")
+    with pytest.raises(
+        SegRefineryError, match=r"splits.x: names no image: no line has use = 3 or x; correct the value"
+    ):
+        open_dataset(f"{reference}@x")
+    with pytest.raises(SegRefineryError, match=r"splits.open: names no image: no value of 'use' is given"):
+        open_dataset(f"{reference}@open")
+
+
 def test_binary_masks_of_0_and_255(tmp_path):
     dataset = open_dataset(folder(tmp_path, "classes: {0: background, 255: road}", (0, 255)))
     assert dataset.label(0)[0].tolist() == [0, 1] * 3

@@ -35,6 +35,38 @@ def test_palette_images_become_their_colors(tmp_path):
     assert read_image(palette_png(tmp_path / "a.png", IDS))[:, 0, 3].tolist() == [252, 21, 90]
 
 
+def test_a_phones_photograph_with_further_pictures_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    first, second = Image.new("RGB", (6, 4)), Image.new("RGB", (6, 4), (9, 9, 9))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (3, 6, 4)
+    assert image_size(tmp_path / "a.jpg") == (6, 4)
+
+
+def test_marks_of_rotation_count_in_jpeg_alone(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.png", "a.webp"):
+        Image.new("RGB", (6, 4)).save(tmp_path / name, exif=exif)
+        assert read_image(tmp_path / name).shape == (3, 4, 6)
+        assert image_size(tmp_path / name) == (4, 6)
+
+
+def test_the_content_decides_and_not_the_suffix(tmp_path):
+    pictures = [Image.new("RGB", (6, 4), (i * 90,) * 3) for i in range(3)]
+    for kind in ("JPEG", "WEBP", "GIF"):
+        pictures[0].save(tmp_path / "a.png", kind)
+        assert read_image(tmp_path / "a.png").shape == (3, 4, 6)
+    for kind in ("BMP", "TIFF"):
+        pictures[0].save(tmp_path / "a.png", kind)
+        with pytest.raises(DataError, match=r"a.png: image: not an image that can be decoded \(PNG, JPEG, WebP\)"):
+            read_image(tmp_path / "a.png")
+    pictures[0].save(tmp_path / "a.png", "GIF", save_all=True, append_images=pictures[1:])
+    with pytest.raises(DataError, match=r"a.png: image: is an animation of 3 pictures; save each as a PNG"):
+        read_image(tmp_path / "a.png")
+
+
 def test_a_photograph_lying_on_its_side_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

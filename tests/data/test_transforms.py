@@ -119,8 +119,8 @@ def test_too_small_an_image_is_padded_with_nothing_to_learn():
 def test_flip_turns_image_and_maps_together():
     image, label = place_image(8, 10), torch.arange(10).expand(8, 10)
     never, always = (DataSettings(crop=(8, 10), **PLAIN | {"flip": flip}) for flip in (0.0, 1.0))
-    straight = TrainTransform(never)(image, label, generator(0), weight=label / 10)
-    turned = TrainTransform(always)(image, label, generator(0), weight=label / 10)
+    straight = TrainTransform(never)(image, label, generator(0), weight=label / 10, translated=255 - image)
+    turned = TrainTransform(always)(image, label, generator(0), weight=label / 10, translated=255 - image)
     assert all(torch.equal(one.flip(-1), other) for one, other in zip(straight, turned, strict=True))
 
 

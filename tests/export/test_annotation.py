@@ -13,6 +13,7 @@ from segrefinery.export.annotation import read_masks, tool_colors, write_cvat, w
 from segrefinery.export.brush import decode_brush, encode_brush
 from segrefinery.export.predictions import write_prediction
 from segrefinery.labels import LabelSpace
+from segrefinery.stages.pseudo_labels import file_stem
 
 SPACE = LabelSpace("three", ("road", "traffic light", "sky & <sun>"), ((0, 0, 0), (9, 9, 9), (9, 9, 9)))
 SIZES = {"000001_a": (6, 9), "000002_b": (5, 4)}
@@ -109,6 +110,26 @@ def test_label_studio_round_trip(folder, masks):
     assert same(read_masks(folder / "export", SIZES, SPACE), masks)
     assert same(read_masks(folder / "export" / "project.json", SIZES, SPACE), masks)
     assert "sky &amp; &lt;sun>" in (folder / "label_studio.xml").read_text()
+
+
+def test_names_of_any_script_come_back(tmp_path):
+    sizes = {file_stem(3, "Straße/夜景.0001"): (6, 9), file_stem(4, "हिन्दी a\u0308"): (5, 4)}
+    masks = {stem: np.random.default_rng(0).integers(0, 3, size, dtype=np.uint8) for stem, size in sizes.items()}
+    (tmp_path / "images").mkdir()
+    for stem, mask in masks.items():
+        Image.fromarray(np.stack([mask] * 3, axis=-1)).save(tmp_path / "images" / f"{stem}.png")
+    write_cvat(tmp_path, masks, SPACE)
+    with zipfile.ZipFile(tmp_path / "cvat.zip") as archive:
+        assert archive.read("ImageSets/Segmentation/default.txt").decode().split() == list(sizes)
+        archive.extractall(tmp_path / "cvat")
+    assert same(read_masks(tmp_path / "cvat", sizes, SPACE), masks)
+    write_label_studio(tmp_path, masks, SPACE, "run")
+    tasks = json.loads((tmp_path / "label_studio.json").read_text(encoding="utf-8"))
+    for task in tasks:
+        task["annotations"] = task.pop("predictions")
+        del task["data"]["stem"]  # found by the image's file name too
+    (tmp_path / "project.json").write_text(json.dumps(tasks))
+    assert same(read_masks(tmp_path / "project.json", sizes, SPACE), masks)
 
 
 def test_plain_ids_are_read(tmp_path, masks):

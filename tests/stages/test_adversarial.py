@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from segrefinery.data.batch import TranslatedBatch
 from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import domain_loss, weighted_cross_entropy
@@ -161,6 +162,49 @@ def test_half_the_target_stream_is_translated_and_sizes_may_differ():
             assert label.shape == (2, 32, 48)
             number += int((label != 255).flatten(1).any(1).sum())
     assert 75 < number < 125
+
+
+def from_folder(**options) -> TranslatedBatch:
+    """A source batch with translations of its images; they are never read from the folder here."""
+    source = labeled(**options)
+    return TranslatedBatch(source.image, source.label, source.index, source.image + 3.0)
+
+
+def test_a_folders_translations_join_the_target_stream_as_they_are():
+    folder = TranslationSettings(kind="folder", folder="there")
+    source, target, random = from_folder(), unlabeled().image, batch().generators
+    image, label = build(translation=folder, translated_share=1.0).target_stream(source, target, random)
+    assert torch.equal(image, source.translated)
+    assert torch.equal(label, source.label)
+    for seed in range(20):  # the same places as with FDA's
+        streams = []
+        for settings in (folder, TranslationSettings()):
+            random = [generator(seed, place) for place in range(2)]
+            streams.append(build(translation=settings).target_stream(source, target, random))
+        (image, label), (_, of_fda) = streams
+        assert (label is None) == (of_fda is None)
+        for place in range(2):
+            theirs = label is not None and bool((label[place] != 255).any())
+            assert torch.equal(image[place], source.translated[place] if theirs else target[place])
+            assert label is None or torch.equal(label[place], of_fda[place])
+    stage = build(translation=folder, translated_share=1.0)
+    now = StepBatch(0, source, unlabeled(), batch().generators)
+    assert any("translated" in losses for losses in stage.step(now))
+
+
+def test_a_folders_translations_take_the_targets_size():
+    stage = build(translation=TranslationSettings(kind="folder", folder="there"), translated_share=1.0)
+    source = from_folder(size=(40, 56))
+    image, label = stage.target_stream(source, unlabeled().image, batch().generators)
+    assert image.shape == (2, 3, 32, 48)
+    assert label.shape == (2, 32, 48)
+    assert image.mean().item() == pytest.approx(source.translated.mean().item(), abs=0.1)
+
+
+def test_only_a_folder_asks_for_translated_images():
+    asked = [None, TranslationSettings(), TranslationSettings(kind="folder", folder="there")]
+    found = [AdversarialSettings(steps=1, translation=settings).translated_folder for settings in asked]
+    assert found == [None, None, "there"]
 
 
 def rounds(tmp_path, names=("1", "2", "3"), model=None, **settings):

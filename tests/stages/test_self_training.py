@@ -1,5 +1,6 @@
 """The one step of self-training, piece by piece."""
 
+import copy
 from dataclasses import fields
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from pydantic import ValidationError
 
 from segrefinery.data.batch import PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import IGNORE, LabelSpace
-from segrefinery.models.teacher import TeacherSettings
+from segrefinery.models.teacher import Teacher, TeacherSettings
 from segrefinery.randomness import generator
 from segrefinery.refine import PseudoLabels
 from segrefinery.stages.base import StageContext, StepBatch
@@ -158,3 +160,76 @@ def test_other_target_losses_train(loss):
     losses = losses_of(stage_of(target_loss=loss), batch_of())
     assert torch.isfinite(losses["target"])
     assert losses["target"] > 0
+
+
+def test_a_teacher_without_a_ramp_keeps_its_share_from_the_first_step():
+    start = ToySegmenter()
+    student = copy.deepcopy(start)
+    with torch.no_grad():
+        student.classifier.bias += 1.0
+    teacher = Teacher(start, TeacherSettings(decay=0.9, ramp=False))
+    teacher.update(student, 0)
+    torch.testing.assert_close(teacher.network.classifier.bias, start.classifier.bias + 0.1)
+
+
+def test_a_refiners_weight_counts_in_the_variance_regularized_loss():
+    stage = stage_of(target_loss="variance_regularized")
+    prediction = stage.model(unlabeled().image)
+    label, weight = torch.zeros(2, 32, 48, dtype=torch.long), torch.ones(2, 32, 48)
+    full, half, none = (
+        stage.target_losses(prediction, label, weight * share)["target"].item() for share in (1.0, 0.5, 0.0)
+    )
+    assert half == pytest.approx((full + none) / 2)
+    assert none < half < full
+
+
+def see_inputs(stage):
+    """The images that the student sees from now on, in order."""
+    seen = []
+    stage.model.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().clone()))
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["fda", "color"])
+def test_the_source_is_shown_in_the_targets_style_wherever_it_is_shown(kind):
+    stage, batch = stage_of(translation={"kind": kind}), batch_of()
+    losses = list(stage.step(batch))
+    assert len(losses) == 2
+    step = stage.remembered[-1]
+    styles = batch.target.image
+    for place, image in enumerate(step.source.image):
+        one = batch.source.image[place, None].expand(2, -1, -1, -1)
+        found = translate(one, styles, TranslationSettings(kind=kind))
+        assert any(torch.allclose(image, other, atol=1e-5) for other in found)
+    assert torch.equal(step.source.label, batch.source.label)
+    pasted = step.mixed_source
+    assert pasted.any()
+    assert torch.equal(step.mixed_image.movedim(1, -1)[pasted], step.source.image.movedim(1, -1)[pasted])
+    assert torch.equal(step.mixed_image.movedim(1, -1)[~pasted], styles.movedim(1, -1)[~pasted])
+
+
+def test_without_translation_the_source_is_shown_as_it_is():
+    stage, batch = stage_of(), batch_of()
+    before = batch.source.image.clone()
+    seen = see_inputs(stage)
+    losses_of(stage, batch)
+    assert torch.equal(seen[0], before)
+    styled = stage_of(translation={"kind": "fda"})
+    seen = see_inputs(styled)
+    losses_of(styled, batch_of())
+    assert not torch.equal(seen[0], before)
+    assert torch.equal(batch.source.image, before)
+
+
+def test_translation_draws_from_the_images_own_generators():
+    found = []
+    for _ in range(2):
+        stage = stage_of(translation={"kind": "fda"})
+        found.append({name: loss.item() for name, loss in losses_of(stage, batch_of(4)).items()})
+        torch.manual_seed(len(found))
+    assert found[0] == found[1]
+
+
+def test_a_folder_is_refused_with_the_key_that_takes_it():
+    with pytest.raises(ValidationError, match="translated: PATH"):
+        SelfTrainingSettings(steps=1, translation={"kind": "folder", "folder": "there"})

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from segrefinery.data.datasets import ImageDataset, Remapped, SegmentationDataset, UnlabeledView
 from segrefinery.errors import SegRefineryError
-from segrefinery.labels import LabelSpace, Merge, check_merge, common_space, match, merged, parse_space, renamed
+from segrefinery.labels import (
+    SPACES,
+    LabelSpace,
+    Merge,
+    check_merge,
+    common_space,
+    match,
+    merged,
+    parse_space,
+    renamed,
+)
 
 
 class Alignment(NamedTuple):
@@ -53,7 +63,7 @@ def align(
     if space is not None:
         chosen = _forced(parse_space(space), source.space, merge)
     elif other is not None:
-        chosen = common_space(source.space, other, merge)
+        chosen = _common(source.space, other, "target" if evaluation is None else "evaluation", merge)
     else:
         chosen = merged(source.space, merge)
     ignored = {"source": _lost(source.space, chosen, merge)}
@@ -71,6 +81,67 @@ def align(
         f"{sentence}.",
         ignored,
     )
+
+
+def evaluation_view(
+    dataset: SegmentationDataset,
+    space: LabelSpace,
+    merge: Merge | None = None,
+    only: LabelSpace | str | Sequence[str] | None = None,
+) -> tuple[Remapped, tuple[str, ...]]:
+    """A labelled data set as a model is scored on it -> its view in the model's space, and the classes of the model
+    that no label of the view can be: the data set lacks them, or ``only`` leaves them out.
+
+    Args:
+        space: the model's. merge: as in the model's training; names of classes that the data set lacks do no harm.
+        only: the classes whose pixels count (others become 255): a space, the name of one, or class names as a list or
+            as one text with commas.
+
+    Raises:
+        SegRefineryError: the data set has no labels, the model has no class of a name in ``only``, or no class is left.
+    """
+    if dataset.space is None or not dataset.has_labels:
+        raise SegRefineryError(f"{dataset.reference}: has no labels; scores need a mask for every image.")
+    wanted = set(range(space.num_classes)) if only is None else _named(only, space)
+    # The id in the model's space of each class of the data set, None where it has none.
+    landing = [None if name is None else match(name, space.classes) for name in renamed(dataset.space.classes, merge)]
+    reached = wanted & set(landing)
+    if not reached:
+        counted = ", ".join(space.classes[index] for index in sorted(wanted))
+        asked = "the model has" if only is None else "to be scored are"
+        raise SegRefineryError(
+            f"{dataset.reference}: none of its classes can be scored. It has: {', '.join(dataset.space.classes)}; "
+            f"{asked}: {counted}. Name other data{'' if only is None else ' or other classes'}, or say with merge in "
+            "the data's dataset.yaml what the model calls its classes."
+        )
+    # The last entry of a name wins over the model's own merge.
+    dropped = {name: None for name, index in zip(dataset.space.classes, landing) if index not in reached}
+    view = Remapped(dataset, space, {**(merge or {}), **dropped})
+    return view, tuple(name for index, name in enumerate(space.classes) if index not in reached)
+
+
+def _named(only: LabelSpace | str | Sequence[str], space: LabelSpace) -> set[int]:
+    """Ids in ``space`` of the classes that ``only`` names."""
+    if isinstance(only, str):
+        names = SPACES[only].classes if only in SPACES else [name.strip() for name in only.split(",")]
+    else:
+        names = only.classes if isinstance(only, LabelSpace) else only
+    found = {name: match(name, space.classes) for name in names}
+    unknown = [name or "''" for name, index in found.items() if index is None]
+    if unknown or not found:
+        raise SegRefineryError(
+            f"the classes to be scored: the model has no class {', '.join(unknown)}. Choose from: "
+            f"{', '.join(space.classes)}; or name a label space that has no others: {', '.join(SPACES)}."
+        )
+    return {index for index in found.values() if index is not None}
+
+
+def _common(source: LabelSpace, other: LabelSpace, side: str, merge: Merge | None) -> LabelSpace:
+    try:
+        return common_space(source, other, merge)
+    except SegRefineryError as error:
+        # Label spaces know nothing of the sides of a run.
+        raise SegRefineryError(str(error).replace("and the target have", f"and the {side} have", 1)) from error
 
 
 def _forced(space: LabelSpace, source: LabelSpace, merge: Merge | None) -> LabelSpace:

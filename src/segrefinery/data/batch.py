@@ -1,4 +1,4 @@
-"""The three kinds of batch. A target batch has no field for reference labels, so none can leak into training."""
+"""The kinds of batch. A target batch has no field for reference labels, so none can leak into training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from torch import Tensor
 @dataclass
 class _Batch:
     def to(self, device: torch.device | str) -> Self:
-        """A copy whose tensors lie on ``device``."""
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """A copy whose tensors lie on ``device``; from pinned memory it is made while the program goes on."""
+        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
+        return type(self)(**moved)
+
+    def pin_memory(self) -> Self:
+        """A copy in memory that a GPU reads directly; torch's loader asks for it."""
+        return type(self)(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
 
     def __getitem__(self, part: slice) -> Self:
         """Some of the images."""
@@ -30,6 +35,13 @@ class LabeledBatch(_Batch):
     image: Tensor
     label: Tensor
     index: Tensor
+
+
+@dataclass
+class TranslatedBatch(LabeledBatch):
+    """Source images beside their translations: translated B x 3 x H x W normalised, the same crops of them."""
+
+    translated: Tensor
 
 
 @dataclass

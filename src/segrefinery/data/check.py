@@ -9,7 +9,7 @@ from typing import Literal
 
 from segrefinery.data.align import align
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of
-from segrefinery.data.scan import scan
+from segrefinery.data.scan import Scan, scan
 from segrefinery.errors import SegRefineryError
 from segrefinery.labels import LabelSpace, Merge
 
@@ -84,10 +84,7 @@ def check(
     The target's masks are not looked at, for no run does. Arguments as for ``align``.
     """
     problems: list[Problem] = []
-    given: list[tuple[Role, ImageDataset]] = [("source", source), ("target", UnlabeledView(target))]
-    if evaluation is not None:
-        given.append(("evaluation", evaluation))
-    common, sentence, datasets = None, "", list(given)
+    common, sentence, datasets = None, "", _given(source, UnlabeledView(target), evaluation)
     try:
         together = align(source, target, evaluation, space, merge)
         common, sentence = together.space, together.sentence
@@ -101,7 +98,7 @@ def check(
                 problems.append(_about(role, dataset, "classes", message, remedy))
     except SegRefineryError as error:
         problems.append(Problem("error", "source", source.reference, "classes", str(error).rstrip("."), "see above"))
-    problems += _overlaps(given)
+    problems += overlaps(source, target, evaluation)
     sides = []
     for role, dataset in datasets:
         side, found = _inspect(role, dataset, common, progress)
@@ -110,13 +107,57 @@ def check(
     return CheckReport(common, sentence, tuple(sides), tuple(sorted(problems, key=lambda p: p.severity)))
 
 
+def refuse_faults(
+    source: ImageDataset,
+    target: ImageDataset,
+    evaluation: ImageDataset | None = None,
+    progress: RoleProgress | None = None,
+) -> None:
+    """Decode every file of a planned run once, the target's masks excepted; data that is generated is not looked at.
+
+    The finding is cached where there is no fault (see ``scan``). ``check`` shares it if the sides are those of
+    ``align``.
+
+    Args:
+        progress: called after every image, and once for a side that is in the cache.
+
+    Raises:
+        SegRefineryError: a file is missing, unreadable or wrong. Names the first one, its field, what is wrong and the
+            remedy, and how many more there are on all sides.
+    """
+    # A view of a view would have another fingerprint, and be read again.
+    target = target if isinstance(target, UnlabeledView) else UnlabeledView(target)
+    faults = []
+    for role, dataset in _given(source, target, evaluation):
+        if len(dataset) and files_of(dataset, 0):
+            faults += _faults(role, _scanned(role, dataset, progress))
+    if faults:
+        others = f" {len(faults) - 1} more are wrong; `segrefinery check` lists them all." if len(faults) > 1 else ""
+        raise SegRefineryError(f"{faults[0]}{others}")
+
+
+def _given(
+    source: ImageDataset, target: ImageDataset, evaluation: ImageDataset | None
+) -> list[tuple[Role, ImageDataset]]:
+    given: list[tuple[Role, ImageDataset]] = [("source", source), ("target", target)]
+    return given if evaluation is None else [*given, ("evaluation", evaluation)]
+
+
+def _scanned(role: Role, dataset: ImageDataset, progress: RoleProgress | None) -> Scan:
+    return scan(dataset, None if progress is None else lambda done, total: progress(role, done, total))
+
+
+def _faults(role: Role, found: Scan) -> list[Problem]:
+    return [Problem("error", role, fault.file, fault.field, fault.message, fault.remedy) for fault in found.faults]
+
+
 def _inspect(
     role: Role, dataset: ImageDataset, common: LabelSpace | None, progress: RoleProgress | None
 ) -> tuple[Side, list[Problem]]:
-    found = scan(dataset, None if progress is None else lambda done, total: progress(role, done, total))
+    found = _scanned(role, dataset, progress)
     pixels = tuple(found.pixels) if common is not None and found.pixels else None
     side = Side(role, dataset.reference, found.images, found.sizes, pixels)
-    problems = [Problem("error", role, fault.file, fault.field, fault.message, fault.remedy) for fault in found.faults]
+    problems = _faults(role, found)
     if found.images == 1:
         message = "there is one image only"
         problems.append(_about(role, dataset, "images", message, "give more, or the result will fit this image alone"))
@@ -131,8 +172,9 @@ def _inspect(
     return side, problems
 
 
-def _overlaps(given: list[tuple[Role, ImageDataset]]) -> list[Problem]:
-    """Images that are on two sides."""
+def overlaps(source: ImageDataset, target: ImageDataset, evaluation: ImageDataset | None = None) -> list[Problem]:
+    """Images that are on two sides; an error only where the target is nothing but the source."""
+    given = _given(source, target, evaluation)
     images = {role: _identities(dataset) for role, dataset in given}
     datasets = dict(given)
     problems = []

@@ -73,7 +73,8 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
+            # MPO: what phones write, a JPEG with further pictures behind the first
+            turned = image.format in ("JPEG", "MPO") and image.getexif().get(0x0112, 1) >= 5
     except Exception as error:
         raise _undecodable(path, "image", error) from error
     return (width, height) if turned else (height, width)
@@ -98,9 +99,12 @@ def _unreadable(path: Path, field: str, error: OSError) -> DataError:
 def _decode(path: Path, data: bytes, mode: ImageReadMode, field: str) -> Tensor:
     try:
         buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return decode_image(buffer, mode, apply_exif_orientation=data[:2] == b"\xff\xd8")
+        image = decode_image(buffer, mode, apply_exif_orientation=data[:2] == b"\xff\xd8")
     except RuntimeError as error:
         raise _undecodable(path, field, error) from error
+    if image.ndim != 3:  # a GIF, whatever it is called
+        raise DataError(path, field, f"is an animation of {len(image)} pictures", "save each as a PNG of its own")
+    return image
 
 
 def _palette_indices(path: Path) -> Tensor:

@@ -125,11 +125,7 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
         choices = f"choose one of: {', '.join(settings.splits)}" if settings.splits else "declare it under 'splits'"
         raise DataError(file, "splits", f"there is no split {split!r}", choices)
     rule = settings.splits[split]
-    names = _listed(root / rule.file, rule)
-    if not names:
-        raise DataError(
-            root / rule.file, f"splits.{split}", f"no line has {rule.column} = {rule.value}", "correct the value"
-        )
+    names = _listed(root / rule.file, rule, f"splits.{split}")
     lost = [name for name in names if name not in images]
     if lost:
         raise DataError(
@@ -141,13 +137,16 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
     return {name: images[name] for name in names}
 
 
-def _listed(file: Path, rule: SplitSettings) -> list[str]:
+def _listed(file: Path, rule: SplitSettings, field: str) -> list[str]:
+    """The names of a split's images; refuses a list that names none."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             file, "splits.file", f"cannot be read ({error})", "check the path; it must be UTF-8 text"
         ) from error
+    if not text.strip():
+        raise DataError(file, field, "the file is empty: it names no image", "list the names of the split's images")
     if rule.column is None:
         return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     rows = csv.DictReader(text.splitlines())
@@ -157,9 +156,19 @@ def _listed(file: Path, rule: SplitSettings) -> list[str]:
             raise DataError(
                 file, "splits.column", f"there is no column {column!r}", f"choose one of: {', '.join(header)}"
             )
+    if rule.value is None:
+        raise DataError(file, field, f"names no image: no value of {rule.column!r} is given", "say which with 'value'")
     values = {str(value) for value in (rule.value if isinstance(rule.value, list) else [rule.value])}
     named = rule.name or header[0]
-    return list(dict.fromkeys(row[named] for row in rows if row[rule.column] in values))
+    names = list(dict.fromkeys(row[named] for row in rows if row[rule.column] in values))
+    if not names:
+        raise DataError(
+            file,
+            field,
+            f"names no image: no line has {rule.column} = {' or '.join(sorted(values))}",
+            "correct the value",
+        )
+    return names
 
 
 def _encoding(settings: FolderSettings, file: Path, root: Path) -> tuple[LabelSpace, MaskEncoding]:

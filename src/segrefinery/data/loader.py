@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, TranslatedBatch, UnlabeledBatch
 from segrefinery.data.sampling import Draw, Sampler
 from segrefinery.data.transforms import (
     DataSettings,
@@ -33,7 +35,8 @@ class Images(Protocol):
     """What the loader asks of a data set.
 
     A labelled one also has ``label(i)`` (integer H x W, 255 ignored); one with our own teacher's labels has
-    ``pseudo(i)`` (label H x W and weight H x W, of any size) and is never asked for anything else.
+    ``pseudo(i)`` (label H x W and weight H x W, of any size) and is never asked for anything else. A labelled one with
+    translations has ``translated(i)`` (uint8 3 x H x W, of the image's size), too.
     """
 
     def __len__(self) -> int: ...
@@ -46,7 +49,8 @@ class Images(Protocol):
 class Cached:
     """A data set whose decoded images, resized to ``short_side``, stay in memory as uint8 once they have been read.
 
-    Worker processes share what was read before they started, so the loader fills the cache before it starts any.
+    Forked workers (on Linux) share what was read before they started, so the loader fills the cache before it starts
+    any; elsewhere each gets a copy, so there ``workers: 0`` suits a cache.
     """
 
     def __init__(self, dataset: Any, settings: DataSettings) -> None:
@@ -97,6 +101,41 @@ def with_cache(dataset: Any, settings: DataSettings) -> Any:
     return Cached(dataset, settings) if settings.cache else dataset
 
 
+class WithTranslations:
+    """A labelled data set for training that shows each image's translation beside it.
+
+    Args:
+        source: the labelled images. translations: of the same images in the same order and, image by image, of the same
+            size; so both are ``Cached``, with the same settings, or neither is.
+    """
+
+    has_labels = True
+
+    def __init__(self, source: Any, translations: Any) -> None:
+        self.source, self.translations = source, translations
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> Tensor:
+        """uint8 RGB, 3 x H x W."""
+        return self.source.image(index)
+
+    def label(self, index: int) -> Tensor:
+        """Integer H x W, 255 where ignored."""
+        return self.source.label(index)
+
+    def translated(self, index: int) -> Tensor:
+        """uint8 RGB, 3 x H x W."""
+        return self.translations.image(index)
+
+    def fill(self, threads: int) -> None:
+        """Read what is to be held in memory and has not been read yet."""
+        for part in (self.source, self.translations):
+            if isinstance(part, Cached):
+                part.fill(threads)
+
+
 def has_labels(dataset: Any) -> bool:
     """Whether a data set offers reference labels."""
     return bool(getattr(dataset, "has_labels", hasattr(dataset, "label")))
@@ -119,9 +158,10 @@ def training_batches(
     r-th of ``world`` equal, contiguous parts of them. What a step sees depends on nothing else: not on the number of
     workers, not on where a run was resumed.
 
-    The data set decides the kind of batch: with ``pseudo`` PseudoLabeledBatch, with reference labels LabeledBatch, else
-    UnlabeledBatch. Only images with reference labels get the colour jitter and blur of the settings; the teacher sees a
-    clean target image, and its strong view is drawn in the training step.
+    The data set decides the kind of batch: with ``pseudo`` PseudoLabeledBatch, with reference labels LabeledBatch, with
+    ``translated`` too TranslatedBatch, else UnlabeledBatch. Only images with reference labels get the colour jitter and
+    blur of the settings, their translations do not; the teacher sees a clean target image, and its strong view is drawn
+    in the training step.
 
     Args:
         workers: processes that read ahead; None = ``settings.workers``.
@@ -203,6 +243,7 @@ class _Crops(TorchDataset):
 
     def __init__(self, dataset: Any, settings: DataSettings) -> None:
         self.dataset, self.pseudo, self.labeled = dataset, hasattr(dataset, "pseudo"), has_labels(dataset)
+        self.translated = hasattr(dataset, "translated")
         if self.pseudo or not self.labeled:
             settings = settings.model_copy(update={"photometric": 0.0, "blur": 0.0})
         self.transform = TrainTransform(settings)
@@ -216,7 +257,9 @@ class _Crops(TorchDataset):
             label, weight = (resize_map(each, image.shape[-2:]) for each in self.dataset.pseudo(draw.index))
         elif self.labeled:
             label = self.dataset.label(draw.index)
-        return draw.index, self.transform(image, label, generator(draw.seed, "crop"), draw.wanted_class, weight)
+        translated = self.dataset.translated(draw.index) if self.translated else None
+        random = generator(draw.seed, "crop")
+        return draw.index, self.transform(image, label, random, draw.wanted_class, weight, translated)
 
 
 class _Whole(TorchDataset):
@@ -252,10 +295,14 @@ def _safely(read: Callable[[Any], tuple[int, View]], what: Any) -> _Sample:
 
 def _read(samples: _Crops | _Whole, *, workers: int, **options: Any) -> Iterator[Any]:
     """What torch's loader yields, with errors that travelled as values raised. It gets a generator of its own, so that
-    starting it does not move the global one."""
-    if workers and isinstance(samples.dataset, Cached):
-        samples.dataset.fill(workers)
-    for item in DataLoader(samples, num_workers=workers, generator=torch.Generator(), **options):
+    starting it does not move the global one. Workers are forked where that is possible, so that they share a cache."""
+    if workers:
+        if isinstance(samples.dataset, Cached | WithTranslations):
+            samples.dataset.fill(workers)
+        if "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux":
+            options["multiprocessing_context"] = "fork"
+    pinned = torch.cuda.is_available()
+    for item in DataLoader(samples, num_workers=workers, generator=torch.Generator(), pin_memory=pinned, **options):
         if isinstance(item, SegRefineryError):
             raise item
         yield item
@@ -275,8 +322,11 @@ def _stack(read: list[tuple[int, View]]) -> Batch:
     image, index = torch.stack([view.image for view in views]), torch.tensor([index for index, _ in read])
     labels = [view.label for view in views if view.label is not None]
     weights = [view.weight for view in views if view.weight is not None]
+    translated = [view.translated for view in views if view.translated is not None]
     if weights:
         return PseudoLabeledBatch(image, torch.stack(labels), torch.stack(weights), index)
+    if translated:
+        return TranslatedBatch(image, torch.stack(labels), index, torch.stack(translated))
     return LabeledBatch(image, torch.stack(labels), index) if labels else UnlabeledBatch(image, index)
 
 

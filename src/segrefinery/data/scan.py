@@ -1,4 +1,4 @@
-"""Passes over a whole data set: one image at a time, and kept in a cache until a file changes."""
+"""Passes over a whole data set: a few images at a time, and kept in a cache until a file changes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +22,10 @@ from segrefinery.data.datasets import ImageDataset, SegmentationDataset, content
 from segrefinery.data.files import DataError
 from segrefinery.errors import SegRefineryError
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called after every image with the images done and the images in all."""
+MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def _one_thread() -> Iterator[None]:
 def class_pixel_counts(dataset: SegmentationDataset, progress: Progress | None = None) -> Tensor:
     """How many pixels each class has in each image, N x C int64; ignored pixels are not counted.
 
-    One label is in memory at a time. The result is cached under the data set's ``fingerprint``.
+    One label a thread is in memory at a time. The result is cached under the data set's ``fingerprint``.
 
     Raises:
         SegRefineryError: the data set has no labels, or a mask is wrong.
@@ -82,10 +87,11 @@ def class_pixel_counts(dataset: SegmentationDataset, progress: Progress | None =
     rows = _load(file)
     if rows is None:
         rows = []
-        for index in range(len(dataset)):
-            rows.append(_count(dataset.label(index), classes)[:-1].tolist())
-            if progress:
-                progress(index + 1, len(dataset))
+        with closing(_each(dataset, lambda index: _count(dataset.label(index), classes)[:-1].tolist())) as counted:
+            for row in counted:
+                rows.append(row)
+                if progress:
+                    progress(len(rows), len(dataset))
         _store(file, rows)
     elif progress:
         progress(len(dataset), len(dataset))
@@ -96,7 +102,8 @@ def class_pixel_counts(dataset: SegmentationDataset, progress: Progress | None =
 def scan(dataset: ImageDataset, progress: Progress | None = None) -> Scan:
     """Decode every image, and every mask if the data set shows any; collect faults instead of stopping at the first.
 
-    Cached under the data set's ``fingerprint`` once there is no fault.
+    Files are read by a few threads, each with one image in memory. Cached under the data set's ``fingerprint`` once
+    there is no fault.
     """
     file = _scan_file(dataset)
     cached = _load(file) if file else None
@@ -108,16 +115,28 @@ def scan(dataset: ImageDataset, progress: Progress | None = None) -> Scan:
     pixels = torch.zeros(classes + 1, dtype=torch.int64)
     sizes: dict[str, int] = {}
     faults: list[Fault] = []
-    for index in range(len(dataset)):
+    labelled = dataset if isinstance(dataset, SegmentationDataset) and classes else None
+
+    def look(index: int) -> tuple[str | None, Tensor | None, Fault | None]:
+        """Its size, the pixels of each class, and what is wrong."""
+        size = None
         try:
             height, width = dataset.image(index).shape[-2:]
-            sizes[f"{width}x{height}"] = sizes.get(f"{width}x{height}", 0) + 1
-            if isinstance(dataset, SegmentationDataset) and classes:
-                pixels += _count(dataset.label(index), classes)
+            size = f"{width}x{height}"
+            return size, None if labelled is None else _count(labelled.label(index), classes), None
         except SegRefineryError as error:
-            faults.append(_fault(dataset, index, error))
-        if progress:
-            progress(index + 1, len(dataset))
+            return size, None, _fault(dataset, index, error)
+
+    with closing(_each(dataset, look)) as looks:
+        for done, (size, counts, fault) in enumerate(looks, 1):
+            if size is not None:
+                sizes[size] = sizes.get(size, 0) + 1
+            if counts is not None:
+                pixels += counts
+            if fault is not None:
+                faults.append(fault)
+            if progress:
+                progress(done, len(dataset))
     found = Scan(len(dataset), sizes, pixels.tolist() if classes else [], faults)
     if file and not faults:
         _store(file, asdict(found))
@@ -133,6 +152,32 @@ def cache_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "segrefinery"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segrefinery"
+
+
+def _each(dataset: ImageDataset, look: Callable[[int], T]) -> Generator[T]:
+    """``look(index)`` of every image, in order. Close it: what has been begun ahead then ends, and no more begins."""
+    # Only decoding files releases the GIL; and who generates images need not be ready for threads.
+    threads = _threads() if len(dataset) and files_of(dataset, 0) else 1
+    if threads == 1:
+        yield from map(look, range(len(dataset)))
+        return
+    pool = ThreadPoolExecutor(threads, "scan")
+    ahead: deque[Future[T]] = deque()
+    try:
+        for index in range(len(dataset)):
+            ahead.append(pool.submit(look, index))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _threads() -> int:
+    # A container may have fewer cores than the machine.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_THREADS, cores)
 
 
 def _count(label: Tensor, classes: int) -> Tensor:

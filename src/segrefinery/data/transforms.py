@@ -21,6 +21,7 @@ from segrefinery.data.photometric import (
     normalize,
     uniform,
 )
+from segrefinery.labels import IGNORE
 from segrefinery.settings import Settings
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "resize_map",
 ]
 
-IGNORE = 255
 TRIES = 10
 
 
@@ -84,11 +84,13 @@ class DataSettings(Settings):
 
 
 class View(NamedTuple):
-    """One training crop: image 3 x h x w float; label h x w int64 (255 ignored) and weight h x w in [0, 1], or None."""
+    """One training crop: image 3 x h x w float; or None: label h x w int64 (255 ignored), weight h x w in [0, 1],
+    and the same crop of the image's translation, 3 x h x w float."""
 
     image: Tensor
     label: Tensor | None = None
     weight: Tensor | None = None
+    translated: Tensor | None = None
 
 
 class _Window(NamedTuple):
@@ -117,6 +119,7 @@ class TrainTransform:
         generator: torch.Generator,
         wanted_class: int | None = None,
         weight: Tensor | None = None,
+        translated: Tensor | None = None,
     ) -> View:
         """Draw one view; the same generator state gives the same view.
 
@@ -127,21 +130,26 @@ class TrainTransform:
             wanted_class: draw again, up to ten times, until the crop has more than ``rare_crop_ratio *
                 rare_min_pixels`` of its pixels; otherwise the crop with most of them is kept.
             weight: H x W, float in [0, 1] or uint8 (255 = 1), or None.
+            translated: uint8 3 x H x W, the image as another tool has translated it, or None. Its colours are left
+                alone: it is to look like the target, whose images get no jitter either.
 
         Raises:
-            ValueError: a map of another size than its image.
+            ValueError: a map or a translation of another size than its image.
         """
-        for name, aligned in (("label", label), ("weight", weight)):
+        plane = None if translated is None else translated[0]
+        for name, aligned in (("label", label), ("weight", weight), ("translated", plane)):
             if aligned is not None and aligned.shape != image.shape[-2:]:
                 raise ValueError(f"{name} is {tuple(aligned.shape)}, its image {tuple(image.shape[-2:])}")
         window = self._choose(image.shape[-2:], label, generator, wanted_class)
         flip = uniform(0, 1, generator) < self.settings.flip
         picture = self._colors(self._cut(image, window, bilinear=True), generator)
-        picture = normalize(picture, self.settings.pixel_mean, self.settings.pixel_std)
         return View(
-            self._fit(picture, 0.0, flip),
+            self._fit(self._normalized(picture), 0.0, flip),
             None if label is None else self._fit(self._cut(label, window).long(), IGNORE, flip),
             None if weight is None else self._fit(_unit(self._cut(weight, window)), 0.0, flip),
+            None
+            if translated is None
+            else self._fit(self._normalized(self._cut(translated, window, bilinear=True)), 0.0, flip),
         )
 
     def _choose(
@@ -191,6 +199,9 @@ class TrainTransform:
         if uniform(0, 1, generator) < self.settings.blur:
             image = gaussian_blur(image, uniform(0.15, 1.15, generator))
         return image
+
+    def _normalized(self, image: Tensor) -> Tensor:
+        return normalize(image, self.settings.pixel_mean, self.settings.pixel_std)
 
     def _fit(self, cut: Tensor, fill: float, flip: bool) -> Tensor:
         cut = cut.flip(-1) if flip else cut

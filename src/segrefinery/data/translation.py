@@ -4,27 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from segrefinery.data.datasets import SegmentationDataset, content_key, files_of
-from segrefinery.data.files import image_size, read_image
+from segrefinery.data.files import DataError, image_size, read_image
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple, denormalize, normalize
-from segrefinery.errors import SegRefineryError
 from segrefinery.settings import Settings
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
 
 class TranslationSettings(Settings):
-    """How a source image takes the style of a target image of the same step; needs no training."""
+    """How a source image takes the target's style; needs no training of its own."""
 
-    kind: Literal["fda", "color"] = "fda"
-    """``fda``: low frequencies of the amplitude spectrum; ``color``: mean and spread of each channel of CIE Lab."""
+    kind: Literal["fda", "color", "folder"] = "fda"
+    """From a target image of the same step: ``fda``, the low frequencies of the amplitude spectrum; ``color``, the mean
+    and spread of each channel of CIE Lab. ``folder``: images that another tool has translated."""
+    folder: str | None = None
+    """Of those images, matched with the source's by file name."""
     fraction: float = Field(default=0.01, ge=0, le=0.5)
     """FDA's beta: half the width of the swapped square, as a share of the shorter side (0.01, 0.05 or 0.09)."""
+
+    @model_validator(mode="after")
+    def _folder_goes_with_its_kind(self) -> Self:
+        if self.kind == "folder" and not self.folder:
+            raise ValueError("kind: folder needs folder: PATH, the images that another tool has translated")
+        if self.kind != "folder" and self.folder is not None:
+            raise ValueError(f"kind: {self.kind} reads no folder; set kind: folder, or leave the folder away")
+        return self
 
 
 def translate(
@@ -38,8 +49,13 @@ def translate(
 
     FDA works on raw pixels: on normalised ones the sign of the mean would stay the content's, and with it the
     brightness. The result is clamped to [0, 1] before it is normalised again.
+
+    Raises:
+        ValueError: ``kind: folder``, whose images come with the batch.
     """
     settings = settings or TranslationSettings()
+    if settings.kind == "folder":
+        raise ValueError("images from a folder are translated already")
     with torch.autocast(content.device.type, enabled=False):
         raw, wanted = denormalize(content.detach().float(), mean, std), denormalize(style.detach().float(), mean, std)
         if settings.kind == "fda":
@@ -47,6 +63,30 @@ def translate(
         else:
             found = match_color_statistics(raw, wanted)
         return normalize(found.clamp(0, 1), mean, std)
+
+
+def translate_at_random(
+    content: Tensor,
+    styles: Tensor,
+    random: list[torch.Generator],
+    settings: TranslationSettings,
+    mean: Triple = IMAGENET_MEAN,
+    std: Triple = IMAGENET_STD,
+) -> Tensor:
+    """Each image of ``content`` in the style of one image of ``styles``, drawn for it.
+
+    Args:
+        content: B x 3 x H x W, normalised. styles: of any number and size, normalised alike.
+        random: at least B generators, one an image.
+
+    Returns:
+        B x 3 x H x W, normalised.
+    """
+    partners = [int(torch.randint(len(styles), (), generator=own)) for own in random[: len(content)]]
+    style = styles[torch.tensor(partners, device=styles.device)]
+    if style.shape[-2:] != content.shape[-2:]:
+        style = F.interpolate(style, content.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+    return translate(content, style, settings, mean, std)
 
 
 def match_color_statistics(content: Tensor, style: Tensor) -> Tensor:
@@ -103,17 +143,20 @@ class TranslatedFolder:
     An image's translation has its name (the path inside the data set, without suffix), or the last part of it, with
     any suffix that images have.
 
+    Args:
+        field: of the recipe that names the folder, for errors.
+
     Raises:
-        SegRefineryError: the folder is missing, or translations are missing, ambiguous or of another size than their
-            image; the first few are named.
+        DataError: the folder is missing, or translations are missing, ambiguous, unreadable or of another size than
+            their image; the first few are named.
     """
 
     has_labels = True
 
-    def __init__(self, source: SegmentationDataset, folder: Path | str) -> None:
-        self.source, self.folder = source, Path(folder)
+    def __init__(self, source: SegmentationDataset, folder: Path | str, field: str = "translated") -> None:
+        self.source, self.folder = source, Path(folder).expanduser()
         self.reference, self.space = f"{source.reference} translated", source.space
-        self._paths = _matched(source, self.folder)
+        self._paths = _matched(source, self.folder, field)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -143,10 +186,10 @@ class TranslatedFolder:
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
-def _matched(source: SegmentationDataset, folder: Path) -> list[Path]:
+def _matched(source: SegmentationDataset, folder: Path, field: str) -> list[Path]:
     """The translation of every image, checked."""
     if not folder.is_dir():
-        raise SegRefineryError(f"translated images: {folder} is not a folder; give the folder the translator wrote")
+        raise DataError(folder, field, "is not a folder", "give the folder that the translated images lie in")
     by_name: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in _SUFFIXES:
@@ -174,7 +217,7 @@ def _matched(source: SegmentationDataset, folder: Path) -> list[Path]:
     ):
         if names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise SegRefineryError(f"{folder}: {len(names)} of {len(source)} images {problem}: {shown}; {remedy}")
+            raise DataError(folder, field, f"{len(names)} of {len(source)} images {problem}: {shown}", remedy)
     return paths
 
 

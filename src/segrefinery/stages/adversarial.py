@@ -18,12 +18,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.data.batch import LabeledBatch
+from segrefinery.data.batch import LabeledBatch, TranslatedBatch
 from segrefinery.data.sampling import soft_balance_probabilities
 from segrefinery.data.translation import TranslationSettings, translate
-from segrefinery.losses import IGNORE, domain_loss, entropy_loss, self_information
+from segrefinery.labels import IGNORE
+from segrefinery.losses import domain_loss, entropy_loss, self_information
 from segrefinery.models.discriminator import STRIDE, Discriminator
 from segrefinery.models.segmenter import Prediction
+from segrefinery.resize import bilinear
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, head_losses
 from segrefinery.stages.optimizers import OptimizerSettings, Trained, build_optimizer, parameter_groups
@@ -83,6 +85,10 @@ class AdversarialSettings(StageSettings):
     @property
     def repeats(self) -> int:
         return self.rounds
+
+    @property
+    def translated_folder(self) -> str | None:
+        return self.translation.folder if self.translation is not None else None
 
     def build(self, context: StageContext) -> Adversarial:
         return Adversarial(self, context)
@@ -183,7 +189,7 @@ class Adversarial(Stage):
                 height, width = logits.shape[-2:]
             size = (max(height, STRIDE), max(width, STRIDE))
             if logits.shape[-2:] != size:
-                logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+                logits = bilinear(logits, size)
             seen[level] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
         return seen
 
@@ -210,11 +216,16 @@ class Adversarial(Stage):
             return target, None
         partners = places % len(source)
         content, label = source.image[partners], source.label[partners]
+        from_folder = settings.translation.kind == "folder"
+        if from_folder:
+            assert isinstance(source, TranslatedBatch), "a folder's translations come with the source batch"
+            content = source.translated[partners]
         if content.shape[-2:] != target.shape[-2:]:
             content = F.interpolate(content, target.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
             label = F.interpolate(label[:, None].float(), target.shape[-2:], mode="nearest")[:, 0].long()
-        translated = translate(content, target[places], settings.translation, *self.normalization)
-        images = target.index_copy(0, places, translated.to(target.dtype))
+        if not from_folder:
+            content = translate(content, target[places], settings.translation, *self.normalization)
+        images = target.index_copy(0, places, content.to(target.dtype))
         if not settings.translated_ce:
             return images, None
         labels = label.new_full((len(target), *label.shape[1:]), IGNORE)

@@ -43,6 +43,11 @@ class StageSettings(Settings):
         """How often the stage runs in a row (generations, rounds), each time from what the time before left."""
         return 1
 
+    @property
+    def translated_folder(self) -> str | None:
+        """The folder of translated source images that the stage's source batches show beside the source's, or None."""
+        return None
+
     @model_validator(mode="after")
     def _another_network_starts_fresh(self) -> Self:
         if self.model is not None and self.start != "fresh":

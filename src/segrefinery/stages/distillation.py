@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from segrefinery.labels import IGNORE
 from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher
+from segrefinery.resize import bilinear
 from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, head_losses
 from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
@@ -65,7 +65,7 @@ def confident_labels(network: Segmenter | Teacher, image: Tensor, confidence: fl
     probs = (probs + network(image.flip(-1)).logits.float().softmax(dim=1).flip(-1)) / 2
     labels = []
     for one in probs.split(1):  # one image at a time: C maps at full size are many times the image
-        best, label = F.interpolate(one, image.shape[-2:], mode="bilinear", align_corners=False).max(dim=1)
+        best, label = bilinear(one, image.shape[-2:]).max(dim=1)
         labels.append(label.masked_fill(best <= confidence, IGNORE))
     return torch.cat(labels)
 

@@ -32,6 +32,8 @@ class OptimizerSettings(Settings):
     """Step at which the rate would reach 0; by default the length of the stage."""
     warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up, applied to the already decayed rate."""
+    warmup_ratio: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rate at the first step of the warm-up (DAFormer: 1e-6); by default 1 / ``warmup``."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of each encoder layer over that of the layer above it (DINOv2); 1 = one rate."""
 
@@ -45,13 +47,19 @@ class Trained:
 
 
 def schedule(settings: OptimizerSettings, steps: int) -> Callable[[int], float]:
-    """Factor on the base rate at each step: poly decay times linear warm-up (DAFormer's poly10warm for power 1)."""
+    """Factor on the base rate at each step: poly decay times linear warm-up (DAFormer's poly10warm for power 1 and a
+    ratio of 1e-6)."""
     horizon = settings.horizon or max(steps, 1)
 
     def rate(step: int) -> float:
-        decay = max(1.0 - step / horizon, 0.0) ** settings.power
-        warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-        return decay * warm
+        return max(1.0 - step / horizon, 0.0) ** settings.power * warm(step)
+
+    def warm(step: int) -> float:
+        if step >= settings.warmup:
+            return 1.0
+        if settings.warmup_ratio is None:
+            return (step + 1) / settings.warmup
+        return 1.0 - (1.0 - step / settings.warmup) * (1.0 - settings.warmup_ratio)
 
     return rate
 

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.refine.confidence import normalized_entropy
+from segrefinery.resize import bilinear
 
 FILE = "round.json"
 
@@ -70,7 +70,7 @@ def class_entropies(network: nn.Module, target: Iterable[UnlabeledBatch], upsamp
     for batch in target:
         logits = network(batch.image).logits.float()
         if upsample:
-            logits = F.interpolate(logits, batch.image.shape[-2:], mode="bilinear", align_corners=False)
+            logits = bilinear(logits, batch.image.shape[-2:])
         probs = logits.softmax(dim=1)
         entropy, label = normalized_entropy(probs), probs.max(dim=1).indices
         known = entropy.isfinite()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes
+from segrefinery.data.translation import TranslationSettings, translate_at_random
 from segrefinery.labels import IGNORE
 from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
 from segrefinery.models.segmenter import Prediction
@@ -41,11 +43,23 @@ class SelfTrainingSettings(StageSettings):
     """Half of the classes of each image, or of the whole batch's with ignored pixels, as DACS's code does."""
     strong: StrongViewSettings | None = StrongViewSettings()
     """Photometric strong view of what the student sees of the target; null for none."""
+    translation: TranslationSettings | None = None
+    """Show the source images of this stage, those that are mixed in too, in the style of a random target image of the
+    batch (``fda``, ``color``); null leaves them as they are."""
     weights: LossWeights = LossWeights()
     source_weight: float = Field(default=1.0, ge=0)
     target_weight: float = Field(default=1.0, ge=0)
     target_loss: Literal["cross_entropy", "symmetric", "variance_regularized"] = "cross_entropy"
     """``symmetric``: 0.1 CE + RCE (ProDA, CPSL); ``variance_regularized``: exp(-D) CE + D (MRNet, UncerDA)."""
+
+    @model_validator(mode="after")
+    def _a_folder_is_for_the_whole_run(self) -> Self:
+        if self.translation is not None and self.translation.kind == "folder":
+            raise ValueError(
+                "translation: a self_training stage takes kind: fda or kind: color; give a folder of translated images "
+                "to the whole run instead, outside of the stages, as translated: PATH"
+            )
+        return self
 
     @property
     def repeats(self) -> int:
@@ -71,6 +85,7 @@ class SelfTraining(RefinedStage):
         source, target, random = batch.source, batch.target, batch.generators
         assert source is not None, "self-training needs a source batch"
         assert target is not None, "self-training needs a target batch"
+        source = self.in_style(source, target.image, random)
 
         view, labels = self.label(target)
         mixed_image, mixed_label, mixed_weight, pasted = self.mix(source, target, labels, random)
@@ -98,16 +113,26 @@ class SelfTraining(RefinedStage):
         self.remembered.append(step)
         yield losses
 
+    def in_style(self, source: LabeledBatch, target: Tensor, random: list[torch.Generator]) -> LabeledBatch:
+        """The source as the stage shows it: in the style of the target images (B x 3 x H x W), if it is to be so."""
+        settings = self.settings.translation
+        if settings is None:
+            return source
+        return replace(source, image=translate_at_random(source.image, target, random, settings, *self.normalization))
+
     @torch.no_grad()
     def label(self, target: UnlabeledBatch | PseudoLabeledBatch) -> tuple[TeacherView | None, PseudoLabels]:
         """The labels of a target batch: what the teacher sees, mended by each refiner in turn. In an offline
         generation they were made before, and there is no view."""
         if isinstance(target, PseudoLabeledBatch):
             return None, from_hard_labels(target.label, target.weight, self.space.num_classes)
-        view = self.teacher.view(target.image, target.index)
-        labels = PseudoLabels.from_view(view)
-        for refiner in self.chain:
-            labels = refiner(view, labels)
+        device = target.image.device.type
+        # Weights that autocast cast here, without a gradient, must not be taken from its cache where they are trained.
+        with torch.autocast(device, enabled=torch.is_autocast_enabled(device), cache_enabled=False):
+            view = self.teacher.view(target.image, target.index)
+            labels = PseudoLabels.from_view(view)
+            for refiner in self.chain:
+                labels = refiner(view, labels)
         self._see(labels)
         return view, labels
 
@@ -140,8 +165,8 @@ class SelfTraining(RefinedStage):
             label = label.masked_fill(weight <= 0, IGNORE)
             main, aux = prediction.logits, prediction.aux_logits
             return {
-                "target": weights.main * variance_regularized_loss(main, aux, label),
-                "target_aux": weights.aux * variance_regularized_loss(aux, main, label),
+                "target": weights.main * variance_regularized_loss(main, aux, label, weight),
+                "target_aux": weights.aux * variance_regularized_loss(aux, main, label, weight),
             }
         losses = head_losses("target", prediction, label, weight, weights)
         if self.settings.target_loss == "symmetric":

@@ -1,0 +1,99 @@
+"""From a recipe's ``stages`` to their settings, with every mistake under its full key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from segrefinery.errors import SegRefineryError
+from segrefinery.refine import REFINERS, parse_chain
+from segrefinery.settings import Mistake, as_validation_error, choose, did_you_mean, mistakes_of
+from segrefinery.stages import STAGES
+from segrefinery.stages.base import StageSettings
+from segrefinery.stages.common import LossWeights
+from segrefinery.stages.supervised import SupervisedSettings
+
+
+def parse_stages(value: Any) -> dict[str, StageSettings]:
+    """Stages by name, in order; ``kind`` picks the settings each is read with, and a null is a stage removed."""
+    given = {name: stage for name, stage in value.items() if stage is not None} if isinstance(value, Mapping) else {}
+    if not given:
+        raise ValueError("write a mapping of stage names to settings; a recipe needs one stage at least")
+    stages, mistakes = {}, []
+    for name, settings in given.items():
+        if isinstance(settings, StageSettings):
+            stages[name] = settings
+            continue
+        try:
+            stages[name] = parse_stage(name, settings, given)
+        except ValidationError as error:
+            # they are in words already, and lack only the stage's name
+            mistakes += [Mistake((name, *item["loc"]), item["msg"]) for item in error.errors()]
+    if mistakes:
+        raise as_validation_error(mistakes)
+    return with_attention(stages)
+
+
+def parse_stage(name: str, settings: Any, stages: Mapping[str, Any]) -> StageSettings:
+    """One stage; its mistakes are raised in words, those of its refiners under the refiner's name."""
+    if not isinstance(settings, Mapping):
+        raise as_validation_error([Mistake((), f"a stage is a mapping of settings (got {settings!r})")])
+    if "kind" not in settings:
+        known = [other for other, stage in stages.items() if not isinstance(stage, Mapping) or "kind" in stage]
+        hint = did_you_mean(str(name), known)
+        raise as_validation_error([Mistake((), f"a new stage needs a kind: {', '.join(STAGES)}.{hint}")])
+    try:
+        kind = choose(STAGES, str(settings["kind"]), "kind of stage")
+    except SegRefineryError as error:
+        raise as_validation_error([Mistake(("kind",), str(error))]) from error
+    mistakes = _mistakes_of_refiners(settings.get("refine")) if "refine" in kind.model_fields else []
+    try:
+        stage = kind.model_validate({key: own for key, own in settings.items() if not mistakes or key != "refine"})
+    except ValidationError as error:
+        mistakes += mistakes_of(error, kind)
+    else:
+        if not mistakes:
+            return stage
+    raise as_validation_error(mistakes)
+
+
+def _mistakes_of_refiners(chain: Any) -> list[Mistake]:
+    """Of each refiner by itself, for the chain as a whole does not say which one is wrong. What is no refiner at all is
+    left to the chain."""
+    mistakes = []
+    for item in chain if isinstance(chain, list) else [chain]:
+        for name, settings in item.items() if isinstance(item, Mapping) else [(item, {})]:
+            if not isinstance(name, str):
+                continue
+            try:
+                parse_chain({name: settings})
+            except ValidationError as error:
+                found = mistakes_of(error, REFINERS[name])
+                mistakes += [Mistake(("refine", name, *location), text) for location, text in found]
+            except SegRefineryError as error:
+                mistakes.append(Mistake(("refine",), str(error)))
+    return mistakes
+
+
+def with_attention(stages: dict[str, StageSettings]) -> dict[str, StageSettings]:
+    """Let SAM be added to any recipe by naming ``pixel_attention`` in a chain. Where no stage before has trained the
+    module, one is put there: the first supervised stage again, on a copy of the network that is then thrown away."""
+    found: dict[str, StageSettings] = {}
+    pattern: SupervisedSettings | None = None
+    trained = False
+    for name, stage in stages.items():
+        asked = getattr(stage, "refine", {}).get("pixel_attention")
+        if asked is not None and not trained and pattern is not None and (lesson := asked.to_train_first()) is not None:
+            changes = {
+                "start": "previous", "model": None, "hands_on": "refiners", "weights": LossWeights(main=0, aux=0),
+                "refine": {"pixel_attention": lesson},
+            }  # fmt: skip
+            found["attention"] = pattern.model_copy(update=changes)
+            trained = True
+        trained = trained or (asked is not None and asked.train)
+        if pattern is None and isinstance(stage, SupervisedSettings):
+            pattern = stage
+        found[name] = stage
+    return found
