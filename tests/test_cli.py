@@ -72,6 +72,8 @@ def test_help(call, command):
     code, said, _ = call(*([command] if command else []), "--help")
     assert code == 0
     assert "Usage" in said
+    if command in ("adapt", "check", "evaluate", "predict"):
+        assert "PATH[@SPLIT]" in said
     if not command:
         assert all(each in said for each in COMMANDS)
 
@@ -116,6 +118,31 @@ def test_a_window_is_used_and_a_wrong_one_named(call, run, odd, tmp_path):
     for wrong in ("16", "16,16", "0x16"):
         code, _, complaint = call("evaluate", run, "--on", TEST, "--window", wrong)
         assert (code, "HEIGHTxWIDTH" in complaint) == (2, True)
+
+
+def test_results_of_another_size(call, run, odd, tmp_path):
+    assert call("predict", run, odd, "-o", tmp_path / "seen", "--factor", 2)[0] == 0
+    sizes = {Image.open(path).size for path in (tmp_path / "seen").glob("*.confidence.png")}
+    assert sizes == {(128, 80), (128, 96), (128, 64), (96, 64), (120, 72)}
+
+
+def test_an_image_that_cannot_be_read_costs_no_other(call, run, tmp_path):
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png", (32, 48))
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    code, said, complaint = call("predict", run, tmp_path / "in", "-o", tmp_path / "out")
+    assert (code, "2 images written" in said, "b.png" in complaint) == (2, True, True)
+    assert len(list((tmp_path / "out").glob("*.overlay.png"))) == 2
+    assert "c" in (tmp_path / "out" / "files.csv").read_text()
+
+
+def test_a_folder_that_cannot_be_written_and_a_device_that_is_not_there(call, run, odd):
+    for verb in ("predict", "pseudo-label"):
+        code, _, complaint = call(verb, run, odd, "-o", "/proc/none")
+        assert (code, complaint.startswith("error: /proc/none: cannot be written")) == (2, True), complaint
+    for device, words in (("gpu", "write cpu"), ("cuda", "no CUDA GPU")):
+        code, _, complaint = call("evaluate", run, "--on", TEST, "--device", device)
+        assert (code, words in complaint) == (2, True), complaint
 
 
 def test_evaluate_report_and_recipes(call, run):
@@ -186,12 +213,18 @@ def mistakes(root: Path) -> dict[str, tuple[list[object], str]]:
         "no run": (["evaluate", empty, "--on", TEST], "no trained model"),
         "no report": (["report", empty], "empty"),
         "no masks": (["pseudo-label", empty, NIGHT, "-o", out], "no trained model"),
+        "target is source": (tiny(out, folder(good), folder(good)), "nothing to adapt to"),
+        "late image": (tiny(out, DAY, truncated / "images"), ".png"),
+        "late mask": (tiny(out, DAY, NIGHT, "--eval", folder(unknown)), "77"),
+        "file as output": (tiny(truncated / "dataset.yaml"), "is a file"),
+        "no place": (tiny(Path("/proc/none/run")), "cannot be made"),
     }
 
 
 MISTAKES = (
     "missing", "empty", "no image", "truncated", "another size", "unknown ids", "no common class", "unlabelled source",
-    "unknown data", "unknown recipe", "unknown setting", "no run", "no report", "no masks",
+    "unknown data", "unknown recipe", "unknown setting", "no run", "no report", "no masks", "target is source",
+    "late image", "late mask", "file as output", "no place",
 )  # fmt: skip
 
 
@@ -204,6 +237,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, what):
     assert complaint.count("\n") == 1
     assert "Traceback" not in complaint
     assert named in complaint
+    assert not (tmp_path / "out" / "stages").exists()  # before anything is trained
 
 
 def test_debug_shows_the_traceback(call, tmp_path):
@@ -211,13 +245,11 @@ def test_debug_shows_the_traceback(call, tmp_path):
         call("--debug", *tiny(tmp_path / "out", DAY, tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("what", ["a class absent", "one image", "target is source"])
+@pytest.mark.parametrize("what", ["a class absent", "one image"])
 def test_what_is_odd_but_right_is_done(call, tmp_path, what):
     source = labelled(tmp_path / "source", ("1",) if what == "one image" else ("1", "2"))
-    target: object = source / "images"
+    target = labelled(tmp_path / "target", ("3", "4")) / "images"
     if what == "a class absent":
         labelled(source, classes="[road, car, giraffe]")
-    if what == "target is source":
-        target = f"folder:{source}"
     code, said, complaint = call(*tiny(tmp_path / "run", f"folder:{source}", target))
     assert code == 0, (said, complaint)

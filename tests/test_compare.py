@@ -64,6 +64,13 @@ def test_runs_are_ranked_by_the_combined_score(run):
     assert again.difference == pytest.approx(kept["difference"], abs=1e-6)
 
 
+def test_a_models_numbers_in_a_table_belong_together(run):
+    """Trust is scale times the root of anchors, both over the classes that any of the compared models sees."""
+    for model in compare([run]):
+        expected = model.scores["balanced_scale"] * model.scores["anchors"] ** 0.5
+        assert model.scores["trust"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_model_folder_needs_a_target(run, tmp_path):
     shutil.copytree(run / "model", tmp_path / "alone")
     with pytest.raises(SegRefineryError, match="--target"):

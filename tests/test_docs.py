@@ -22,7 +22,7 @@ from segrefinery.errors import SegRefineryError
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.build import NETWORKS
-from segrefinery.recipe import assign, load_recipe, read_recipe, recipe_names, validate_recipe
+from segrefinery.recipe import assign, load_recipe, merge, read_recipe, recipe_names, validate_recipe
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from segrefinery.settings import Settings
 from toys import ToySegmenter, labeled, toy_teacher, toy_view
@@ -60,7 +60,7 @@ def command_lines():
 def words_of(line):
     """The words of a command; of a usage such as ``adapt -s SOURCE [--seed N]`` with every option given."""
     usage = re.sub(r"\s#.*$", "", line).replace("a.b=c", "name=changed")
-    usage = re.sub(r"\[(?=[-@ A-Z])|(?<=[A-Za-z])\](?= |$)|\.\.\.", "", usage)
+    usage = re.sub(r"\[(?=[-@ A-Z])|(?<=[A-Za-z0-9])\](?= |$)|\.\.\.", "", usage)
     return shlex.split(usage.replace("--seed N", "--seed 1"))
 
 
@@ -257,32 +257,62 @@ def test_every_recipe_has_its_section():
 
 @pytest.fixture(scope="module")
 def plain():
-    """Every shipped recipe as a mapping, read once."""
-    found = {name: read_recipe(name)[0] for name in recipe_names()}
-    for raw in found.values():
-        raw.pop("scales")
+    """(name, scale) -> every shipped recipe as a mapping, and what it resolves to; read once."""
+    found = {}
+    for name in recipe_names():
+        paper = read_recipe(name)[0]
+        small = merge(paper, paper.pop("scales")["small"])
+        for scale, raw in (("paper", paper), ("small", small)):
+            found[name, scale] = raw, resolved(raw, name)
+    return found
+
+
+def resolved(raw, name):
+    return validate_recipe(copy.deepcopy(raw), name).model_dump(mode="json")
+
+
+def outcomes(switch, names, plain):
+    """(recipe, scale) -> True if the switch changes it, False if not, or why it is not valid with it. Left out are
+    recipes without the stage, or without the refiner that one setting is named of (it would be appended)."""
+    found = {}
+    path = switch.partition("=")[0].split(".")
+    for (name, scale), (raw, before) in plain.items():
+        if name not in names:
+            continue
+        if path[0] == "stages" and len(path) > 2:
+            stage = before["stages"].get(path[1])
+            if stage is None or (path[2] == "refine" and len(path) > 4 and path[3] not in stage.get("refine", {})):
+                continue
+        changed = copy.deepcopy(raw)
+        try:
+            assign(changed, switch)
+            found[name, scale] = resolved(changed, name) != before
+        except SegRefineryError as error:
+            found[name, scale] = str(error)
     return found
 
 
 @pytest.mark.parametrize("title", SECTIONS)
 def test_every_switch_of_a_section_can_be_set(title, plain):
-    """Each on one of the section's recipes at least: one that has the stage, and is still valid with it."""
+    """Each changes one of the section's recipes at least, at scale paper or small, and leaves it valid."""
     section = SECTIONS[title]
     for switch in re.findall(r"`((?:stages|model|data|target_data|training|window)[.\w]*=[^`]+)`", section):
-        problems = []
-        for name in named_recipes(section):
-            raw = copy.deepcopy(plain[name])
-            place = switch.partition("=")[0].split(".")
-            if place[0] == "stages" and place[1] not in raw["stages"] and len(place) > 2:
-                continue
-            try:
-                assign(raw, switch)
-                validate_recipe(raw, name)
-                break
-            except SegRefineryError as error:
-                problems.append(str(error))
-        else:
-            pytest.fail(f"{switch}: {problems or 'no recipe has this stage'}")
+        found = outcomes(switch, named_recipes(section), plain)
+        assert True in found.values(), f"{switch} changes no recipe: {found or 'none has this stage or refiner'}"
+
+
+@pytest.mark.parametrize(
+    ("switch", "name"),
+    [
+        ("stages.adapt.refine.refinement_network=false", "stack"),  # it has none
+        ("stages.adapt.refine.masked_consistency.block=16", "daformer"),  # it would be appended
+        ("stages.adapt.mixing=classmix", "stack"),  # so it is
+        ("stages.no_stage.steps=1", "stack"),
+        ("stages.adapt.no_setting=1", "stack"),
+    ],
+)
+def test_a_switch_without_effect_is_noticed(switch, name, plain):
+    assert True not in outcomes(switch, [name], plain).values()
 
 
 def settings_tables():

@@ -1,16 +1,23 @@
 """SegRefinery adapts a semantic-segmentation model to images nobody has labelled.
 
-The verbs: ``adapt``, ``evaluate``, ``load``, ``predict``. Everything else is in the rooms below.
+The verbs: ``adapt``, ``evaluate``, ``load``, ``predict``, ``pseudo_label``. Everything else is in the rooms below:
+``segrefinery.compare``, ``segrefinery.audit``, ``segrefinery.data.check``, ``segrefinery.report``.
 """
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segrefinery.api import adapt, evaluate, load, predict
+    from segrefinery.api import adapt, evaluate, load, predict, pseudo_label
 
-__all__ = ["adapt", "evaluate", "load", "predict"]
+__all__ = ["adapt", "evaluate", "load", "predict", "pseudo_label"]
+__version__ = version("segrefinery")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
 
 
 def __getattr__(name: str) -> Any:

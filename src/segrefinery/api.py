@@ -1,8 +1,9 @@
-"""The verbs: adapt, evaluate, load, predict."""
+"""The verbs: adapt, evaluate, load, predict, pseudo_label."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from segrefinery.data.align import align
+from segrefinery.data.align import align, evaluation_view
 from segrefinery.data.batch import UnlabeledBatch
+from segrefinery.data.check import overlaps, refuse_faults
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.translation import TranslatedFolder
-from segrefinery.engine.environment import environment
-from segrefinery.engine.model import Model, load
+from segrefinery.engine.environment import deterministic, environment, native_bf16
+from segrefinery.engine.model import Model, default_device, load
 from segrefinery.engine.run import Run, RunData, StageEnd
 from segrefinery.engine.tracker import Tracker
 from segrefinery.errors import SegRefineryError
@@ -33,18 +35,21 @@ from segrefinery.witness import Witness
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+log = logging.getLogger(__name__)
+
 Progress = Callable[[str, int, int, dict[str, float]], None]
-"""Called with a stage's name, the steps done, the steps in all and the losses."""
+"""Called with a stage's name, the steps done, the steps in all and the losses; of a pass over images with what it is
+(``adapt: target images``), the images done, the images in all and no losses."""
 
 
 def adapt(
     recipe: str | Path | Recipe,
-    source: str,
-    target: str,
+    source: str | Path,
+    target: str | Path,
     output: str | Path,
     *,
-    evaluation: str | None = None,
-    oracle: str | None = None,
+    evaluation: str | Path | None = None,
+    oracle: str | Path | None = None,
     scale: str | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
@@ -71,24 +76,28 @@ def adapt(
     """
     folder = Path(output)
     if not isinstance(recipe, Recipe):
-        fields = {"source": source, "target": target, "evaluation": evaluation, "oracle": oracle, "seed": seed}
-        recipe = load_recipe(recipe, scale, overrides, **fields)
-    open_folder(folder, recipe, resume)
-    sets = open_sets(recipe, say)
+        named = {"source": source, "target": target, "evaluation": evaluation, "oracle": oracle}
+        fields = {role: None if data is None else str(data) for role, data in named.items()}
+        recipe = load_recipe(recipe, scale, overrides, seed=seed, **fields)
+    check_folder(folder, recipe, resume, say)
+    told = progress or (lambda name, done, steps, losses: None)
+    sets = open_sets(recipe, say, told)
+    open_folder(folder)
     fabric = make_fabric(recipe)
     main = fabric.global_rank == 0
     if main:
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-        write_json(folder / "environment.json", environment())
-    tracker = Tracker(folder, active=main)
+        write_json(folder / "environment.json", environment(str(fabric.device), fabric.world_size))
+    tracker = Tracker(folder, active=main, say=say)
     witness = Witness(folder, sets.target, recipe.target_data, sets.space.num_classes, recipe.window, tracker)
 
     def looked(end: StageEnd, step: int, label: str) -> Evaluation | None:
         if sets.evaluation is None or not main:
             return None
         found = evaluate_network(
-            end.predictor, sets.evaluation, recipe.target_data, sets.space.num_classes, recipe.window
-        )
+            end.predictor, sets.evaluation, recipe.target_data, sets.space.num_classes, recipe.window,
+            progress=lambda done, total: told(f"{end.name}: evaluation images", done, total, {}),
+        )  # fmt: skip
         tracker.write(end.name, step, label, {"miou": found.total.miou, "pixel_accuracy": found.total.pixel_accuracy})
         return found
 
@@ -111,16 +120,16 @@ def adapt(
         if main:
             witness.glance(end, step)
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
     run = Run(
         folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed,
         sets, fabric, tracker,
         reuse=Path(reuse) if reuse else None,
         on_look=glanced,
         on_end=ended,
-        on_progress=progress or (lambda name, done, steps, losses: None),
+        on_progress=told,
     )  # fmt: skip
-    run.execute()
+    with deterministic(recipe.training.deterministic):
+        run.execute()
     if main and (verdict := witness.conclude(recipe.training.choose)) is not None:
         say(f"verdict: {verdict}")
     tracker.close()
@@ -128,39 +137,64 @@ def adapt(
 
 
 def evaluate(
-    run: str | Path | Model, on: str, *, progress: Callable[[int, int], None] = lambda done, total: None
+    run: str | Path | Model,
+    on: str | Path,
+    *,
+    classes: str | Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Scores of a model on labelled images: ``miou``, ``iou`` by class, ``pixel_accuracy``, ``mean_pixel_accuracy``."""
+    """Scores of a model on labelled images: ``miou``, ``iou`` by class, ``pixel_accuracy``, ``mean_pixel_accuracy``,
+    and ``missing``, the model's classes that are not scored: no label of the images can be one of them.
+
+    Args:
+        classes: the only classes whose pixels are scored, for instance ``synthia13``, or names. The model still
+            chooses among all of its own, and ``miou`` is the mean over these.
+    """
     model = run if isinstance(run, Model) else load(run)
-    dataset = open_dataset(on)
+    dataset = open_dataset(str(on))
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
-    aligned = align(dataset, UnlabeledView(dataset), dataset, space=model.space, merge=model.merge).evaluation
-    found = evaluate_network(model.network, aligned, model.data, model.space.num_classes, model.window, progress)
-    return scores_of(found.total, model.space)
+    view, missing = evaluation_view(dataset, model.space, model.merge, classes)
+    found = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress)
+    return scores_of(found.total, model.space, missing) | {"missing": list(missing)}
 
 
-def predict(run: str | Path | Model, images: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Each image's name, its uint8 3 x H x W pixels and its C x H x W class probabilities.
+def predict(
+    run: str | Path | Model,
+    images: str | Path,
+    *,
+    factor: float = 1.0,
+    skip: Callable[[SegRefineryError], None] | None = None,
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each image's name, its uint8 3 x H x W pixels and its class probabilities, C x H x W times ``factor``.
 
     Args:
         images: a folder, a glob, a file, or any data set's name.
+        factor: size of the probabilities over that of the image; what decodes at any resolution (IR2F) does.
+        skip: told of an image that cannot be read, which is then left out; without it the error is raised.
     """
     model = run if isinstance(run, Model) else load(run)
-    dataset = open_dataset(images)
+    dataset = open_dataset(str(images))
     for index in range(len(dataset)):
-        image = dataset.image(index)
-        yield dataset.name(index), image, model.predict(image)
+        try:
+            image = dataset.image(index)
+        except SegRefineryError as error:
+            if skip is None:
+                raise
+            skip(error)
+            continue
+        size = tuple(max(1, round(side * factor)) for side in image.shape[-2:])
+        yield dataset.name(index), image, model.predict(image, size)  # pyright: ignore[reportArgumentType]
 
 
-def count(images: str) -> int:
+def count(images: str | Path) -> int:
     """How many images a reference names."""
-    return len(open_dataset(images))
+    return len(open_dataset(str(images)))
 
 
 def pseudo_label(
     run: str | Path | Model,
-    target: str,
+    target: str | Path,
     output: str | Path,
     threshold: float = 0.0,
     *,
@@ -175,7 +209,7 @@ def pseudo_label(
         threshold: pixels whose confidence is below it are ignored and weigh 0.
     """
     model = run if isinstance(run, Model) else load(run)
-    dataset, folder = UnlabeledView(open_dataset(target)), Path(output)
+    dataset, folder = UnlabeledView(open_dataset(str(target))), Path(output)
 
     def labelled() -> Iterator[tuple[PseudoLabels, UnlabeledBatch]]:
         for index in range(len(dataset)):
@@ -197,13 +231,16 @@ def pseudo_label(
 # -- the parts -----------------------------------------------------------------------------------------------------
 
 
-def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+def check_folder(folder: Path, recipe: Recipe, resume: bool, say: Callable[[str], None]) -> None:
     """Refuse to overwrite a run, and to resume one with another recipe."""
     written = folder / "recipe.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise SegRefineryError(f"{folder}: is a file; name a folder for the run with -o")
     if not written.exists():
         if folder.exists() and any(folder.iterdir()) and not resume:
             raise SegRefineryError(f"{folder}: is not empty and holds no run; name a new folder with -o")
-        folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            say(f"note: {folder} holds no run to continue; a new one starts there")
         return
     if not resume:
         raise SegRefineryError(
@@ -211,7 +248,7 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
     before = load_recipe(written)
     old, new = before.model_dump(mode="json"), recipe.model_dump(mode="json")
-    different = [key for key in new if old.get(key) != new[key]]
+    different = [key for key in new if old.get(key) != new[key] and key != "about"]
     if different:
         raise SegRefineryError(
             f"{written}: the run was started with other settings ({', '.join(different)}); resume with the same "
@@ -220,25 +257,45 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
 
 
-def open_sets(recipe: Recipe, say: Callable[[str], None]) -> RunData:
-    """The recipe's data sets in one label space; says which classes are used."""
+def open_folder(folder: Path) -> None:
+    """Make the run's folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SegRefineryError(f"{folder}: cannot be made ({error.strerror}); name another folder with -o") from error
+
+
+def open_sets(recipe: Recipe, say: Callable[[str], None], progress: Progress) -> RunData:
+    """The recipe's data sets in one label space, every file of theirs read once; says which classes are used."""
     for field in ("source", "target"):
         if getattr(recipe, field) is None:
             raise SegRefineryError(f"{field}: name a data set as NAME:PATH[@SPLIT]")
     source = open_dataset(str(recipe.source))
     target = open_dataset(str(recipe.target))
     evaluation = open_dataset(recipe.evaluation) if recipe.evaluation else None
+    for problem in overlaps(source, target, evaluation):
+        if problem.severity == "error":
+            raise SegRefineryError(str(problem))
+        say(f"warning: {problem}")
     needs_oracle = any(getattr(stage, "learn_from", None) == "target_labels" for stage in recipe.stages.values())
     if needs_oracle and recipe.oracle is None:
         raise SegRefineryError("oracle: this recipe trains on target labels; name them with --oracle NAME:PATH[@SPLIT]")
     if recipe.translated is not None:
         source = TranslatedFolder(source, recipe.translated)
+    translated = {}
+    for name, stage in recipe.stages.items():
+        if (folder := stage.translated_folder) is not None:
+            images = TranslatedFolder(source, folder, f"stages.{name}.translation.folder")
+            translated[folder] = UnlabeledView(images)
     common = align(source, target, evaluation, space=recipe.classes, merge=recipe.merge)
     say(common.sentence)
     oracle = None
     if needs_oracle:
         oracle = align(open_dataset(str(recipe.oracle)), target, space=common.space, merge=recipe.merge).source
-    return RunData(common.source, common.target, common.space, common.evaluation, oracle)
+    if os.environ.get("RANK", "0") == "0":  # one process of several reads for all
+        told = lambda role, done, total: progress(f"read {role}", done, total, {})  # noqa: E731
+        refuse_faults(common.source, common.target, common.evaluation, told)
+    return RunData(common.source, common.target, common.space, common.evaluation, oracle, translated)
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
@@ -246,18 +303,24 @@ def make_fabric(recipe: Recipe) -> Fabric:
     from lightning_fabric import Fabric  # only training needs it
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    accelerator = default_device().type
+    if accelerator == "cuda" and recipe.training.precision == "bf16-mixed" and not native_bf16():
+        log.warning(
+            "training.precision: this GPU has no bfloat16 of its own and emulates it slowly; --set "
+            "training.precision=32-true may be faster"
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         fabric = Fabric(
-            accelerator="auto",
+            accelerator=accelerator,
             devices=local,
             num_nodes=world // local,
             strategy=DDPStrategy(timeout=timedelta(days=1)),  # others wait while rank 0 looks at data or evaluates
             precision=recipe.training.precision,
         )
     else:
-        fabric = Fabric(accelerator="auto", devices=1, precision=recipe.training.precision)
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=recipe.training.precision)
     fabric.launch()
     return fabric
 

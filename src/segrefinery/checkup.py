@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from segrefinery.data.check import CheckReport, Role, check
 from segrefinery.data.datasets import open_dataset
+from segrefinery.engine.model import default_device
 from segrefinery.errors import SegRefineryError
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.recipe import Recipe, load_recipe
@@ -58,17 +59,20 @@ def print_checkup(
     recipe: str = "self_training",
     scale: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    overrides: Sequence[str] = (),
 ) -> bool:
     """Print what the data hold, what is wrong with them, and what the recipe would cost -> whether a run can start.
 
     Raises:
         SegRefineryError: the recipe or a data set does not exist at all.
     """
-    plan = load_recipe(recipe, scale, source=source, target=target, evaluation=evaluation)
+    plan = load_recipe(recipe, scale, overrides, source=source, target=target, evaluation=evaluation)
     sets = [open_dataset(source), open_dataset(target)] + ([open_dataset(evaluation)] if evaluation else [])
     begins: dict[Role, int] = {"source": 0, "target": len(sets[0]), "evaluation": len(sets[0]) + len(sets[1])}
     total = sum(len(dataset) for dataset in sets)
-    report = check(*sets, space=plan.classes, progress=lambda role, done, _: progress(begins[role] + done, total))
+    report = check(
+        *sets, space=plan.classes, merge=plan.merge, progress=lambda role, done, _: progress(begins[role] + done, total)
+    )
     print_data(console, report)
     if report.space is not None:
         print_cost(console, plan, report.space.num_classes)
@@ -153,7 +157,7 @@ def measure(recipe: Recipe, classes: int, model: ModelSettings | None = None) ->
     Args:
         model: by default the recipe's. Pre-trained weights are not loaded.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     bf16 = recipe.training.precision == "bf16-mixed"
     network = build_model((model or recipe.model).model_copy(update={"weights": "none"}), classes).to(device).train()
     whole = (micro_batch(recipe), *recipe.data.crop)
@@ -223,8 +227,12 @@ def duration(seconds: float) -> str:
     """``0.35 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
     for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600)):
         if seconds < limit:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds / 86_400:.2g} days"
+            return f"{_two_digits(seconds / size)} {unit}"
+    return f"{_two_digits(seconds / 86_400)} days"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
 
 
 def size(amount: float) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from segrefinery.errors import SegRefineryError
+from segrefinery.progress import counting_progress, training_progress
 
 if TYPE_CHECKING:
     from segrefinery.engine.model import Model
@@ -31,14 +31,16 @@ MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process speaks; torchrun starts several."""
 console = Console(highlight=False, quiet=not MAIN)
 
-SourceHelp = "Labelled images: NAME:PATH[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
-TargetHelp = "Images to adapt to: a folder, a glob, or NAME:PATH[@SPLIT]. Labels they may have are never read."
+SourceHelp = r"Labelled images: NAME:PATH\[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
+TargetHelp = r"Images to adapt to: a folder, a glob, or NAME:PATH\[@SPLIT]. Labels they may have are never read."
 EvalHelp = "Labelled images of the target domain, for scores only."
 
 
 Window = Annotated[
     str | None, typer.Option(metavar="HxW", help="Look through overlapping windows of the resized image: less memory.")
 ]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")]
 
 
 @app.callback()
@@ -60,9 +62,7 @@ def adapt(
     scale: Annotated[str | None, typer.Option(help="small: two processor cores; paper: the publication's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder, exactly.")] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")
-    ] = None,
+    overrides: Overrides = None,
     reuse: Annotated[
         Path | None, typer.Option(help="Run, or folder shared by runs, to take finished stages from.")
     ] = None,
@@ -75,7 +75,7 @@ def adapt(
     from segrefinery.report import write_report
 
     collapse = [f"training.on_collapse={on_collapse}"] if on_collapse else []
-    with training_progress() as progress:
+    with training_progress(console) as progress:
         api.adapt(
             recipe, source, target, output, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
             overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse, progress=progress, say=say,
@@ -94,7 +94,7 @@ def demo(
     from segrefinery import api
     from segrefinery.report import write_report
 
-    with training_progress() as progress:
+    with training_progress(console) as progress:
         api.adapt(
             "self_training", "scenes:day,count=400", "scenes:night,count=400", output,
             evaluation="scenes:night,count=100@test",
@@ -107,19 +107,25 @@ def demo(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
-    on: Annotated[str, typer.Option("--on", help="Labelled images: NAME:PATH[@SPLIT].")],
+    on: Annotated[str, typer.Option("--on", help=r"Labelled images: NAME:PATH\[@SPLIT].")],
+    classes: Annotated[
+        str | None, typer.Option(help="Score on these alone: a label space (synthia13), or names with commas.")
+    ] = None,
     window: Window = None,
+    device: Device = None,
 ) -> None:
     """Score a model on labelled images."""
     from segrefinery import api
 
-    model = loaded(run, window)
-    with counting_progress("evaluate") as progress:
-        scores = api.evaluate(model, on, progress=progress)
+    model = loaded(run, window, device)
+    with counting_progress(console, "evaluate") as progress:
+        scores = api.evaluate(model, on, classes=classes, progress=progress)
     table = Table("class", "IoU")
     for name, value in scores["iou"].items():
         table.add_row(name, "absent" if value is None else f"{100 * value:.1f}")
     console.print(table)
+    if scores["missing"]:
+        say(f"Not scored, for no label here can be one of them: {', '.join(scores['missing'])}.")
     say(
         f"mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}, "
         f"mean pixel accuracy {100 * scores['mean_pixel_accuracy']:.2f}"
@@ -129,21 +135,34 @@ def evaluate(
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
-    images: Annotated[str, typer.Argument(help="A folder, a glob, a file, or NAME:PATH[@SPLIT].")],
+    images: Annotated[str, typer.Argument(help=r"A folder, a glob, a file, or NAME:PATH\[@SPLIT].")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    factor: Annotated[
+        float, typer.Option(min=0.01, help="Size of the results over that of the images, for instance 2.")
+    ] = 1.0,
     window: Window = None,
+    device: Device = None,
 ) -> None:
     """Segment images: index PNG, colour overlay and confidence for each."""
     from segrefinery import api
-    from segrefinery.export.predictions import write_prediction
+    from segrefinery.data.transforms import resize_image
+    from segrefinery.export.predictions import write_manifest, write_prediction
 
-    model = loaded(run, window)
-    with counting_progress("predict") as progress:
+    model = loaded(run, window, device)
+    rows, unreadable = [], []
+    with counting_progress(console, "predict") as progress, writing(output):
         total = api.count(images)
-        for done, (name, image, probs) in enumerate(api.predict(model, images), 1):
-            write_prediction(output, done - 1, name, image, probs, model.space)
+        found = api.predict(model, images, factor=factor, skip=unreadable.append)
+        for done, (name, image, probs) in enumerate(found, 1):
+            if image.shape[-2:] != probs.shape[-2:]:
+                image = resize_image(image, (probs.shape[-2], probs.shape[-1]))
+            paths = write_prediction(output, done - 1, name, image, probs, model.space)
+            rows.append((done - 1, name, paths["label"].name))
             progress(done, total)
-    say(f"{total} images written to {output}")
+        write_manifest(output, rows)
+    say(f"{len(rows)} images written to {output}")
+    if unreadable:
+        raise SegRefineryError(f"{len(unreadable)} of {total} images were left out: " + " ".join(map(str, unreadable)))
 
 
 @app.command("pseudo-label")
@@ -153,12 +172,13 @@ def pseudo_label(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels.")],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Ignore pixels below this confidence.")] = 0.0,
     window: Window = None,
+    device: Device = None,
 ) -> None:
     """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
     from segrefinery import api
 
-    model = loaded(run, window)
-    with counting_progress("label") as progress:
+    model = loaded(run, window, device)
+    with counting_progress(console, "label") as progress, writing(output):
         written = api.pseudo_label(model, target, output, threshold, progress=progress)
     say(f"{written} labels written to {output}")
 
@@ -172,12 +192,15 @@ def compare(
     """Rank models without labels, and say of each whether it is better than source-only."""
     from segrefinery.compare import compare
 
-    with counting_progress("look") as progress:
+    with counting_progress(console, "look") as progress:
         found = compare(runs, target, images=images, progress=progress)
     one_kind = len({run.is_absolute() for run in runs}) == 1
     shared = Path(os.path.commonpath([run.parent for run in runs])) if one_kind else Path()
-    caption = "trust: the score that ranks; scale: agreement with itself at another scale; anchors: share of what "
-    caption += "source-only was sure of and this model keeps; verdict: against source-only"
+    caption = (
+        "trust: the score that ranks; scale: agreement with itself at another scale, over the classes that any of "
+        "these models sees; anchors: share of what source-only was sure of and this model keeps; verdict: against "
+        "source-only, over the classes that either of the two sees"
+    )
     columns = ("model", "trust", "scale", "anchors", "ensemble", "entropy", "verdict")
     table = Table(*columns, title=f"Models in {shared}", caption=caption, caption_justify="left")
     table.columns[0].overflow = "fold"  # names of runs differ at their ends
@@ -209,7 +232,7 @@ def audit(
 
     folder = output or run / "audit"
     if masks is None:
-        with counting_progress("audit") as progress:
+        with counting_progress(console, "audit") as progress:
             picked = prepare_audit(run, target, folder, count, seed=seed, progress=progress)
         say(f"{len(picked)} images written to {folder}. Correct the masks, then run audit again with --masks DIR.")
         say(
@@ -217,7 +240,7 @@ def audit(
         )
         say("Label Studio: interface from label_studio.xml, serve the folder as local files, import label_studio.json.")
         return
-    with counting_progress("score") as progress:
+    with counting_progress(console, "score") as progress:
         found = score_audit(run, target, folder, masks, others or (), progress=progress)
     table = Table("model", "mIoU", "95 % interval", "against source-only", "95 % interval")
     for model in found:
@@ -233,12 +256,13 @@ def check(
     evaluation: Annotated[str | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r")] = "self_training",
     scale: Annotated[str | None, typer.Option()] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Read every file once and say what would go wrong, before anything is trained."""
     from segrefinery.checkup import print_checkup
 
-    with counting_progress("check") as progress:
-        healthy = print_checkup(console, source, target, evaluation, recipe, scale, progress)
+    with counting_progress(console, "check") as progress:
+        healthy = print_checkup(console, source, target, evaluation, recipe, scale, progress, overrides or ())
     raise typer.Exit(0 if healthy else 2)
 
 
@@ -264,7 +288,7 @@ def recipes(
     table = Table("recipe", "what it does", "stages")
     for each in recipe_names():
         recipe = load_recipe(each)
-        table.add_row(each, recipe.about.strip().splitlines()[0], " -> ".join(recipe.stages))
+        table.add_row(each, recipe.summary, " -> ".join(recipe.stages))
     console.print(table)
 
 
@@ -283,11 +307,27 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def loaded(run: Path, window: str | None) -> Model:
-    """A run's model, with the window a user asks for instead of its own."""
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """A folder that cannot be written is the user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise SegRefineryError(f"{output}: cannot be written ({reason}); name another folder with -o") from error
+
+
+def loaded(run: Path, window: str | None, device: str | None) -> Model:
+    """A run's model on a device, with the window a user asks for instead of its own."""
+    import torch
+
     from segrefinery import api
 
-    model = api.load(run)
+    if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
+        raise SegRefineryError(f"--device {device}: write cpu, cuda or cuda:NUMBER")
+    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+        raise SegRefineryError(f"--device {device}: there is no CUDA GPU here, or torch cannot use it; leave it out")
+    model = api.load(run, device)
     if window is not None:
         if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", window)):
             raise SegRefineryError(f"--window {window}: write it as HEIGHTxWIDTH, for instance 512x1024")
@@ -305,32 +345,6 @@ def span(interval: tuple[float, float] | None) -> str:
 
 def say(line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def training_progress() -> Iterator[Callable[[str, int, int, dict[str, float]], None]]:
-    """A bar for each stage with the time left and the losses."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    columns = (*columns, TextColumn("{task.fields[losses]}"))
-    with Progress(*columns, console=console) as bars:
-        tasks = {}
-
-        def show(name: str, done: int, steps: int, losses: dict[str, float]) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=steps, losses="")
-            text = "  ".join(f"{key} {value:.3f}" for key, value in losses.items())
-            bars.update(tasks[name], completed=done, losses=text)
-
-        yield show
-
-
-@contextmanager
-def counting_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over a number of images."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from segrefinery.evaluation.trust.verdict import (
     expected_classes,
     pooled,
     single_scores,
+    steadiness,
     trust,
     verdict,
 )
@@ -118,7 +119,9 @@ def ranked(folders: dict[str, Path], observed: dict[str, Observation]) -> list[R
     result = []
     for name, seen in observed.items():
         scores = single_scores(seen, reference)
-        scores |= {"trust": float(trust(seen, reference, expected)), "ensemble": votes[first_name[id(seen)]]}
+        scores["trust"] = float(trust(seen, reference, expected))
+        scores["balanced_scale"] = float(steadiness(seen, expected))  # over the same classes as trust
+        scores["ensemble"] = votes[first_name[id(seen)]]
         own = observed.get(f"{run_name(name)}/{SOURCE_ONLY}")
         result.append(Ranked(name, folders[name], scores, None if own is None or own is seen else verdict(seen, own)))
     return sorted(result, key=lambda model: -model.scores["trust"])

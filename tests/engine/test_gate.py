@@ -91,6 +91,13 @@ def warnings(run):
     return [record for record in records if record["kind"] == "warning"]
 
 
+def test_a_suspicion_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "suspicions", lambda watch: ["the labels turn to mud"])
+    said = []
+    tiny_run(tmp_path / "run", say=said.append)
+    assert "warning: adapt, step 2: the labels turn to mud" in said
+
+
 def test_warn_changes_nothing_but_keeps_the_good_checkpoint(tmp_path, monkeypatch):
     plain = tiny_run(tmp_path / "plain", overrides=OPTIONS)
     monkeypatch.setattr(gate, "suspicions", lambda seen: ["made up"] if float(seen.steps) >= 4 else [])

@@ -28,6 +28,13 @@ def result(run, stage):
 FIXED_LABELS = ("stages.adapt.labels=offline", "stages.adapt.refine.confidence_threshold.classes=fitted")
 CASES = [pytest.param(name, (), id=name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in recipe_names()]
 CASES.append(pytest.param("pixel_attention", FIXED_LABELS, id="fixed-labels"))
+ALL_FIVE = (
+    "stages.source.refine=[{implicit_rectification: {queries: 64, hidden: 8}}]",
+    "stages.adapt.refine=[{implicit_rectification: {queries: 64, hidden: 8}}, "
+    "{refinement_network: {width: 8, warmup: 1, norm: group}}, "
+    "{self_labeling: {soft_labels: chain, samples: 16, bank: 256}}, {entropy_mixture: {}}, {pixel_attention: {}}]",
+)
+CASES.append(pytest.param("pixel_attention", ALL_FIVE, id="all-five", marks=[pytest.mark.slow]))
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runs import DAY, TEST, TINY
+from runs import DAY, TEST, TINY, tiny_run
 from segrefinery import api
 from segrefinery.errors import SegRefineryError
 from segrefinery.report import write_report
@@ -205,3 +205,10 @@ def test_in_the_browser_the_slider_moves_without_an_error(page, tmp_path, size):
 def test_an_error_in_the_page_would_be_seen(page, tmp_path):
     _, log = in_browser(page.replace("</body>", "<script>missing()</script></body>"), tmp_path, "800,600")
     assert "CONSOLE" in log
+
+
+def test_pictures_of_a_run_with_merged_classes(tmp_path):
+    merged = tiny_run(tmp_path / "run", overrides=("merge={bus: vehicle, car: vehicle}",))
+    page = write_report(merged).read_text(encoding="utf-8")
+    assert "No pictures" not in page
+    assert "vehicle" in page

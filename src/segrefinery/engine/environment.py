@@ -6,6 +6,8 @@ import ctypes
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,8 +18,8 @@ import torch
 PACKAGES = ("segrefinery", "torch", "torchvision", "timm", "lightning-fabric", "pydantic", "numpy", "safetensors")
 
 
-def environment() -> dict[str, Any]:
-    """Versions, processor and accelerator; no user or host names."""
+def environment(device: str = "cpu", processes: int = 1) -> dict[str, Any]:
+    """Versions, processor, accelerator and what was used of it; no user or host names."""
     found = {}
     for package in PACKAGES:
         try:
@@ -33,7 +35,29 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": gpu,
+        "cuda": torch.version.cuda,
+        "device": device,
+        "processes": processes,
     }
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Within, torch chooses operations that give the same result every time, and warns of those that have none; on
+    leaving, things are as the caller had them."""
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not among them
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+def native_bf16() -> bool:
+    """Whether the GPU computes in bfloat16 itself, as all do from compute capability 8.0 on."""
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 @cache

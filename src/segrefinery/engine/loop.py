@@ -39,7 +39,7 @@ class LoopSettings:
     Attributes:
         steps: optimizer steps.
         seed: of everything random.
-        clip_norm: largest gradient norm, or None.
+        clip_norm: largest norm of all gradients together, or None.
         accumulate: micro-batches a step.
         checkpoint_every, log_every, look_every: in steps; ``look`` (evaluation, label-free scores) never if 0.
         on_collapse: what the gate does on suspicion; it looks at the stage every ``log_every`` steps.
@@ -155,12 +155,19 @@ def one_step(
                 losses = next(terms, None)
             if losses is None:
                 break
+            if not losses:  # every weight is 0
+                continue
             total = torch.stack([loss.float() for loss in losses.values()]).sum() / settings.accumulate
             if not torch.isfinite(total):
                 raise NonFiniteLoss(describe_non_finite(name, number, losses))
             total.backward()
             for key, loss in losses.items():
                 values[key] = values.get(key, 0.0) + loss.detach().float() / settings.accumulate
+    if not values:
+        raise SegRefineryError(
+            f"stage {name!r}, step {number}: there is no loss to train on, for every weight is 0; set one above 0 "
+            f"(stages.{name}.weights, source_weight, target_weight)"
+        )
     parameters = [
         parameter for item in trained.values() for group in item.optimizer.param_groups for parameter in group["params"]
     ]

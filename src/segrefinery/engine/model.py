@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from segrefinery.data.transforms import DataSettings
@@ -35,13 +39,40 @@ class Model:
     window: tuple[int, int] | None = None
     merge: dict[str, str | None] | None = None
 
-    def predict(self, image: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """uint8 3 x H x W -> C x H x W class probabilities, at the image's own size or at ``size``."""
-        return predict_probs(self.network, image, self.data, self.window, size)
+    def predict(self, image: Tensor | np.ndarray | Image.Image, size: tuple[int, int] | None = None) -> Tensor:
+        """C x H x W class probabilities, at the image's own size or at ``size``, in the processor's memory.
+
+        Args:
+            image: uint8 tensor 3 x H x W, uint8 array H x W x 3, or a PIL image; RGB.
+
+        Raises:
+            ValueError: anything else, for instance values between 0 and 1.
+        """
+        return predict_probs(self.network, as_image(image), self.data, self.window, size).cpu()
 
 
-def load(path: str | Path) -> Model:
+def as_image(image: Any) -> Tensor:
+    """An image as a uint8 tensor 3 x H x W."""
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+        return image
+    found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+    raise ValueError(f"image: uint8 3 x H x W tensor, H x W x 3 array or PIL image in RGB expected, got {found}")
+
+
+def default_device() -> torch.device:
+    """A CUDA GPU where there is one, else the processor. Not Apple's GPU, which has no float64."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(path: str | Path, device: torch.device | str | None = None) -> Model:
     """The model of a run folder, or of one of its model folders.
+
+    Args:
+        device: where it computes; by default a GPU if there is one.
 
     Raises:
         SegRefineryError: no model there, or one that does not fit its description.
@@ -57,5 +88,6 @@ def load(path: str | Path) -> Model:
     for settings in parse_chain(config.extra["refine"]).values():
         network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
     load_weights(network, found[0] / TENSORS)
+    network.to(device or default_device())
     window, data = config.extra["window"], DataSettings.model_validate(config.extra["data"])
     return Model(network.eval(), segmenter.eval(), space, data, window and tuple(window), config.extra.get("merge"))

@@ -10,28 +10,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from segrefinery.data.loader import Pass, training_batches, with_cache
+from segrefinery.data.loader import Pass, WithTranslations, training_batches, with_cache
 from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler
 from segrefinery.data.scan import class_pixel_counts, fingerprint
 from segrefinery.data.transforms import DataSettings
-from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically
-from segrefinery.engine.compilation import check_backend, compile_networks, uncompiled
+from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically, step_of
+from segrefinery.engine.compilation import compile_networks, uncompiled
 from segrefinery.engine.environment import code_digest
-from segrefinery.engine.gate import OnCollapse
 from segrefinery.engine.loop import Hooks, LoopSettings, Pair, train
+from segrefinery.engine.settings import TrainingSettings
 from segrefinery.engine.tracker import Tracker
+from segrefinery.errors import explained_if_out_of_memory
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.randomness import seed_of
 from segrefinery.refine import Refiner
-from segrefinery.settings import Settings
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
 from segrefinery.stages.pseudo_labels import PseudoLabeled
 from segrefinery.stages.supervised import SupervisedSettings
@@ -39,39 +38,10 @@ from segrefinery.stages.supervised import SupervisedSettings
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-
-class TrainingSettings(Settings):
-    """How a run trains, whatever its stages."""
-
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    accumulate: int = Field(default=1, ge=1)
-    """Micro-batches a step: less memory, the same gradient."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Largest gradient norm."""
-    checkpoint_every: int = Field(default=500, ge=1)
-    """Steps between checkpoints."""
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept of the stage in training."""
-    log_every: int = Field(default=20, ge=1)
-    look_every: int = Field(default=0, ge=0)
-    """Steps between looks at the model in adaptation: evaluation, where there is an evaluation set, and label-free
-    scores; 0 = only at the end of a stage."""
-    on_collapse: OnCollapse = "warn"
-    """When the labels of self-training look like a collapse: go on and say so, end the stage at the last good
-    checkpoint (``rollback``), or end the run (``stop``). That checkpoint is kept in any case."""
-    choose: Literal["last", "score"] = "last"
-    """The model to ship: of the last stage, as publications do, so that a recipe reproduces them; or of the stage end,
-    source-only included, that the label-free score ranks highest."""
-    compile: str | None = None
-    """Backend of torch.compile (``inductor``) for the networks in training; null for none. Its first steps take
-    minutes; what the others gain depends on the device."""
-
-    @field_validator("compile")
-    @classmethod
-    def _known_backend(cls, name: str | None) -> str | None:
-        if name is not None:
-            check_backend(name)
-        return name
+PASSES_NEED_LESS = (
+    "a pass over a data set looks at whole images: start a new run with smaller ones (data.short_side, "
+    "target_data.short_side)"
+)
 
 
 @dataclass
@@ -81,6 +51,7 @@ class RunData:
     Attributes:
         source: labelled. target: without labels. oracle: the target's labels, for a stage that is named so, or None.
         evaluation: labelled images of the target domain that no training sees, or None.
+        translated: the source's images in the target's style, by the folder that a stage's translation names.
     """
 
     source: Any
@@ -88,13 +59,14 @@ class RunData:
     space: LabelSpace
     evaluation: Any | None = None
     oracle: Any | None = None
+    translated: dict[str, Any] = field(default_factory=dict)
 
     def cached(self, data: DataSettings, target_data: DataSettings) -> RunData:
         """The same sets, what is trained on held in memory if the settings ask for it."""
         oracle = None if self.oracle is None else with_cache(self.oracle, target_data)
-        return replace(
-            self, source=with_cache(self.source, data), target=with_cache(self.target, target_data), oracle=oracle
-        )
+        translated = {folder: with_cache(images, data) for folder, images in self.translated.items()}
+        source, target = with_cache(self.source, data), with_cache(self.target, target_data)
+        return replace(self, source=source, target=target, oracle=oracle, translated=translated)
 
 
 @dataclass
@@ -182,7 +154,8 @@ class Run:
         if self.main and not checkpoints.paths():
             torch.manual_seed(seed_of(self.seed, name, "prepare"))
             stage.to(self.fabric.device).eval()
-            stage.prepare(self.passes(self.stage_folder(name)))
+            with explained_if_out_of_memory(f"stage {name!r}, before its first step", PASSES_NEED_LESS):
+                stage.prepare(self.passes(name))
         stage.nothing_to_do = self.fabric.broadcast(stage.nothing_to_do)
         if stage.nothing_to_do:
             self.tracker.write(name, 0, "note", {"text": f"not trained: {stage.nothing_to_do}"})
@@ -221,6 +194,8 @@ class Run:
             "world": self.fabric.world_size,
         }
         raw, source = self.sets.source, self.read.source
+        if settings.translated_folder is not None:
+            source = WithTranslations(source, self.read.translated[settings.translated_folder])
         if getattr(settings, "learn_from", None) == "target_labels":
             raw, source = self.sets.oracle, self.read.oracle
             data = target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur})
@@ -236,21 +211,27 @@ class Run:
     def source_sampler(self, name: str, settings: StageSettings, stage: Stage, source: Any) -> Sampler:
         """How a stage draws images of ``source``, a labelled data set."""
         seed = seed_of(self.seed, name, "source")
-        probabilities = stage.source_probabilities(class_pixel_counts(source)) if stage.guides_sampling else None
+        count = partial(class_pixel_counts, source, self.walked(name, "masks counted"))
+        probabilities = stage.source_probabilities(count()) if stage.guides_sampling else None
         if probabilities is not None:
             return WeightedSampler(probabilities, seed)
         if settings.sampling == "rare_class":
-            return RareClassSampler(class_pixel_counts(source), seed, min_pixels=self.data.rare_min_pixels)
+            return RareClassSampler(count(), seed, min_pixels=self.data.rare_min_pixels)
         return UniformSampler(len(source), seed)
 
-    def passes(self, folder: Path) -> Passes:
+    def passes(self, name: str) -> Passes:
         names = [self.sets.target.name(index) for index in range(len(self.sets.target))]
+        source, target = Pass(self.read.source, self.data), Pass(self.read.target, self.target_data)
         return Passes(
-            OnDevice(Pass(self.read.source, self.data), self.fabric.device),
-            OnDevice(Pass(self.read.target, self.target_data), self.fabric.device),
-            folder,
+            OnDevice(source, self.fabric.device, len(self.read.source), self.walked(name, "source images")),
+            OnDevice(target, self.fabric.device, len(self.read.target), self.walked(name, "target images")),
+            self.stage_folder(name),
             names,
         )
+
+    def walked(self, name: str, what: str) -> Callable[[int, int], None]:
+        """Tells of a pass over images as of training, but without losses."""
+        return lambda done, total: self.on_progress(f"{name}: {what}", done, total, {})
 
     # -- what is finished stays finished -------------------------------------------------------------------------------
 
@@ -278,6 +259,7 @@ class Run:
             part = path.with_suffix(".part")
             shutil.copyfile(shared, part)
             part.replace(path)  # whole or absent, like everything that a resumed run relies on
+            self.tracker.write(name, settings.steps, "note", {"text": f"taken from {shared}"})
         if not self.fabric.broadcast(path.exists()):
             return False
         self.load_result(path, stage)
@@ -326,6 +308,8 @@ class Run:
         """All that determines a stage's result. Supervised training of a new network depends on no other stage and on
         no target image, so runs share it whatever else they do."""
         described = settings.model_dump(mode="json")
+        if settings.translated_folder is not None:
+            described["translated"] = fingerprint(self.sets.translated[settings.translated_folder])
         if before == self.data_key:
             described["start"] = "fresh"
         if not isinstance(settings, SupervisedSettings) or described["start"] != "fresh":
@@ -351,16 +335,23 @@ class Run:
 
 
 class OnDevice:
-    """A pass whose batches lie on the device."""
+    """A pass whose batches lie on the device, and which tells how far it is."""
 
-    def __init__(self, batches: Any, device: torch.device) -> None:
-        self.batches, self.device = batches, device
+    def __init__(
+        self,
+        batches: Any,
+        device: torch.device,
+        images: int = 0,
+        walked: Callable[[int, int], None] = lambda done, images: None,
+    ) -> None:
+        self.batches, self.device, self.images, self.walked = batches, device, images, walked
 
     def __iter__(self) -> Iterator[Any]:
-        return (batch.to(self.device) for batch in self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        done = 0
+        for batch in self.batches:
+            yield batch.to(self.device)
+            done += len(batch)
+            self.walked(done, self.images)
 
 
 def is_run(folder: Path) -> bool:
@@ -387,4 +378,4 @@ def digest(*parts: Any) -> str:
 
 def latest_step(checkpoints: Checkpoints) -> int:
     paths = checkpoints.paths()
-    return int(paths[-1].name.rsplit("-", 1)[1].split(".")[0]) if paths else 0
+    return step_of(paths[-1]) if paths else 0

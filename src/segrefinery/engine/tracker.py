@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,19 @@ from typing import Any
 class Tracker:
     """Append-only record of a run, one JSON object a line; truncated to the checkpoint when a run resumes."""
 
-    def __init__(self, folder: Path, active: bool = True, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        active: bool = True,
+        tensorboard: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """``active``: whether this process records. ``say``: told of warnings and notes in a line."""
         self.path = folder / "metrics.jsonl"
-        self.active = active
-        self._writer = None
+        self.active, self.say = active, say
         self._board = folder / "tensorboard" if tensorboard else None
+        self._writers: dict[str, Any] = {}
+        self._resumed: dict[str, int] = {}
 
     def write(self, stage: str, step: int, kind: str, values: dict[str, Any]) -> None:
         """Add a record: ``kind`` is train, evaluation, trust, verdict, warning, ..."""
@@ -23,19 +32,27 @@ class Tracker:
             return
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "step": step, "kind": kind, **values}) + "\n")
+        if kind in ("warning", "note"):
+            good = values.get("good_checkpoint")
+            self.say(
+                f"{kind}: {stage}, step {step}: {values['text']}" + (f"; last good checkpoint: {good}" if good else "")
+            )
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if self._board is not None and numbers:
-            if self._writer is None:
+            if stage not in self._writers:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._writer = SummaryWriter(str(self._board))
+                # A folder for each stage: what is purged of one is no step of another.
+                purge = self._resumed[stage] + 1 if stage in self._resumed else None
+                self._writers[stage] = SummaryWriter(str(self._board / stage), purge_step=purge)
             for name, value in numbers.items():
-                self._writer.add_scalar(f"{stage}/{kind}/{name}", value, step)
+                self._writers[stage].add_scalar(f"{kind}/{name}", value, step)
 
     def rewind(self, stages: set[str], stage: str, step: int) -> None:
         """Forget what was recorded after the checkpoint: keep the finished ``stages`` and ``stage`` up to ``step``."""
         if not self.active or not self.path.exists():
             return
+        self._resumed[stage] = step
         kept = [
             line
             for line, record in records(self.path)
@@ -46,8 +63,8 @@ class Tracker:
         os.replace(temporary, self.path)
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
 
 def records(path: Path) -> list[tuple[str, dict[str, Any]]]:

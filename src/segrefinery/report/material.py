@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segrefinery.data.align import Alignment, align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import resize_for_evaluation
+from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.checkpoints import load_safely
 from segrefinery.engine.model import Model, load
 from segrefinery.engine.tracker import records
@@ -34,7 +35,7 @@ class Trained(Model):
 
     def probs(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """uint8 3 x H x W -> C x ``size`` probabilities, on the CPU."""
-        return self.predict(image, size).cpu()
+        return self.predict(image, size)
 
     def view(self, image: Tensor) -> TeacherView:
         """What the segmenter, as a teacher, sees of a uint8 3 x H x W image."""
@@ -111,8 +112,10 @@ class Material:
         recipe = self.recipe
         try:
             source, target = open_dataset(recipe["source"]), open_dataset(recipe["target"])
+            if recipe.get("translated"):
+                source = TranslatedFolder(source, recipe["translated"])
             evaluation = open_dataset(recipe["evaluation"]) if recipe.get("evaluation") else None
-            return align(source, target, evaluation, space=self.space)
+            return align(source, target, evaluation, space=self.space, merge=recipe.get("merge"))
         except (SegRefineryError, OSError, KeyError, TypeError) as error:
             self.notes.append(f"No pictures: the run's images cannot be read any more ({error}).")
             return None
@@ -201,9 +204,7 @@ class Material:
         folder = self.folder / part
         if not (folder / CONFIG).exists():
             return None
-        model = load(folder)
-        model.network.to("cuda" if torch.cuda.is_available() else "cpu")
-        return Trained(**vars(model))
+        return Trained(**vars(load(folder)))
 
     def _shots(self, dataset: Any, count: int, labelled: bool = False) -> list[Shot]:
         order = torch.randperm(len(dataset), generator=generator(int(self.recipe["seed"]), "report"))[:count]

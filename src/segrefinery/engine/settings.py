@@ -1,0 +1,49 @@
+"""How a run trains, whatever its stages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from segrefinery.engine.compilation import check_backend
+from segrefinery.engine.gate import OnCollapse
+from segrefinery.settings import Settings
+
+
+class TrainingSettings(Settings):
+    """How a run trains, whatever its stages."""
+
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches a step: less memory, and the same gradient of every loss that is a mean over all pixels. Losses
+    over chosen pixels (masked, contrastive, a mixture's) become means of the parts' means; batch norm sees less."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of all gradients of a step together, those of discriminators and refiners among them."""
+    deterministic: bool = True
+    """Ask torch for operations that give the same result every time. On a GPU some are much slower (dilated
+    convolutions, interpolation), and a few have no such form and warn; on a processor it costs nothing."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept of the stage in training."""
+    log_every: int = Field(default=20, ge=1)
+    look_every: int = Field(default=0, ge=0)
+    """Steps between looks at the model in adaptation: evaluation, where there is an evaluation set, and label-free
+    scores; 0 = only at the end of a stage."""
+    on_collapse: OnCollapse = "warn"
+    """When the labels of self-training look like a collapse: go on and say so, end the stage at the last good
+    checkpoint (``rollback``), or end the run (``stop``). That checkpoint is kept in any case."""
+    choose: Literal["last", "score"] = "last"
+    """The model to ship: of the last stage, as publications do, so that a recipe reproduces them; or of the stage end,
+    source-only included, that the label-free score ranks highest."""
+    compile: str | None = None
+    """Backend of torch.compile (``inductor``) for the networks in training; null for none. Its first steps take
+    minutes; what the others gain depends on the device."""
+
+    @field_validator("compile")
+    @classmethod
+    def _known_backend(cls, name: str | None) -> str | None:
+        if name is not None:
+            check_backend(name)
+        return name
