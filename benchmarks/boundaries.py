@@ -33,8 +33,9 @@ from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
 from segrefinery.evaluation.boundary import boundary_counts
 from segrefinery.evaluation.calibration import Calibration
-from segrefinery.evaluation.confusion import IGNORE, ConfusionMatrix
+from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.inference import Size, logits_at
+from segrefinery.labels import IGNORE
 from segrefinery.refine.implicit_rectification import RectifiedSegmenter
 
 FACTORS = (0.5, 1.0, 2.0)

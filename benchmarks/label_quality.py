@@ -27,8 +27,8 @@ from noise import NoiseScores
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.loader import Pass
-from segrefinery.evaluation.confusion import IGNORE, ConfusionMatrix
-from segrefinery.labels import LabelSpace
+from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.refine.base import PseudoLabels, Refiner
 from segrefinery.refine.class_balanced import ClassBalancedSettings
 from segrefinery.refine.confidence import ConfidenceThresholdSettings

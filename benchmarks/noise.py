@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segrefinery.data.transforms import resize_map
-from segrefinery.evaluation.confusion import IGNORE
+from segrefinery.labels import IGNORE
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.confidence import normalized_entropy
 from segrefinery.refine.refinement_network import Refinement

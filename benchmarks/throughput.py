@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from machine import machine, peak_mib
 from segrefinery.engine.compilation import uncompiled
-from segrefinery.engine.environment import keep_freed_memory
+from segrefinery.engine.environment import deterministic, keep_freed_memory
 from training import Training
 
 RECIPES = {  # name: recipe, network, what the crop's sides must be multiples of
@@ -70,11 +70,12 @@ def measure(name: str, crop: int, options: argparse.Namespace, backend: str | No
     precision, number = PRECISION[options.device]
     overrides = [f"model={model}", f"training.compile={json.dumps(backend)}", f"training.precision={precision}"]
     training = Training(recipe, "paper", overrides, (side, side), options.batch, device=options.device)
-    with uncompiled(backend), FlopCounterMode(display=False) as counter:
-        training.step()
-    if options.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    seconds = timed(training.step, options.device, options.warmup, options.repeats)
+    with deterministic(options.deterministic):
+        with uncompiled(backend), FlopCounterMode(display=False) as counter:
+            training.step()
+        if options.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds = timed(training.step, options.device, options.warmup, options.repeats)
     peak = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else peak_mib()
     rate = matrix_rate(options.device, number)
     work = counter.get_total_flops()
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--crops", default="512,1024", help="sides, rounded up to what the network takes")
     parser.add_argument("--batch", type=int, default=2, help="images of each domain a step")
     parser.add_argument("--compile", choices=("no", "yes", "both"), default="both")
+    parser.add_argument("--deterministic", action="store_true", help="as runs are by default (training.deterministic)")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--warmup", type=int, default=5)
