@@ -265,7 +265,9 @@ def open_folder(folder: Path) -> None:
         raise SegRefineryError(f"{folder}: cannot be made ({error.strerror}); name another folder with -o") from error
 
 
-def open_sets(recipe: Recipe, say: Callable[[str], None], progress: Progress) -> RunData:
+def open_sets(
+    recipe: Recipe, say: Callable[[str], None], progress: Progress = lambda name, done, total, losses: None
+) -> RunData:
     """The recipe's data sets in one label space, every file of theirs read once; says which classes are used."""
     for field in ("source", "target"):
         if getattr(recipe, field) is None:
