@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from segrefinery.engine.run import Run, RunData, StageEnd
 from segrefinery.engine.tracker import Tracker
 from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.inference import Evaluation, evaluate_network
-from segrefinery.evaluation.results import keep_evaluation, scores_of
+from segrefinery.evaluation.results import keep_evaluation, scores_of, write_json
 from segrefinery.labels import LabelSpace
 from segrefinery.models import save_model
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
@@ -343,10 +342,3 @@ def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) 
         "trained_on": {"source": recipe.source, "target": recipe.target, "stage": end.name, "seed": recipe.seed},
     }
     save_model(folder, end.predictor, end.model, space.name, space.classes, space.colors, extra)  # pyright: ignore[reportArgumentType]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segrefinery.api import Model, load, write_json
+from segrefinery.api import Model, load
 from segrefinery.compare import SOURCE_ONLY, check_classes, model_folders
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.evaluation.results import write_json
 from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.export.annotation import read_masks, write_cvat, write_label_studio
 from segrefinery.models.weights import CONFIG

@@ -51,9 +51,14 @@ def keep_evaluation(folder: Path, stage: str, found: Evaluation, space: LabelSpa
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Write ``results.json`` whole or not at all."""
-    temporary = folder / "results.tmp"
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "results.json")
+    write_json(folder / "results.json", results)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
