@@ -12,11 +12,13 @@ from segrefinery.precision import wide
 
 
 def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps at another resolution, corners not aligned: B x C x h x w -> B x C x ``size``.
+    """Maps at another resolution, corners not aligned: B x C x h x w -> B x C x ``size``; ``maps`` itself at its own.
 
-    On a GPU torch's own operation has no deterministic gradient, and what takes its place when one is asked for needs
-    several times the memory; two small matrix products do the same.
+    On a GPU torch's own operation has no deterministic gradient, and where one is asked for torch falls back on what it
+    calls a slow decomposition; two small matrix products do the same.
     """
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
     if maps.is_cpu or not torch.are_deterministic_algorithms_enabled():
         return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
     for dim, length in zip((-2, -1), size, strict=True):

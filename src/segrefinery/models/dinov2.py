@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.models.encoders import Encoder, create_timm
-from segrefinery.models.heads import AuxiliaryHead, HeadSettings, conv_norm, enlarge, initialise
+from segrefinery.models.heads import AuxiliaryHead, HeadSettings, conv_norm, initialise
 from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.resize import bilinear
 
 _WIDTH = 256
 PATCH = 14
@@ -65,7 +66,7 @@ class LightHead(nn.Module):
         """Logits and the features they read."""
         x = self.fusion(torch.cat(levels, dim=1))
         for convolution in self.finer:
-            x = convolution(enlarge(x, (2 * x.shape[-2], 2 * x.shape[-1])))
+            x = convolution(bilinear(x, (2 * x.shape[-2], 2 * x.shape[-1])))
         features = self.dropout(x)
         return self.classifier(features), features
 

@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.errors import SegRefineryError
-from segrefinery.models.heads import enlarge
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.states import downloaded, load_state, read_state
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 # Where the three stages of torchvision's `features` begin, and where the last one ends.
@@ -80,9 +80,9 @@ class FCN8s(Segmenter):
         pool5 = self.encoder[2](pool4)
         deep = self.dropout(self.relu(self.fc6(pool5)))
         deep = self.dropout(self.relu(self.fc7(deep)))
-        middle = enlarge(self.score32(deep), pool4.shape[-2:]) + self.score16(pool4 * 0.01)
-        logits = enlarge(middle, pool3.shape[-2:]) + self.score8(pool3 * 0.0001)
-        return Prediction(logits, enlarge(deep, pool3.shape[-2:]), levels=(pool3, pool4, pool5))
+        middle = bilinear(self.score32(deep), pool4.shape[-2:]) + self.score16(pool4 * 0.01)
+        logits = bilinear(middle, pool3.shape[-2:]) + self.score8(pool3 * 0.0001)
+        return Prediction(logits, bilinear(deep, pool3.shape[-2:]), levels=(pool3, pool4, pool5))
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return [parameter for module in (self.encoder, self.fc6, self.fc7) for parameter in module.parameters()]

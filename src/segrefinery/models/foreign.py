@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.errors import SegRefineryError
-from segrefinery.models.heads import enlarge
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.states import in_hub_cache, missing_hub_weights, require_hub
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings, choose
 
 
@@ -143,7 +143,7 @@ class Wrapped(Segmenter):
                     f"the layer {self.feature_layer!r} of {type(self.module).__name__} does not put out "
                     "one B x D x h x w tensor a call: name another feature_layer."
                 )
-            features = enlarge(caught[0], logits.shape[-2:])
+            features = bilinear(caught[0], logits.shape[-2:])
         return Prediction(logits, features, aux_logits)
 
 

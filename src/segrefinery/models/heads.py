@@ -59,11 +59,6 @@ def initialise(head: nn.Module, *classifiers: nn.Module) -> None:
                 nn.init.normal_(parameter, std=0.01)
 
 
-def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear interpolation to (h, w)."""
-    return bilinear(x, tuple(size))
-
-
 class AuxiliaryHead(nn.Module):
     """3x3 convolution, norm, ReLU, dropout, 1x1 classifier: B x D x h x w -> logits and the features they read."""
 
@@ -103,6 +98,6 @@ class SegFormerHead(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits and the features they read, both on the finest level's grid."""
         size = levels[0].shape[-2:]
-        embedded = [enlarge(embed(x), size) for embed, x in zip(self.embeddings, levels, strict=True)]
+        embedded = [bilinear(embed(x), size) for embed, x in zip(self.embeddings, levels, strict=True)]
         features = self.dropout(self.fusion(torch.cat(embedded, dim=1)))
         return self.classifier(features), features

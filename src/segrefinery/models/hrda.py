@@ -92,7 +92,7 @@ class HRDA(Segmenter):
             seen = self._look(image)
         return Prediction(
             seen.logits,
-            _resize(seen.context_features, seen.logits.shape[-2:]),
+            bilinear(seen.context_features, seen.logits.shape[-2:]),
             aux_logits=seen.detail,
             aux_features=seen.detail_features,
             levels=seen.levels,
@@ -115,7 +115,7 @@ class HRDA(Segmenter):
     def _look(self, image: Tensor) -> _Seen:
         """Both scales of one window."""
         context = self.segmenter(_half(image))
-        share = _resize(self.attention(context.levels)[0].sigmoid(), context.logits.shape[-2:])
+        share = bilinear(self.attention(context.levels)[0].sigmoid(), context.logits.shape[-2:])
         stride = self._stride(image, context.logits)
         height, width = image.shape[-2:]
         if self.training:
@@ -142,7 +142,7 @@ class HRDA(Segmenter):
         """Enlarge an image to the next multiple of twice the divisor."""
         multiple = 2 * self.settings.divisor
         height, width = (math.ceil(side / multiple) * multiple for side in image.shape[-2:])
-        return _resize(image, (height, width))
+        return bilinear(image, (height, width))
 
     def _stride(self, image: Tensor, context: Tensor) -> int:
         stride = image.shape[-2] // (2 * context.shape[-2])
@@ -241,15 +241,9 @@ def _place(part: Tensor, like: Tensor, box: tuple[float, float, float, float]) -
     return F.pad(part, (left, width - left - part.shape[-1], top, height - top - part.shape[-2]))
 
 
-def _resize(pixels: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(pixels.shape[-2:]) == tuple(size):
-        return pixels
-    return bilinear(pixels, tuple(size))
-
-
 def _half(image: Tensor) -> Tensor:
-    return _resize(image, (image.shape[-2] // 2, image.shape[-1] // 2))
+    return bilinear(image, (image.shape[-2] // 2, image.shape[-1] // 2))
 
 
 def _double(pixels: Tensor) -> Tensor:
-    return _resize(pixels, (2 * pixels.shape[-2], 2 * pixels.shape[-1]))
+    return bilinear(pixels, (2 * pixels.shape[-2], 2 * pixels.shape[-1]))

@@ -95,8 +95,8 @@ class Small(Segmenter):
         level16 = self.stage16(level8)
         seen = level16 + self.context(level16.mean(dim=(2, 3), keepdim=True))
 
-        x = self.reduce[1](level8) + _enlarge(self.reduce[2](seen), level8)
-        x = self.reduce[0](level4) + _enlarge(self.fuse8(x), level4)
+        x = self.reduce[1](level8) + bilinear(self.reduce[2](seen), level8.shape[-2:])
+        x = self.reduce[0](level4) + bilinear(self.fuse8(x), level4.shape[-2:])
         features = self.dropout(self.fuse4(x))
         aux_features = self.dropout(self.auxiliary(level8))
         return Prediction(
@@ -106,7 +106,3 @@ class Small(Segmenter):
             aux_features=aux_features,
             levels=(level4, level8, level16),
         )
-
-
-def _enlarge(x: Tensor, like: Tensor) -> Tensor:
-    return bilinear(x, like.shape[-2:])

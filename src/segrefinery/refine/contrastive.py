@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import pixel_contrastive_loss
-from segrefinery.models.heads import Norm, conv_norm, enlarge
+from segrefinery.models.heads import Norm, conv_norm
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, Step
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 
@@ -55,7 +56,7 @@ class ProjectionHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         size = levels[0].shape[-2:]
-        return self.layers(torch.cat([enlarge(level, size) for level in levels], dim=1))
+        return self.layers(torch.cat([bilinear(level, size) for level in levels], dim=1))
 
 
 class PixelContrast(Refiner):
@@ -98,7 +99,7 @@ class PixelContrast(Refiner):
         embedding = self.projection(prediction.levels)
         size = embedding.shape[-2:]
         label = F.interpolate(label[:, None].float(), size, mode="nearest")[:, 0].long()
-        said = enlarge(prediction.logits.detach().float(), size).argmax(dim=1)
+        said = bilinear(prediction.logits.detach().float(), size).argmax(dim=1)
         return embedding.flatten(2).mT, label.flatten(1), (said != label).flatten(1)
 
 

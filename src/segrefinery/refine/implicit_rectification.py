@@ -204,9 +204,7 @@ class RectifiedSegmenter(Segmenter):
     def forward(self, image: Tensor) -> Prediction:
         seen: Prediction = self.segmenter(image)
         size = max(_whole_grid(learner) for learner in seen.learners)
-        features = seen.features
-        if tuple(features.shape[-2:]) != size:
-            features = bilinear(features, size)
+        features = bilinear(seen.features, size)
         logits = self.function.decode(seen.learners, size, log=True)
         return Prediction(logits, features, seen.aux_logits, seen.aux_features, seen.levels, seen.learners)
 

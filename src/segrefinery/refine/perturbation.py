@@ -46,10 +46,7 @@ def perturb(
 def _random_style(logits: Tensor, style: Tensor, generators: list[torch.Generator]) -> Tensor:
     """For each image of ``logits`` one of ``style``, at its size."""
     chosen = [int(torch.randint(len(style), (), generator=rng)) for rng, _ in zip(generators, logits)]
-    style = style[chosen]
-    if style.shape[-2:] != logits.shape[-2:]:
-        style = bilinear(style, logits.shape[-2:])
-    return style
+    return bilinear(style[chosen], logits.shape[-2:])
 
 
 def _forget_classes(logits: Tensor, probability: float, rng: torch.Generator) -> Tensor:

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import weighted_cross_entropy
-from segrefinery.models.heads import Norm, conv_norm, enlarge
+from segrefinery.models.heads import Norm, conv_norm
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.perturbation import Perturbation, perturb
+from segrefinery.resize import bilinear
 from segrefinery.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class RefinementDecoder(nn.Module):
 
     def forward(self, levels: Sequence[Tensor], logits: Tensor) -> Refinement:
         size = logits.shape[-2:]
-        read = [enlarge(project(level), size) for project, level in zip(self.levels, levels, strict=True)]
+        read = [bilinear(project(level), size) for project, level in zip(self.levels, levels, strict=True)]
         mixed = self.mix(torch.cat([*read, self.opinion(logits)], dim=1))
         refined = self.classes(mixed).float()
         if self.residual:

@@ -188,8 +188,7 @@ class Adversarial(Stage):
             if not self.settings.upsample:
                 height, width = logits.shape[-2:]
             size = (max(height, STRIDE), max(width, STRIDE))
-            if logits.shape[-2:] != size:
-                logits = bilinear(logits, size)
+            logits = bilinear(logits, size)
             seen[level] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
         return seen
 
