@@ -1,6 +1,7 @@
 """What is told of a long command, on a terminal and in a log."""
 
 import io
+import re
 
 from rich.console import Console
 
@@ -42,4 +43,5 @@ def test_a_log_has_a_line_a_minute(monkeypatch):
 
 def test_the_bar_has_room_whatever_the_losses(monkeypatch):
     """At 80 columns, with eight losses."""
-    assert "4/4" in told(monkeypatch, terminal=True)
+    bars = [part for part in re.split(r"[\r\n]", told(monkeypatch, terminal=True)) if "━" in part]
+    assert "4/4" in bars[-1]

@@ -17,7 +17,7 @@ from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.data.check import overlaps, refuse_faults
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.translation import TranslatedFolder
-from segrefinery.engine.environment import deterministic, environment, native_bf16
+from segrefinery.engine.environment import deterministic, environment
 from segrefinery.engine.model import Model, default_device, load
 from segrefinery.engine.run import Run, RunData, StageEnd
 from segrefinery.engine.tracker import Tracker
@@ -305,10 +305,11 @@ def make_fabric(recipe: Recipe) -> Fabric:
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     accelerator = default_device().type
-    if accelerator == "cuda" and recipe.training.precision == "bf16-mixed" and not native_bf16():
+    mixed = recipe.training.precision == "bf16-mixed"
+    if accelerator == "cuda" and mixed and not torch.cuda.is_bf16_supported(including_emulation=False):
         log.warning(
-            "training.precision: this GPU has no bfloat16 of its own and emulates it slowly; --set "
-            "training.precision=32-true may be faster"
+            "training.precision: this GPU has no bfloat16 of its own, and torch emulates it; try --set "
+            "training.precision=32-true"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:

@@ -146,19 +146,21 @@ def predict(
     """Segment images: index PNG, colour overlay and confidence for each."""
     from segrefinery import api
     from segrefinery.data.transforms import resize_image
-    from segrefinery.export.predictions import write_manifest, write_prediction
+    from segrefinery.export.predictions import write_prediction
+    from segrefinery.stages.pseudo_labels import write_manifest
 
     model = loaded(run, window, device)
     rows, unreadable = [], []
     with counting_progress(console, "predict") as progress, writing(output):
         total = api.count(images)
         found = api.predict(model, images, factor=factor, skip=unreadable.append)
-        for done, (name, image, probs) in enumerate(found, 1):
+        for name, image, probs in found:
+            place = len(rows) + len(unreadable)  # in the data set: an image that is mended gets the number left for it
             if image.shape[-2:] != probs.shape[-2:]:
                 image = resize_image(image, (probs.shape[-2], probs.shape[-1]))
-            paths = write_prediction(output, done - 1, name, image, probs, model.space)
-            rows.append((done - 1, name, paths["label"].name))
-            progress(done, total)
+            paths = write_prediction(output, place, name, image, probs, model.space)
+            rows.append((place, name, paths["label"].name))
+            progress(place + 1, total)
         write_manifest(output, rows)
     say(f"{len(rows)} images written to {output}")
     if unreadable:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from segrefinery.errors import SegRefineryError
 
 T = TypeVar("T")
-
-SHAPES = {
-    "crop": "[HEIGHT, WIDTH]",
-    "window": "[HEIGHT, WIDTH]",
-    "scale": "[SMALLEST, LARGEST]",
-    "sigma": "[SMALLEST, LARGEST]",
-    "strength": "[SMALLEST, LARGEST]",
-    "pixel_mean": "[RED, GREEN, BLUE]",
-    "pixel_std": "[RED, GREEN, BLUE]",
-}
-"""How a field that takes so many values is written."""
 
 
 class Settings(BaseModel):
@@ -84,15 +75,16 @@ def mistakes_of(error: ValidationError, model: type[Settings]) -> list[Mistake]:
             location = location[:-1]  # of a list that is too short, pydantic names the places that are not there
         elif item["type"] == "missing":
             got = ""
-        annotation = _annotation_at(model, location)
+        field = _field_at(model, location)
         if item["type"] == "extra_forbidden":
-            owner = _settings_in(_annotation_at(model, location[:-1]))
+            above = _field_at(model, location[:-1])
+            owner = model if len(location) == 1 else above and _settings_in(above.annotation)
             text, got = "unknown key", ""
             if owner:
                 hint = did_you_mean(str(location[-1]), owner.model_fields)
                 text += f"; valid keys: {', '.join(owner.model_fields)}{hint and '.'}{hint}"
-        elif item["type"] in ("tuple_type", "too_long", "missing") and (values := _values_of(annotation)):
-            text = _how_to_write(str(location[-1]), values, given)
+        elif item["type"] in ("tuple_type", "too_long", "missing") and field and _values_of(field.annotation):
+            text = _how_to_write(field, given)
         found.append(Mistake(location, text + got))
     return list(dict.fromkeys(found))
 
@@ -106,24 +98,25 @@ def as_validation_error(mistakes: Iterable[Mistake]) -> ValidationError:
     return ValidationError.from_exception_data("settings", details)
 
 
-def _how_to_write(name: str, values: Sequence[Any], given: Any) -> str:
-    """An example for a field of several values, from the one that was given if that is a number."""
+def _how_to_write(field: FieldInfo, given: Any) -> str:
+    """What a field of several values takes, with an example from the one that was given if that is a number."""
+    values = _values_of(field.annotation)
     count = None if Ellipsis in values else len(values)
-    shape = SHAPES.get(name, f"a list of {count} values" if count else "a list")
+    text = f"write a list of {count} values" if count else "write a list"
     if isinstance(given, int | float) and not isinstance(given, bool):
-        return f"write {[given] * (count or 1)}, that is {shape}"
-    return f"write {shape}"
+        text += f", for instance {[given] * (count or 1)}"
+    meaning = re.split(r"[.;](?:\s|$)", field.description or "")[0]
+    return f"{text}: {meaning[:1].lower()}{meaning[1:]}" if meaning else text
 
 
-def _annotation_at(model: Any, location: Sequence[int | str]) -> Any:
-    """The type of the field that a location leads to; None where it leads out of the settings' own fields."""
+def _field_at(model: type[Settings], location: Sequence[int | str]) -> FieldInfo | None:
+    """The field that a location leads to; None where it leads out of the settings' own fields."""
+    owner: type[Settings] | None = model
+    field = None
     for part in location:
-        owner = _settings_in(model)
         field = owner.model_fields.get(part) if owner and isinstance(part, str) else None
-        if field is None:
-            return None
-        model = field.annotation
-    return model
+        owner = _settings_in(field.annotation) if field else None
+    return field
 
 
 def _settings_in(annotation: Any) -> type[Settings] | None:

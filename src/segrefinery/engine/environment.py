@@ -43,8 +43,8 @@ def environment(device: str = "cpu", processes: int = 1) -> dict[str, Any]:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Within, torch chooses operations that give the same result every time, and warns of those that have none; on
-    leaving, things are as the caller had them."""
+    """Within, torch chooses operations that give the same result every time, and warns of those that have none; then
+    it is as the caller had it."""
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not among them
@@ -53,11 +53,6 @@ def deterministic(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
-
-
-def native_bf16() -> bool:
-    """Whether the GPU computes in bfloat16 itself, as all do from compute capability 8.0 on."""
-    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 @cache

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_image
 
 from segrefinery.data.transforms import DataSettings
 from segrefinery.errors import SegRefineryError
@@ -54,9 +55,9 @@ class Model:
 def as_image(image: Any) -> Tensor:
     """An image as a uint8 tensor 3 x H x W."""
     if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
-    if isinstance(image, np.ndarray) and image.ndim == 3:
-        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        image = image.convert("RGB")
+    if isinstance(image, Image.Image | np.ndarray):
+        image = to_image(image).as_subclass(Tensor)
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
         return image
     found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"

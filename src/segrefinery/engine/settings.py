@@ -21,8 +21,8 @@ class TrainingSettings(Settings):
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of all gradients of a step together, those of discriminators and refiners among them."""
     deterministic: bool = True
-    """Ask torch for operations that give the same result every time. On a GPU some are much slower (dilated
-    convolutions, interpolation), and a few have no such form and warn; on a processor it costs nothing."""
+    """Ask torch for operations that give the same result every time. On a GPU some of them may be slower, and a few
+    have no such form and warn."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(default=2, ge=1)

@@ -86,6 +86,8 @@ def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) ->
                 for start, length, wanted, side in zip((top, left), part.shape[-2:], out, sides, strict=True)
             )
             size = (rows.stop - rows.start, columns.stop - columns.start)
+            if 0 in size:  # the window is smaller than a pixel of the result; its neighbours cover that
+                continue
             probs = logits_at(network, part, size).float().softmax(dim=1)
             if total is None:
                 total = probs.new_zeros(len(image), probs.shape[1], *out)

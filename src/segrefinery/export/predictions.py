@@ -10,9 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.labels import LabelSpace
-from segrefinery.stages.pseudo_labels import file_stem, write_manifest
-
-__all__ = ["overlay", "palette_image", "write_manifest", "write_prediction"]
+from segrefinery.stages.pseudo_labels import file_stem
 
 OPACITY = 0.5
 """Of the colours in the overlay."""

@@ -207,7 +207,4 @@ def probs_at(network: nn.Module, image: Tensor, size: Size, window: Size | None)
     """1 x C x ``size`` float32 class probabilities of a normalised image, whole or by overlapping windows."""
     if window is None or (image.shape[-2] <= window[0] and image.shape[-1] <= window[1]):
         return logits_at(network, image, size).float().softmax(dim=1)
-    probs = sliding_probs(network, image, window, size)
-    if tuple(probs.shape[-2:]) == tuple(size):
-        return probs
-    return bilinear(probs, size)
+    return bilinear(sliding_probs(network, image, window, size), size)
