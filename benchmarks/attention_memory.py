@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from machine import machine
-from segrefinery.refine.pixel_attention import pixel_attention
+from segrefinery.refine.pixel_attention.formulas import pixel_attention
 
 SIZES = {8385: (65, 129), 14651: (91, 161)}
 CLASSES = 19

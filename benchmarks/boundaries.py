@@ -27,7 +27,6 @@ from torch import Tensor
 
 import study
 from machine import machine
-from segrefinery.api import Model, load
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
@@ -36,7 +35,8 @@ from segrefinery.evaluation.calibration import Calibration
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.inference import Size, logits_at
 from segrefinery.labels import IGNORE
-from segrefinery.refine.implicit_rectification import RectifiedSegmenter
+from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
+from segrefinery.verbs.api import Model, load
 
 FACTORS = (0.5, 1.0, 2.0)
 WIDTHS = (2, 5)

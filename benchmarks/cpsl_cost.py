@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.augment import affine_strong_view
 from segrefinery.data.batch import LabeledBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.teacher import TeacherView
-from segrefinery.randomness import generator
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
-from segrefinery.refine.cpsl import SelfLabelingSettings
-from segrefinery.refine.feature_bank import FeatureBank
-from segrefinery.refine.proda import PrototypeDenoisingSettings
-from segrefinery.refine.prototypes import cosine_similarities, move_prototypes, prototype_weights
-from segrefinery.refine.self_labeling import balanced_positions, rectify, sinkhorn, update_class_distribution
+from segrefinery.refine.prototypes.formulas import cosine_similarities, move_prototypes, prototype_weights
+from segrefinery.refine.prototypes.refiner import PrototypesSettings
+from segrefinery.refine.self_labeling.bank import FeatureBank
+from segrefinery.refine.self_labeling.formulas import balanced_positions, rectify, sinkhorn, update_class_distribution
+from segrefinery.refine.self_labeling.refiner import SelfLabelingSettings
 
 BATCH, CLASSES, CHANNELS, BANK, SAMPLES = 4, 19, 256, 65_536, 512
 CROP, GRID = (512, 896), (128, 224)
@@ -141,7 +141,7 @@ def pieces(device: str) -> list[tuple[str, Callable[[], object], float | None]]:
     flat = hard.flatten(1).cpu()
 
     space = LabelSpace.of("cost", [f"class {index}" for index in range(CLASSES)])
-    proda = PrototypeDenoisingSettings(soft_labels="chain").build(step.student, space).to(device)
+    proda = PrototypesSettings(soft_labels="chain").build(step.student, space).to(device)
     proda.prototypes.copy_(prototypes)
     cpsl = SelfLabelingSettings(soft_labels="chain", samples=SAMPLES).build(step.student, space).to(device)
     cpsl.bank.push(bank.content)

@@ -32,8 +32,8 @@ from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.refine.base import PseudoLabels, Refiner
 from segrefinery.refine.class_balanced import ClassBalancedSettings
 from segrefinery.refine.confidence import ConfidenceThresholdSettings
-from segrefinery.refine.entropy_mixture import EntropyMixtureSettings
-from segrefinery.refine.refinement_network import RefinementNetwork
+from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
+from segrefinery.refine.refinement_network.refiner import RefinementNetwork
 from shares import bar, draw
 
 OTHERS = {

@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch
 
-from segrefinery.api import open_sets
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.checkpoints import load_safely, load_state
 from segrefinery.engine.run import plan
@@ -20,6 +19,7 @@ from segrefinery.refine.base import PseudoLabels, Refiner
 from segrefinery.stages.base import StageContext
 from segrefinery.stages.common import build_refiners
 from segrefinery.stages.self_training import SelfTrainingSettings
+from segrefinery.verbs.api import open_sets
 
 Moment = Literal["start", "end"]
 

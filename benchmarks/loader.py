@@ -22,10 +22,10 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image, write_png
 from torchvision.transforms.v2 import functional as T
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.loader import Cached, training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
-from segrefinery.randomness import generator
 
 SIZE = (1024, 2048)
 CROP = (512, 1024)

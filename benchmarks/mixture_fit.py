@@ -28,7 +28,7 @@ from segrefinery.engine.environment import keep_freed_memory
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.refine.entropy_mixture import EntropyMixture, EntropyMixtureSettings
+from segrefinery.refine.entropy_mixture.refiner import EntropyMixture, EntropyMixtureSettings
 
 
 def entropies(classes: int, height: int, width: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from segrefinery.randomness import generator
-from segrefinery.refine.perturbation import Perturbation, perturb
+from segrefinery.core.randomness import generator
+from segrefinery.refine.refinement_network.perturbation import Perturbation, perturb
 
 STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 KINDS: tuple[Perturbation, ...] = ("fourier", "class_dropout", "boundary_jitter")

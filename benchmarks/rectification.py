@@ -20,7 +20,7 @@ import torch
 from machine import machine
 from segrefinery.engine.environment import keep_freed_memory
 from segrefinery.models.segmenter import Learner
-from segrefinery.refine.implicit_rectification import ImplicitRectification
+from segrefinery.refine.implicit_rectification.refiner import ImplicitRectification
 
 CLASSES, DEPTH, HIDDEN = 19, 256, 256
 IMAGE = (512, 1024)

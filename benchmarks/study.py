@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import load_recipe
 from study_file import read_checked
 

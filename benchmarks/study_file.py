@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import choose
 from segrefinery.recipe import load_recipe
-from segrefinery.settings import choose
 
 STUDY = ("scale", "seeds", "baseline", "set", "tasks", "rows")
 ROW = ("recipe", "tasks", "seeds", "set")

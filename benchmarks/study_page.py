@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from machine import machine
-from segrefinery.api import load
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.engine.tracker import records
@@ -27,6 +26,7 @@ from segrefinery.report.gallery import legend
 from segrefinery.report.markup import Markup, element, figure, section, table
 from segrefinery.report.page import page
 from segrefinery.report.pictures import label_map, photo
+from segrefinery.verbs.api import load
 from study import HERE, Cell, finished, read_study, task_rows
 
 PICTURES = 3

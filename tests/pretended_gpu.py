@@ -279,10 +279,10 @@ def main(recipes: list[str]) -> None:
     from collections import defaultdict
 
     from runs import NIGHT, TEST, narrow, tiny_run
-    from segrefinery import api
-    from segrefinery.audit import prepare_audit
-    from segrefinery.compare import compare
     from segrefinery.report import write_report
+    from segrefinery.verbs import api
+    from segrefinery.verbs.audit import prepare_audit
+    from segrefinery.verbs.compare import compare
 
     for recipe in recipes:
         overrides = (*narrow(recipe, defaultdict(lambda: 2)), "training.precision=bf16-mixed")

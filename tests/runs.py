@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segrefinery import api
 from segrefinery.recipe import load_recipe
+from segrefinery.verbs import api
 
 TINY = (
     "model.options.width=16",

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from runs import NIGHT, tiny_run
-from segrefinery.audit import Picked, estimate, miou, prepare_audit, score_audit, stratified_draws, stratify
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
-from segrefinery.errors import SegRefineryError
+from segrefinery.verbs.audit import Picked, estimate, miou, prepare_audit, score_audit, stratified_draws, stratify
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from segrefinery import checkup
-from segrefinery.checkup import Cost, duration, print_checkup, size, step_bytes, step_seconds, timed_pass
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.segmenter import Prediction
 from segrefinery.recipe import load_recipe
+from segrefinery.verbs import check as checkup
+from segrefinery.verbs.check import Cost, duration, print_checkup, size, step_bytes, step_seconds, timed_pass
 
 DAY, NIGHT = "scenes:day,count=3,size=32x64", "scenes:night,count=3,size=32x64"
 

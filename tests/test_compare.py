@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from runs import NIGHT, TINY, tiny_run
-from segrefinery import api
-from segrefinery.compare import compare
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.verbs import api
+from segrefinery.verbs.compare import compare
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,15 @@ from PIL import Image
 
 import segrefinery
 from segrefinery.cli import app
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Settings
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.folder import FolderSettings, read_labelmap
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.build import NETWORKS
 from segrefinery.recipe import assign, load_recipe, merge, read_recipe, recipe_names, validate_recipe
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
-from segrefinery.settings import Settings
 from toys import ToySegmenter, labeled, toy_teacher, toy_view
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import segrefinery
 
 ROOT = Path(segrefinery.__file__).parent
 FLOORS = [
-    {"errors", "settings", "randomness", "precision", "progress", "resize"},
+    {"core"},
     {"labels", "losses", "spectrum"},
     {"models", "data"},
     {"refine", "evaluation"},
@@ -15,9 +15,7 @@ FLOORS = [
     {"engine"},
     {"report", "export"},
     {"recipe"},
-    {"witness"},
-    {"api"},
-    {"compare", "audit", "checkup"},
+    {"verbs"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.labels import (
     IGNORE,
     SPACES,

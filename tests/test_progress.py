@@ -5,8 +5,8 @@ import re
 
 from rich.console import Console
 
-from segrefinery import progress
-from segrefinery.progress import training_progress
+from segrefinery.core import progress
+from segrefinery.core.progress import training_progress
 
 LOSSES = {f"loss_number_{number}": number / 10 for number in range(8)}
 

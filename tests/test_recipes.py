@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from runs import TINY, narrow, tiny_run
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import dump_recipe, load_recipe, read_recipe, recipe_names
 
 SHORT = {"supervised": 3, "adversarial": 2, "self_training": 3, "distillation": 2}

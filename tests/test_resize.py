@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrefinery.resize import bilinear, resample
+from segrefinery.core.resize import bilinear, resample
 
 
 def by_products(maps, size):

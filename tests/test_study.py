@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SHIPPED = sorted((BENCHMARKS / "studies").glob("*.yaml"))

@@ -1,7 +1,7 @@
 """SegRefinery adapts a semantic-segmentation model to images nobody has labelled.
 
 The verbs: ``adapt``, ``evaluate``, ``load``, ``predict``, ``pseudo_label``. Everything else is in the rooms below:
-``segrefinery.compare``, ``segrefinery.audit``, ``segrefinery.data.check``, ``segrefinery.report``.
+``segrefinery.verbs.compare``, ``segrefinery.verbs.audit``, ``segrefinery.data.check``, ``segrefinery.report``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segrefinery.api import adapt, evaluate, load, predict, pseudo_label
+    from segrefinery.verbs.api import adapt, evaluate, load, predict, pseudo_label
 
 __all__ = ["adapt", "evaluate", "load", "predict", "pseudo_label"]
 __version__ = version("segrefinery")
@@ -22,7 +22,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # the networks load only when a verb is used, so that the command line answers at once
-        from segrefinery import api
+        from segrefinery.verbs import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'segrefinery' has no attribute {name!r}")

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from segrefinery.errors import SegRefineryError
-from segrefinery.progress import counting_progress, training_progress
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.progress import counting_progress, training_progress
 
 if TYPE_CHECKING:
     from segrefinery.engine.model import Model
@@ -71,8 +71,8 @@ def adapt(
     ] = None,
 ) -> None:
     """Adapt a model to unlabelled target images and write a report."""
-    from segrefinery import api
     from segrefinery.report import write_report
+    from segrefinery.verbs import api
 
     collapse = [f"training.on_collapse={on_collapse}"] if on_collapse else []
     with training_progress(console) as progress:
@@ -91,8 +91,8 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume")] = False,
 ) -> None:
     """Adapt from day to night on embedded scenes, without a single target label: minutes on two cores."""
-    from segrefinery import api
     from segrefinery.report import write_report
+    from segrefinery.verbs import api
 
     with training_progress(console) as progress:
         api.adapt(
@@ -115,7 +115,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score a model on labelled images."""
-    from segrefinery import api
+    from segrefinery.verbs import api
 
     model = loaded(run, window, device)
     with counting_progress(console, "evaluate") as progress:
@@ -144,10 +144,10 @@ def predict(
     device: Device = None,
 ) -> None:
     """Segment images: index PNG, colour overlay and confidence for each."""
-    from segrefinery import api
     from segrefinery.data.transforms import resize_image
     from segrefinery.export.predictions import write_prediction
     from segrefinery.stages.pseudo_labels import write_manifest
+    from segrefinery.verbs import api
 
     model = loaded(run, window, device)
     rows, unreadable = [], []
@@ -177,7 +177,7 @@ def pseudo_label(
     device: Device = None,
 ) -> None:
     """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
-    from segrefinery import api
+    from segrefinery.verbs import api
 
     model = loaded(run, window, device)
     with counting_progress(console, "label") as progress, writing(output):
@@ -192,7 +192,7 @@ def compare(
     images: Annotated[int, typer.Option("-n", min=2, help="How many of them to look at.")] = 32,
 ) -> None:
     """Rank models without labels, and say of each whether it is better than source-only."""
-    from segrefinery.compare import compare
+    from segrefinery.verbs.compare import compare
 
     with counting_progress(console, "look") as progress:
         found = compare(runs, target, images=images, progress=progress)
@@ -230,7 +230,7 @@ def audit(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Pick the images whose labels tell most, write starting masks for CVAT and Label Studio, score what comes back."""
-    from segrefinery.audit import prepare_audit, score_audit
+    from segrefinery.verbs.audit import prepare_audit, score_audit
 
     folder = output or run / "audit"
     if masks is None:
@@ -261,7 +261,7 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Read every file once and say what would go wrong, before anything is trained."""
-    from segrefinery.checkup import print_checkup
+    from segrefinery.verbs.check import print_checkup
 
     with counting_progress(console, "check") as progress:
         healthy = print_checkup(console, source, target, evaluation, recipe, scale, progress, overrides or ())
@@ -323,7 +323,7 @@ def loaded(run: Path, window: str | None, device: str | None) -> Model:
     """A run's model on a device, with the window a user asks for instead of its own."""
     import torch
 
-    from segrefinery import api
+    from segrefinery.verbs import api
 
     if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
         raise SegRefineryError(f"--device {device}: write cpu, cuda or cuda:NUMBER")

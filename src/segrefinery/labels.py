@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segrefinery.errors import SegRefineryError
-from segrefinery.settings import choose
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import choose
 
 IGNORE = 255
 """The id of a pixel that is neither learned nor counted."""

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefinery.core.precision import wide
+from segrefinery.core.resize import bilinear
 from segrefinery.labels import IGNORE
-from segrefinery.precision import wide
-from segrefinery.resize import bilinear
 
 
 def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -13,11 +13,11 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator
 
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Mistake, Settings, choose, mistakes_of
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
-from segrefinery.errors import SegRefineryError
 from segrefinery.models import ModelSettings
-from segrefinery.settings import Mistake, Settings, choose, mistakes_of
 from segrefinery.stages.base import StageSettings
 from segrefinery.stages.parse import parse_stages
 

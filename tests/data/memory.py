@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from segrefinery.errors import SegRefineryError
-from segrefinery.randomness import generator
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator
 
 
 class MemoryTarget:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data.pictures import SIZE, index_png, picture
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align, evaluation_view
 from segrefinery.data.datasets import open_dataset
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import SPACES, LabelSpace
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as T
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.augment import (
     AffineViewSettings,
     StrongViewSettings,
@@ -11,7 +12,6 @@ from segrefinery.data.augment import (
     strong_view,
 )
 from segrefinery.data.photometric import denormalize, gaussian_blur, normalize
-from segrefinery.randomness import generator
 
 STILL = AffineViewSettings(flip=0, blur=0, jitter_probability=0, operations=0, cutout=0)
 

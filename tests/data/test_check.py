@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from data.pictures import SIZE, index_png, picture
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data import scan as scanning
 from segrefinery.data.align import align
 from segrefinery.data.check import check, refuse_faults
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.scan import class_pixel_counts, scan
-from segrefinery.errors import SegRefineryError
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data.pictures import SIZE, color_png, index_png, palette_png, picture, raw_png
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
 from segrefinery.data.datasets import Remapped, SegmentationDataset, UnlabeledView, open_dataset
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import SPACES
 
 NAMES = ("with space", 'it\'s "quoted"', "<script>", "straße-道路", "plain")

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from data.memory import MemoryPseudo, MemorySource, MemoryTarget
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.loader import Cached, Pass, training_batches, with_cache
 from segrefinery.data.sampling import RareClassSampler, UniformSampler
 from segrefinery.data.transforms import DataSettings, normalize
-from segrefinery.errors import SegRefineryError
 
 SIZES = [(24, 32), (24, 32), (24, 32), (40, 32), (24, 32)]
 SETTINGS = DataSettings(

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes, mix_labels
-from segrefinery.randomness import generator
 
 
 def pair(batch=2, size=(4, 6)):

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.sampling import (
     RareClassSampler,
     UniformSampler,
@@ -10,7 +11,6 @@ from segrefinery.data.sampling import (
     rare_class_probabilities,
     soft_balance_probabilities,
 )
-from segrefinery.errors import SegRefineryError
 
 # Pixels of the 19 Cityscapes classes in GTA5, as published with ProDA.
 GTA5 = torch.tensor(

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from data.pictures import SIZE, index_png, picture
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.check import check
 from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
 from segrefinery.data.scan import cache_folder, class_pixel_counts, fingerprint, scan
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import SPACES
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.data.scenes.canvas import NEARNESS, SOLID, Camera, Canvas, paint
 from segrefinery.data.scenes.classes import CLASSES, SKY
@@ -15,7 +16,6 @@ from segrefinery.data.scenes.dice import Dice
 from segrefinery.data.scenes.layout import make_world
 from segrefinery.data.scenes.looks import LOOKS
 from segrefinery.data.scenes.textures import bloom, clamp, decay, double, halve, smooth
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import LabelSpace
 
 SMALL = (32, 64)

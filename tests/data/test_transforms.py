@@ -3,6 +3,7 @@ import torch
 from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as T
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.transforms import (
     DataSettings,
     TrainTransform,
@@ -12,7 +13,6 @@ from segrefinery.data.transforms import (
     resize_image,
     resize_map,
 )
-from segrefinery.randomness import generator
 
 PLAIN = {"flip": 0.0, "pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
 

@@ -4,6 +4,8 @@ from pydantic import ValidationError
 from torchvision.io import write_png
 
 from data.memory import MemorySource
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator
 from segrefinery.data.batch import TranslatedBatch
 from segrefinery.data.loader import WithTranslations, training_batches, with_cache
 from segrefinery.data.photometric import denormalize, normalize
@@ -18,8 +20,6 @@ from segrefinery.data.translation import (
     translate,
     translate_at_random,
 )
-from segrefinery.errors import SegRefineryError
-from segrefinery.randomness import generator
 
 
 def images(seed: int = 0, low: float = 0.2, high: float = 0.8) -> torch.Tensor:

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, save_atomically
-from segrefinery.errors import SegRefineryError
 from segrefinery.stages.optimizers import OptimizerSettings, build_optimizer, parameter_groups
 from toys import ToySegmenter
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from runs import same, tiny_run, weights
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.compilation import compile_networks, uncompiled
-from segrefinery.errors import SegRefineryError
 from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.teacher import Teacher
 from toys import ToySegmenter

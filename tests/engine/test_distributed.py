@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from runs import DAY, NIGHT, TINY
 from segrefinery.engine.ranks import average_gradients, average_state, share_memories
-from segrefinery.refine.feature_bank import FeatureBank
+from segrefinery.refine.self_labeling.bank import FeatureBank
 
 BASE = (*TINY, "model.options.dropout=0.0", "stages.source.steps=3")
 PLAIN = "stages.adapt.refine={confidence_threshold: {classes: fitted, portion: 0.5}}"

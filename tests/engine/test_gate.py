@@ -8,9 +8,9 @@ import torch
 import segrefinery.engine.gate as gate
 import segrefinery.engine.loop as loop
 from runs import same, tiny_run, weights
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.checkpoints import Checkpoints
 from segrefinery.engine.gate import Collapse, suspicions
-from segrefinery.errors import SegRefineryError
 from segrefinery.stages.watch import WINDOW, LabelWatch
 from toys import ToySegmenter
 

@@ -11,11 +11,11 @@ from torchvision.io import write_png
 
 import segrefinery.engine.loop as loop
 from runs import TEST, same, tiny_run, weights
-from segrefinery import api
+from segrefinery.core.errors import OutOfMemory, SegRefineryError, explained_if_out_of_memory
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.engine.run import plan
-from segrefinery.errors import OutOfMemory, SegRefineryError, explained_if_out_of_memory
 from segrefinery.stages.self_training import SelfTrainingSettings
+from segrefinery.verbs import api
 
 
 class Killed(BaseException):

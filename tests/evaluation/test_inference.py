@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from segrefinery.core.errors import OutOfMemory
 from segrefinery.data.transforms import DataSettings
-from segrefinery.errors import OutOfMemory
 from segrefinery.evaluation.inference import logits_at, predict_probs, window_starts
 from segrefinery.models.segmenter import Prediction
 

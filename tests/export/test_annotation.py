@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.export.annotation import read_masks, tool_colors, write_cvat, write_label_studio
 from segrefinery.export.brush import decode_brush, encode_brush
 from segrefinery.export.predictions import write_prediction

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.losses import crop_to_box, learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.build import ModelSettings, build_model
 from segrefinery.models.hrda import HRDA, HRDASettings, slide

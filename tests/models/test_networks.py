@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.contract import CLASSES, SegmenterContract
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.models import ModelSettings, build_model, wrap
 from segrefinery.models.deeplab import ASPP, DeepLabV2Settings, ResNet101, SEHead
 from segrefinery.models.padding import pad_to_multiple, unpad

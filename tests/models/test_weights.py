@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.models import ModelSettings, build_model, load_model, load_weights, read_state, save_model
 from segrefinery.models import states as states_module
 

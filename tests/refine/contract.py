@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.randomness import generator
 from segrefinery.refine import REFINERS, PseudoLabels, Refiner, Step
 from toys import ToySegmenter, labeled, unlabeled
 
@@ -25,7 +25,7 @@ NAMES = ("road", "person", "car", "sky", "pole")
 NARROW: dict[str, dict[str, Any]] = {
     "class_balanced": {"portion": 0.5},
     "entropy_mixture": {"min_pixels": 8, "bins": 32},
-    "prototype_denoising": {"min_pixels": 1},
+    "prototypes": {"min_pixels": 1},
     "self_labeling": {"samples": 16, "bank": 64},
     "refinement_network": {"width": 8, "warmup": 0, "norm": "group"},
     "implicit_rectification": {"queries": 64, "hidden": 8},
@@ -41,8 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "class_balanced/mrkld": {"kind": "mrkld"},
     "class_balanced/lrent": {"kind": "lrent"},
     "entropy_mixture/dataset": {"gmm_scope": "dataset", "soft": True},
-    "prototype_denoising/official": {"preset": "official"},
-    "prototype_denoising/chain": {"soft_labels": "chain"},
+    "prototypes/official": {"preset": "official"},
+    "prototypes/chain": {"soft_labels": "chain"},
     "self_labeling/official": {"preset": "official"},
     "self_labeling/chain": {"soft_labels": "chain"},
     "implicit_rectification/mixture": {"pixel_weight": "mixture"},
@@ -54,7 +54,7 @@ CASES = {name: NARROW.get(name, {}) for name in REFINERS}
 CASES |= {case: NARROW.get(case.split("/")[0], {}) | changes for case, changes in VARIANTS.items()}
 
 TEACH_THE_STUDENT = {
-    "class_balanced/mrkld", "prototype_denoising", "self_labeling", "implicit_rectification", "pixel_attention",
+    "class_balanced/mrkld", "prototypes", "self_labeling", "implicit_rectification", "pixel_attention",
     "pixel_contrast", "masked_consistency", "feature_distance",
 }  # fmt: skip
 """Refiners, or variants of them, whose losses reach the student; those of all others must not."""

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.photometric import normalize
 from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Prediction
-from segrefinery.randomness import generator
 from segrefinery.refine.base import Step
 from segrefinery.refine.consistency import look_at_strong_view, symmetric_kl
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled

@@ -3,7 +3,13 @@
 import torch
 import torch.nn.functional as F
 
-from segrefinery.refine.continuous import locate, locate_jointly, nearest_pixel, pixel_centres, sample
+from segrefinery.refine.implicit_rectification.continuous import (
+    locate,
+    locate_jointly,
+    nearest_pixel,
+    pixel_centres,
+    sample,
+)
 
 
 def points(count: int = 200, batch: int = 2) -> torch.Tensor:

@@ -16,8 +16,8 @@ from refine.contract import (
     check_labels,
     make_world,
 )
+from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
-from segrefinery.randomness import generator
 from segrefinery.refine import REFINERS, PseudoLabels
 from segrefinery.stages.base import Passes, StageContext, StepBatch
 from segrefinery.stages.self_training import SelfTrainingSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segrefinery.randomness import generator
+from segrefinery.core.randomness import generator
 from segrefinery.refine.base import Step
 from segrefinery.refine.contrastive import PixelContrast, PixelContrastSettings, sample_anchors
 from toys import ToySegmenter, labeled, unlabeled

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
-from segrefinery.randomness import generator
 from segrefinery.refine.base import PseudoLabels, Step
-from segrefinery.refine.cpsl import SelfLabeling, SelfLabelingSettings
-from segrefinery.refine.self_labeling import sinkhorn
+from segrefinery.refine.self_labeling.formulas import sinkhorn
+from segrefinery.refine.self_labeling.refiner import SelfLabeling, SelfLabelingSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher labels hardly any")

@@ -10,7 +10,7 @@ from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.refine.entropy_mixture import (
+from segrefinery.refine.entropy_mixture.refiner import (
     EntropyMixture,
     EntropyMixtureSettings,
     Mixture,

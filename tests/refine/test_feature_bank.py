@@ -2,7 +2,7 @@ import copy
 
 import torch
 
-from segrefinery.refine.feature_bank import FeatureBank
+from segrefinery.refine.self_labeling.bank import FeatureBank
 
 
 def rows(first, last):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.labels import LabelSpace
 from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.refine.base import Step

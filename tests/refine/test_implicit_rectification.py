@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
+from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
 from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher
-from segrefinery.randomness import generator
 from segrefinery.refine.base import PseudoLabels, Step
-from segrefinery.refine.continuous import nearest_pixel, pixel_centres
-from segrefinery.refine.implicit_rectification import (
+from segrefinery.refine.implicit_rectification.continuous import nearest_pixel, pixel_centres
+from segrefinery.refine.implicit_rectification.refiner import (
     ImplicitRectificationSettings,
     ImplicitRectifier,
     RectifiedSegmenter,

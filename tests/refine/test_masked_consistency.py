@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segrefinery.core.randomness import generator
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.hrda import HRDA, HRDASettings
-from segrefinery.randomness import generator
 from segrefinery.refine.base import PseudoLabels, Step
 from segrefinery.refine.masked_consistency import MaskedConsistency, MaskedConsistencySettings, block_mask
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrefinery.errors import SegRefineryError
-from segrefinery.refine.pixel_attention import (
-    PixelAttention,
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.refine.pixel_attention.formulas import (
+    AttentionModule,
     attention_map,
     group_entropy,
     pixel_attention,
@@ -137,7 +137,7 @@ def test_attended_logits_added_raise_the_accuracy_of_noisy_logits():
 @pytest.mark.parametrize(("kernel", "width"), [(0, None), (1, None), (1, 7), (3, 4), (3, 2)])
 def test_the_module_starts_near_the_identity(kernel, width):
     torch.manual_seed(0)
-    module = PixelAttention(4, kernel, width)
+    module = AttentionModule(4, kernel, width)
     maps = draw(1, 4, 5, 6)
     embedded = module.embed(maps)
     shared = min(4, width or 4)

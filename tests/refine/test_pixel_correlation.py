@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from segrefinery.refine.base import PseudoLabels, Step
-from segrefinery.refine.pixel_correlation import PixelAttentionSettings, PixelCorrelation
+from segrefinery.refine.pixel_attention.refiner import PixelAttention, PixelAttentionSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
 
-def build(**settings) -> tuple[ToySegmenter, PixelCorrelation]:
+def build(**settings) -> tuple[ToySegmenter, PixelAttention]:
     torch.manual_seed(0)
     student = ToySegmenter()
     return student, PixelAttentionSettings(**settings).build(student)

@@ -6,21 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence, mrkld
-from segrefinery.randomness import generator
 from segrefinery.refine.base import PseudoLabels, Step
-from segrefinery.refine.proda import PrototypeDenoising, PrototypeDenoisingSettings
-from segrefinery.refine.prototypes import prototype_weights
+from segrefinery.refine.prototypes.formulas import prototype_weights
+from segrefinery.refine.prototypes.refiner import Prototypes, PrototypesSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher labels hardly any")
 SPACE = LabelSpace.of("toys", ["road", "sky", "car", "train", "bike"])
 
 
-def built(fitted=True, **settings) -> PrototypeDenoising:
-    refiner = PrototypeDenoisingSettings(**settings).build(ToySegmenter(), SPACE)
+def built(fitted=True, **settings) -> Prototypes:
+    refiner = PrototypesSettings(**settings).build(ToySegmenter(), SPACE)
     if fitted:
         refiner.fit(toy_teacher(), [labeled()], [unlabeled(), unlabeled(seed=9)])
     return refiner
@@ -120,7 +120,7 @@ def test_prototypes_move_towards_the_batchs_class_means():
 
 
 def test_official_preset():
-    settings = PrototypeDenoisingSettings(preset="official", momentum=0.99)
+    settings = PrototypesSettings(preset="official", momentum=0.99)
     assert (settings.update, settings.update_labels, settings.momentum) == ("image", "teacher", 0.99)
     refiner = built(preset="official", momentum=0.5)
     before = refiner.prototypes.clone()

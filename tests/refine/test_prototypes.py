@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import UnlabeledBatch
-from segrefinery.errors import SegRefineryError
-from segrefinery.refine.prototypes import (
+from segrefinery.refine.prototypes.formulas import (
     class_sums,
     cosine_similarities,
     gather_statistics,
@@ -34,7 +34,7 @@ def test_weights_by_hand():
 
 
 def test_distances_equal_the_direct_difference(monkeypatch):
-    monkeypatch.setattr("segrefinery.refine.prototypes.CHUNK", 7)
+    monkeypatch.setattr("segrefinery.refine.prototypes.formulas.CHUNK", 7)
     torch.manual_seed(0)
     features, prototypes = torch.randn(2, 16, 5, 9), torch.randn(4, 16)
     found = prototype_distances(features, prototypes)

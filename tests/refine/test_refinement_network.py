@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segrefinery.core.randomness import generator
 from segrefinery.models.teacher import TeacherView
-from segrefinery.randomness import generator
 from segrefinery.refine.base import PseudoLabels, Step
-from segrefinery.refine.perturbation import perturb
-from segrefinery.refine.refinement_network import (
+from segrefinery.refine.refinement_network.perturbation import perturb
+from segrefinery.refine.refinement_network.refiner import (
     RefinementDecoder,
     RefinementNetwork,
     RefinementNetworkSettings,

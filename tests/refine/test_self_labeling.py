@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from segrefinery.refine.self_labeling import (
+from segrefinery.refine.self_labeling.formulas import (
     balanced_positions,
     rectify,
     sinkhorn,
@@ -53,7 +53,7 @@ def test_equals_the_published_procedure(iterations):
 def test_logarithms_and_products_agree_where_both_can_be_computed(monkeypatch):
     scores = cosine_scores(500)
     products = sinkhorn(scores, LONG_TAIL)
-    monkeypatch.setattr("segrefinery.refine.self_labeling.SAFE_RANGE", 0.0)
+    monkeypatch.setattr("segrefinery.refine.self_labeling.formulas.SAFE_RANGE", 0.0)
     torch.testing.assert_close(sinkhorn(scores, LONG_TAIL), products, atol=1e-5, rtol=1e-4)
 
 

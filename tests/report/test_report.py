@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from runs import DAY, TEST, TINY, tiny_run
-from segrefinery import api
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.report import write_report
-from segrefinery.stages.rounds import RoundRecord
+from segrefinery.stages.target_guided import RoundRecord
+from segrefinery.verbs import api
 
 HOSTILE = 'näme "it\'s" <script>alert(1)</script> & 名'.replace("/", "\N{DIVISION SLASH}")
 ABOUT = "</pre><script>alert(2)</script>"

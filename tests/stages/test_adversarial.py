@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import nn
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.batch import TranslatedBatch
 from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import domain_loss, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
-from segrefinery.randomness import generator
 from segrefinery.stages.adversarial import Adversarial, AdversarialSettings
 from segrefinery.stages.base import Passes, StageContext, StepBatch
 from segrefinery.stages.common import LossWeights
-from segrefinery.stages.rounds import RoundRecord
+from segrefinery.stages.target_guided import RoundRecord
 from toys import ToySegmenter, labeled, unlabeled
 
 SPACE = LabelSpace.of("toy", ["a", "b", "c", "d", "e"])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
-from segrefinery.randomness import generator
 from segrefinery.stages.base import StageContext, StepBatch
 from segrefinery.stages.distillation import Distillation, DistillationSettings, confident_labels
 from toys import ToySegmenter, labeled, unlabeled

@@ -7,8 +7,8 @@ import csv
 import pytest
 import torch
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import UnlabeledBatch
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import LabelSpace
 from segrefinery.refine import PseudoLabels
 from segrefinery.stages.pseudo_labels import PseudoLabeled, file_stem, write_manifest, write_pseudo_labels

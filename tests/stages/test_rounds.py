@@ -4,7 +4,7 @@ from torch import nn
 
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.stages.rounds import RoundRecord, class_entropies, settled, uncertain_classes
+from segrefinery.stages.target_guided import RoundRecord, class_entropies, settled, uncertain_classes
 from toys import ToySegmenter, unlabeled
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from segrefinery.core.randomness import generator
 from segrefinery.data.batch import PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.teacher import Teacher, TeacherSettings
-from segrefinery.randomness import generator
 from segrefinery.refine import PseudoLabels
 from segrefinery.stages.base import StageContext, StepBatch
 from segrefinery.stages.self_training import SelfTrainingSettings, from_hard_labels

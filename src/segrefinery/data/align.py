@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import ImageDataset, Remapped, SegmentationDataset, UnlabeledView
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import (
     SPACES,
     LabelSpace,

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
+from segrefinery.core.settings import Settings
 from segrefinery.data.photometric import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -27,7 +28,6 @@ from segrefinery.data.photometric import (
     normalize,
     uniform,
 )
-from segrefinery.settings import Settings
 
 GREY = 127 / 255
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of
 from segrefinery.data.scan import Scan, scan
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import LabelSpace, Merge
 
 Role = Literal["source", "target", "evaluation"]

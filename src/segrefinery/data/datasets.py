@@ -10,14 +10,14 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import choose
 from segrefinery.data.discover import plain_images
 from segrefinery.data.files import DataError, FileDataset
 from segrefinery.data.folder import open_folder
 from segrefinery.data.layouts import LAYOUTS
 from segrefinery.data.scenes import SceneDataset
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import IGNORE, LabelSpace, Merge, apply_table, lookup_table
-from segrefinery.settings import choose
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -10,12 +10,12 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Settings
 from segrefinery.data.discover import find, require_folder
 from segrefinery.data.files import ColorMasks, DataError, FileDataset, IdMasks, MaskEncoding, Sample
 from segrefinery.data.layouts import require_masks
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
-from segrefinery.settings import Settings
 
 # The colour of VOC's object borders, which its labelmap.txt does not list.
 _VOC_BORDER: Color = (224, 224, 192)

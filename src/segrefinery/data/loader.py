@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, TranslatedBatch, UnlabeledBatch
 from segrefinery.data.sampling import Draw, Sampler
 from segrefinery.data.transforms import (
@@ -24,8 +26,6 @@ from segrefinery.data.transforms import (
     resize_image,
     resize_map,
 )
-from segrefinery.errors import SegRefineryError
-from segrefinery.randomness import generator
 
 _Sample = tuple[int, View] | SegRefineryError
 Batch = LabeledBatch | UnlabeledBatch | PseudoLabeledBatch

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from segrefinery.errors import SegRefineryError
-from segrefinery.randomness import generator, seed_of
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator, seed_of
 
 
 def soft_balance_probabilities(

@@ -18,9 +18,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, content_key, files_of
 from segrefinery.data.files import DataError
-from segrefinery.errors import SegRefineryError
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]

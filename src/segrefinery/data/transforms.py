@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
+from segrefinery.core.settings import Settings
 from segrefinery.data.photometric import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -22,7 +23,6 @@ from segrefinery.data.photometric import (
     uniform,
 )
 from segrefinery.labels import IGNORE
-from segrefinery.settings import Settings
 
 __all__ = [
     "DataSettings",

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from segrefinery.core.settings import Settings
 from segrefinery.data.datasets import SegmentationDataset, content_key, files_of
 from segrefinery.data.files import DataError, image_size, read_image
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple, denormalize, normalize
-from segrefinery.settings import Settings
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.stages.optimizers import Trained
 
 FORMAT = 1

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from segrefinery.core.settings import choose
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.settings import choose
 
 
 def check_backend(name: str) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.checkpoints import Checkpoints, load_safely, load_state
 from segrefinery.engine.tracker import Tracker
-from segrefinery.errors import SegRefineryError
 from segrefinery.stages.base import Stage
 from segrefinery.stages.watch import WINDOW, LabelWatch
 

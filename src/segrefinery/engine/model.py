@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_image
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.transforms import DataSettings
-from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.inference import predict_probs
 from segrefinery.labels import LabelSpace
 from segrefinery.models import Segmenter, build_model, load_weights

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from segrefinery.refine.feature_bank import FeatureBank
+from segrefinery.refine.self_labeling.bank import FeatureBank
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.errors import explained_if_out_of_memory
+from segrefinery.core.randomness import seed_of
 from segrefinery.data.loader import Pass, WithTranslations, training_batches, with_cache
 from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler
 from segrefinery.data.scan import class_pixel_counts, fingerprint
@@ -25,11 +27,9 @@ from segrefinery.engine.environment import code_digest
 from segrefinery.engine.loop import Hooks, LoopSettings, Pair, train
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.engine.tracker import Tracker
-from segrefinery.errors import explained_if_out_of_memory
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.randomness import seed_of
 from segrefinery.refine import Refiner
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
 from segrefinery.stages.pseudo_labels import PseudoLabeled

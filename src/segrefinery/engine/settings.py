@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from segrefinery.core.settings import Settings
 from segrefinery.engine.compilation import check_backend
 from segrefinery.engine.gate import OnCollapse
-from segrefinery.settings import Settings
 
 
 class TrainingSettings(Settings):

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.errors import explained_if_out_of_memory
+from segrefinery.core.resize import bilinear
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation
-from segrefinery.errors import explained_if_out_of_memory
 from segrefinery.evaluation.confusion import ConfusionMatrix
-from segrefinery.resize import bilinear
 
 TO_NEED_LESS = (
     "predict by overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'; the "

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.export.brush import decode_brush, encode_brush
 from segrefinery.labels import IGNORE, LabelSpace, key
 

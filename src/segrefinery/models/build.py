@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Settings, choose
 from segrefinery.models.deeplab import DeepLabV2, DeepLabV2Settings
 from segrefinery.models.dinov2 import DINOv2, DINOv2Settings
 from segrefinery.models.encoders import MIT_SIZES, MiTSettings, TimmSettings, daformer, segformer
@@ -21,7 +22,6 @@ from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.small import Small, SmallSettings
 from segrefinery.models.states import hub_file, load_weights
-from segrefinery.settings import Settings, choose
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.states import downloaded, load_state, read_state
-from segrefinery.settings import Settings
 
 
 class DeepLabV2Settings(Settings):

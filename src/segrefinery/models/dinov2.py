@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
 from segrefinery.models.encoders import Encoder, create_timm
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, conv_norm, initialise
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.resize import bilinear
 
 _WIDTH = 256
 PATCH = 14

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
 from segrefinery.models.padding import pad_to_multiple, unpad

@@ -7,11 +7,11 @@ from itertools import pairwise
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.states import downloaded, load_state, read_state
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
 
 # Where the three stages of torchvision's `features` begin, and where the last one ends.
 _BOUNDS = (0, 17, 24, 31)

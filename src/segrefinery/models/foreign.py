@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings, choose
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.states import in_hub_cache, missing_hub_weights, require_hub
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings, choose
 
 
 class SMPSettings(Settings):

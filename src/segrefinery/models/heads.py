@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 
 Norm = Literal["batch", "group", "none"]
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.models.heads import HeadSettings, Norm, SegFormerHead
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefinery.resize import resample
+from segrefinery.core.resize import resample
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

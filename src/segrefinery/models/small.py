@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
 
 
 class SmallSettings(Settings):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 
 log = logging.getLogger(__name__)
 

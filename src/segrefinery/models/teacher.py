@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-from segrefinery.settings import Settings
 
 
 class TeacherSettings(Settings):

@@ -12,11 +12,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 from safetensors.torch import save_file
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Settings
 from segrefinery.models.build import ModelSettings, build_model
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.states import hub_file, load_weights
-from segrefinery.settings import Settings
 
 FORMAT = 1
 TENSORS = "model.safetensors"

@@ -10,19 +10,19 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from segrefinery.core.settings import Settings, choose
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.class_balanced import ClassBalancedSettings, InstanceAdaptiveSettings
 from segrefinery.refine.confidence import ConfidenceShareSettings, ConfidenceThresholdSettings
 from segrefinery.refine.contrastive import PixelContrastSettings
-from segrefinery.refine.cpsl import SelfLabelingSettings
-from segrefinery.refine.entropy_mixture import EntropyMixtureSettings
+from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
 from segrefinery.refine.feature_distance import FeatureDistanceSettings
-from segrefinery.refine.implicit_rectification import ImplicitRectificationSettings
+from segrefinery.refine.implicit_rectification.refiner import ImplicitRectificationSettings
 from segrefinery.refine.masked_consistency import MaskedConsistencySettings
-from segrefinery.refine.pixel_correlation import PixelAttentionSettings
-from segrefinery.refine.proda import PrototypeDenoisingSettings
-from segrefinery.refine.refinement_network import RefinementNetworkSettings
-from segrefinery.settings import Settings, choose
+from segrefinery.refine.pixel_attention.refiner import PixelAttentionSettings
+from segrefinery.refine.prototypes.refiner import PrototypesSettings
+from segrefinery.refine.refinement_network.refiner import RefinementNetworkSettings
+from segrefinery.refine.self_labeling.refiner import SelfLabelingSettings
 
 REFINERS: dict[str, type[Settings]] = {
     "confidence_threshold": ConfidenceThresholdSettings,
@@ -30,7 +30,7 @@ REFINERS: dict[str, type[Settings]] = {
     "class_balanced": ClassBalancedSettings,
     "instance_adaptive": InstanceAdaptiveSettings,
     "entropy_mixture": EntropyMixtureSettings,
-    "prototype_denoising": PrototypeDenoisingSettings,
+    "prototypes": PrototypesSettings,
     "self_labeling": SelfLabelingSettings,
     "refinement_network": RefinementNetworkSettings,
     "implicit_rectification": ImplicitRectificationSettings,

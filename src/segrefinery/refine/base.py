@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
 from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.resize import bilinear
 
 
 @dataclass

@@ -12,6 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import mrkld
@@ -19,8 +21,6 @@ from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.confidence import class_thresholds, confidence_histogram
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
 
 if TYPE_CHECKING:
     from segrefinery.labels import LabelSpace

@@ -14,12 +14,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from segrefinery.core.precision import wide
+from segrefinery.core.settings import Settings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.precision import wide
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
-from segrefinery.settings import Settings
 
 if TYPE_CHECKING:
     from segrefinery.labels import LabelSpace

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import pixel_contrastive_loss
 from segrefinery.models.heads import Norm, conv_norm
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, Step
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
 
 
 class PixelContrastSettings(Settings):

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Settings
 from segrefinery.labels import LabelSpace, match
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.refine.base import Refiner, Step
-from segrefinery.settings import Settings
 
 THINGS = (
     "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",

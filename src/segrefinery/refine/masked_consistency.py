@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.settings import Settings
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
-from segrefinery.settings import Settings
 
 
 def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequence[torch.Generator]) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 from segrefinery.data.transforms import resize_for_evaluation
 from segrefinery.evaluation.inference import device_of
 from segrefinery.labels import LabelSpace
-from segrefinery.refine.implicit_rectification import ImplicitRectifier
-from segrefinery.refine.pixel_attention import PixelAttention, attention_map
-from segrefinery.refine.pixel_correlation import PixelCorrelation
+from segrefinery.refine.implicit_rectification.refiner import ImplicitRectifier
+from segrefinery.refine.pixel_attention.formulas import AttentionModule, attention_map
+from segrefinery.refine.pixel_attention.refiner import PixelAttention
 from segrefinery.report.markup import Markup, element, figure, section
 from segrefinery.report.material import Material
 from segrefinery.report.pictures import heat_map, photo, scale_bar
@@ -23,11 +23,11 @@ THIN = ("pole", "traffic light", "traffic sign", "fence", "person", "rider", "bi
 
 def attention_section(material: Material) -> Markup | None:
     """Fig. 3 of SAM: similarity of every pixel to the surest pixel of a class, before and after attention."""
-    refiner = next((one for one in material.refiners.values() if isinstance(one, PixelCorrelation)), None)
+    refiner = next((one for one in material.refiners.values() if isinstance(one, PixelAttention)), None)
     if refiner is None or "logits" not in refiner.layers or material.last is None or not material.shots:
         return None
     module, space = refiner.attention["logits"], material.last.space
-    assert isinstance(module, PixelAttention)
+    assert isinstance(module, AttentionModule)
     shot = material.shots[0]
     logits = material.last.view(shot.image).logits
     probs = logits.float().softmax(dim=1)[0]

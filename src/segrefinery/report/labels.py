@@ -7,16 +7,16 @@ import math
 import torch
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.checkpoints import load_safely
-from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.inference import predict_probs
 from segrefinery.evaluation.results import per_image_counts
 from segrefinery.labels import IGNORE
 from segrefinery.refine.base import PseudoLabels
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.refine.cpsl import SelfLabeling
-from segrefinery.refine.entropy_mixture import EntropyMixture, Mixture, fit_two_gaussians
-from segrefinery.refine.pixel_attention import group_entropy
+from segrefinery.refine.entropy_mixture.refiner import EntropyMixture, Mixture, fit_two_gaussians
+from segrefinery.refine.pixel_attention.formulas import group_entropy
+from segrefinery.refine.self_labeling.refiner import SelfLabeling
 from segrefinery.report.charts import bar_rows, histogram_chart, line_chart
 from segrefinery.report.markup import Markup, element, figure, percent, section
 from segrefinery.report.material import Material, Shot, Trained

@@ -12,6 +12,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator
 from segrefinery.data.align import Alignment, align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import resize_for_evaluation
@@ -19,13 +21,11 @@ from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.checkpoints import load_safely
 from segrefinery.engine.model import Model, load
 from segrefinery.engine.tracker import records
-from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.inference import device_of
 from segrefinery.evaluation.results import read_results
 from segrefinery.labels import LabelSpace
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
 from segrefinery.models.weights import CONFIG
-from segrefinery.randomness import generator
 from segrefinery.refine import PseudoLabels, Refiner, parse_chain
 from segrefinery.stages.pseudo_labels import PseudoLabeled
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from segrefinery.report.charts import bar_rows, line_chart
 from segrefinery.report.markup import Markup, element, figure, section, table
 from segrefinery.report.material import Material
-from segrefinery.stages.rounds import FILE, RoundRecord
+from segrefinery.stages.target_guided import FILE, RoundRecord
 
 
 def rounds_section(material: Material) -> Markup | None:

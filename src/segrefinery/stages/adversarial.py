@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
 from segrefinery.data.batch import LabeledBatch, TranslatedBatch
 from segrefinery.data.sampling import soft_balance_probabilities
 from segrefinery.data.translation import TranslationSettings, translate
@@ -25,11 +26,10 @@ from segrefinery.labels import IGNORE
 from segrefinery.losses import domain_loss, entropy_loss, self_information
 from segrefinery.models.discriminator import STRIDE, Discriminator
 from segrefinery.models.segmenter import Prediction
-from segrefinery.resize import bilinear
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, head_losses
 from segrefinery.stages.optimizers import OptimizerSettings, Trained, build_optimizer, parameter_groups
-from segrefinery.stages.rounds import RoundRecord, class_entropies, settled, uncertain_classes
+from segrefinery.stages.target_guided import RoundRecord, class_entropies, settled, uncertain_classes
 
 SOURCE, TARGET = 0.0, 1.0
 FIRST_GUIDED_ROUND = 2

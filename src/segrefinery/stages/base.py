@@ -12,12 +12,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from segrefinery.core.settings import Settings
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.settings import Settings
 from segrefinery.stages.optimizers import OptimizerSettings, Trained
 
 

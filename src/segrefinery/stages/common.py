@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.settings import Settings
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine import Refiner, Step
-from segrefinery.settings import Settings
 from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
 

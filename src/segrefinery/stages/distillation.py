@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.resize import bilinear
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.labels import IGNORE
 from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher
-from segrefinery.resize import bilinear
 from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, head_losses
 from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.settings import Settings
 
 
 class OptimizerSettings(Settings):

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Mistake, as_validation_error, choose, did_you_mean, mistakes_of
 from segrefinery.refine import REFINERS, parse_chain
-from segrefinery.settings import Mistake, as_validation_error, choose, did_you_mean, mistakes_of
 from segrefinery.stages import STAGES
 from segrefinery.stages.base import StageSettings
 from segrefinery.stages.common import LossWeights

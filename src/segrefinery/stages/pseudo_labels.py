@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import UnlabeledBatch
-from segrefinery.errors import SegRefineryError
 from segrefinery.labels import LabelSpace
 from segrefinery.refine.base import PseudoLabels
 

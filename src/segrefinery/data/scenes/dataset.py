@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import seed_of
 from segrefinery.labels import LabelSpace
-from segrefinery.randomness import seed_of
 
 from .canvas import Canvas
 from .classes import CLASSES, COLORS

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefinery.core.randomness import generator
+from segrefinery.core.resize import bilinear
 from segrefinery.data.mixing import cutmix
 from segrefinery.data.photometric import denormalize, gaussian_blur, jitter_colors, normalize
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation, resize_image
 from segrefinery.evaluation.inference import Size, device_of, logits_at, sliding_probs
 from segrefinery.evaluation.trust.scores import joint_counts, soft_neighborhood_density
-from segrefinery.randomness import generator
-from segrefinery.resize import bilinear
 
 SEED = 9
 IMAGES = 32

@@ -25,9 +25,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from segrefinery.core.randomness import generator
 from segrefinery.evaluation.trust import scores
 from segrefinery.evaluation.trust.collect import SEED, Observation
-from segrefinery.randomness import generator
 
 DRAWS = 1000
 CONFIDENT = 0.9

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.settings import PresetSettings
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
@@ -21,12 +22,16 @@ from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.consistency import look_at_strong_view
-from segrefinery.refine.prototypes import gather_statistics, move_prototypes, prototype_distances, require_finite
-from segrefinery.refine.self_labeling import rectify
-from segrefinery.settings import PresetSettings
+from segrefinery.refine.prototypes.formulas import (
+    gather_statistics,
+    move_prototypes,
+    prototype_distances,
+    require_finite,
+)
+from segrefinery.refine.self_labeling.formulas import rectify
 
 
-class PrototypeDenoisingSettings(PresetSettings):
+class PrototypesSettings(PresetSettings):
     """ProDA. The ``paper`` preset takes means over pixels; ``official`` does as the authors' code does."""
 
     presets: ClassVar = {
@@ -63,17 +68,17 @@ class PrototypeDenoisingSettings(PresetSettings):
     strong_view: AffineViewSettings | None = AffineViewSettings(blur=0.0, jitter_probability=0.0)
     """RandAugment and Cutout by default; null for the stage's photometric view."""
 
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> PrototypeDenoising:
+    def build(self, segmenter: Segmenter, space: LabelSpace) -> Prototypes:
         """The refiner for networks of this one's shape."""
-        return PrototypeDenoising(self, segmenter, space)
+        return Prototypes(self, segmenter, space)
 
 
-class PrototypeDenoising(Refiner):
+class Prototypes(Refiner):
     """Prototypes of the target's classes, and the frozen warm-up network whose labels they denoise."""
 
     prototypes: Tensor
 
-    def __init__(self, settings: PrototypeDenoisingSettings, segmenter: Segmenter, space: LabelSpace) -> None:
+    def __init__(self, settings: PrototypesSettings, segmenter: Segmenter, space: LabelSpace) -> None:
         super().__init__()
         self.settings = settings
         self.space = space

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.settings import PresetSettings
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
@@ -22,16 +23,15 @@ from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.consistency import look_at_strong_view, symmetric_kl
-from segrefinery.refine.feature_bank import FeatureBank
-from segrefinery.refine.prototypes import cosine_similarities, gather_statistics, require_finite
-from segrefinery.refine.self_labeling import (
+from segrefinery.refine.prototypes.formulas import cosine_similarities, gather_statistics, require_finite
+from segrefinery.refine.self_labeling.bank import FeatureBank
+from segrefinery.refine.self_labeling.formulas import (
     balanced_positions,
     rectify,
     sinkhorn,
     uniform_positions,
     update_class_distribution,
 )
-from segrefinery.settings import PresetSettings
 
 
 class SelfLabelingSettings(PresetSettings):

@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segrefinery.api import Model, load
-from segrefinery.compare import SOURCE_ONLY, check_classes, model_folders
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.results import write_json
 from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.export.annotation import read_masks, write_cvat, write_label_studio
 from segrefinery.models.weights import CONFIG
-from segrefinery.randomness import generator
 from segrefinery.stages.pseudo_labels import file_stem
+from segrefinery.verbs.api import Model, load
+from segrefinery.verbs.compare import SOURCE_ONLY, check_classes, model_folders
 
 POOL = 400
 """Images among which the audited ones are picked."""

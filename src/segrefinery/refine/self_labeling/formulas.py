@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segrefinery.core.precision import wide
 from segrefinery.labels import IGNORE
-from segrefinery.precision import wide
 
 SAFE_RANGE = 50.0  # spread of scores / epsilon up to which products of exponentials stay inside float32
 

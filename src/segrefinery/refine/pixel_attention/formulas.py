@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from segrefinery.errors import SegRefineryError
-from segrefinery.precision import wide
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.precision import wide
 
 # Entries of the strip of the attention matrix held at a time: 8 MiB in float32 stay in the cache of a CPU or GPU.
 STRIP = 2**21
@@ -129,7 +129,7 @@ def _strips(unit: Tensor, block: int, tiles: int):
         yield rows, scratch[:, : rows.stop - start].unbind(0)
 
 
-class PixelAttention(nn.Module):
+class AttentionModule(nn.Module):
     """Pixel attention with the convolution that makes the embedding.
 
     The paper does not state the convolution's kernel, width and start; ours starts at the identity plus N(0, 0.01).

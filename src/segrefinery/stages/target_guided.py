@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
 from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.resize import bilinear
 
 FILE = "round.json"
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefinery.precision import wide
+from segrefinery.core.precision import wide
 
 
 def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.precision import wide
+from segrefinery.core.randomness import generator
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
-from segrefinery.errors import SegRefineryError
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.precision import wide
-from segrefinery.randomness import generator
 
 CHUNK = 4096  # pixels at a time: what the processor's cache holds, and all the extra memory that is needed
 NEAR = 1e-3  # squared distance, relative to the squared lengths, below which the expanded form loses digits

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefinery.resize import bilinear
+from segrefinery.core.resize import bilinear
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
 Perturbation = Literal["fourier", "class_dropout", "boundary_jitter", "none"]

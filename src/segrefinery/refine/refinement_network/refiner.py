@@ -20,15 +20,15 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.heads import Norm, conv_norm
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
-from segrefinery.refine.perturbation import Perturbation, perturb
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
+from segrefinery.refine.refinement_network.perturbation import Perturbation, perturb
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from segrefinery.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError
 
 T = TypeVar("T")
 

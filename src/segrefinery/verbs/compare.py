@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.engine.model import Model, load
-from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.trust.collect import IMAGES, Observation, look, sample_images
 from segrefinery.evaluation.trust.verdict import (
     Verdict,

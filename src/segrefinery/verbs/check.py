@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.check import CheckReport, Role, check
 from segrefinery.data.datasets import open_dataset
 from segrefinery.engine.model import default_device
-from segrefinery.errors import SegRefineryError
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.stages.base import StageSettings

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align, evaluation_view
 from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.data.check import overlaps, refuse_faults
@@ -21,7 +22,6 @@ from segrefinery.engine.environment import deterministic, environment
 from segrefinery.engine.model import Model, default_device, load
 from segrefinery.engine.run import Run, RunData, StageEnd
 from segrefinery.engine.tracker import Tracker
-from segrefinery.errors import SegRefineryError
 from segrefinery.evaluation.inference import Evaluation, evaluate_network
 from segrefinery.evaluation.results import keep_evaluation, scores_of, write_json
 from segrefinery.labels import LabelSpace
@@ -29,7 +29,7 @@ from segrefinery.models import save_model
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
 from segrefinery.refine import PseudoLabels
 from segrefinery.stages.pseudo_labels import write_pseudo_labels
-from segrefinery.witness import Witness
+from segrefinery.verbs.witness import Witness
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

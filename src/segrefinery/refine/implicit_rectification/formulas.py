@@ -19,10 +19,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.precision import wide
 from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import Learner
-from segrefinery.precision import wide
-from segrefinery.refine.continuous import WHOLE, Sites, locate, locate_jointly, pixel_centres, read, sample
+from segrefinery.refine.implicit_rectification.continuous import (
+    WHOLE,
+    Sites,
+    locate,
+    locate_jointly,
+    pixel_centres,
+    read,
+    sample,
+)
 
 Weighting = Literal["implicit", "equal", "heuristic", "discrete"]
 

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, Step
-from segrefinery.refine.pixel_attention import PixelAttention
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
+from segrefinery.refine.pixel_attention.formulas import AttentionModule
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class PixelAttentionSettings(Settings):
         """What a supervised stage must train before this can teach; None where there is nothing to train."""
         return None if self.train or not self.kernel else self.model_copy(update={"train": True})
 
-    def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelCorrelation:
-        return PixelCorrelation(self, segmenter)
+    def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelAttention:
+        return PixelAttention(self, segmenter)
 
 
-class PixelCorrelation(Refiner):
+class PixelAttention(Refiner):
     """SAM as a refiner: it leaves labels alone and adds a loss.
 
     Its life has two phases. With ``train`` the module learns on source labels, jointly with a segmenter that is then
@@ -71,7 +71,7 @@ class PixelCorrelation(Refiner):
         channels = {"logits": segmenter.num_classes, "features": segmenter.feature_channels}
         self.layers = tuple(channels) if settings.layers == "both" else (settings.layers,)
         self.attention = nn.ModuleDict(
-            {layer: PixelAttention(channels[layer], settings.kernel, settings.width) for layer in self.layers}
+            {layer: AttentionModule(channels[layer], settings.kernel, settings.width) for layer in self.layers}
         )
         # Attended features need a classifier of their own to learn from; the paper does not describe one.
         self.classifier = (

@@ -17,16 +17,21 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import Settings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import learner_cross_entropy
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
-from segrefinery.refine.continuous import nearest_pixel
-from segrefinery.refine.implicit_function import ImplicitRectification, Weighting, log_mixture, mixture_nll
-from segrefinery.resize import bilinear
-from segrefinery.settings import Settings
+from segrefinery.refine.implicit_rectification.continuous import nearest_pixel
+from segrefinery.refine.implicit_rectification.formulas import (
+    ImplicitRectification,
+    Weighting,
+    log_mixture,
+    mixture_nll,
+)
 
 __all__ = [
     "ImplicitRectification",

@@ -1,0 +1,1 @@
+"""What every floor uses: errors, settings, randomness, precision, progress, resizing."""

@@ -1,0 +1,1 @@
+"""What users do, one file a verb; each returns data and prints nothing."""
