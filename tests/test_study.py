@@ -1,8 +1,9 @@
-"""benchmarks/study.py: what a study file may say, what is run and what is not, and the numbers of its tables."""
+"""The runner of studies: what a study file may say, what is run and what is not, and the numbers of its tables."""
 
 import copy
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -38,13 +39,13 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module that keeps everything below ``tmp_path`` and, in place of a training, copies ``tmp_path /
     'run'``. ``ran`` lists the cells that were started."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("study_under_test", BENCHMARKS / "study.py")
+    spec = importlib.util.spec_from_file_location("study_under_test", BENCHMARKS / "studies" / "study.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up there
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(module, "CELLS", tmp_path / "cells")
     module.ran = []
 
@@ -190,8 +191,10 @@ def test_a_crash_is_kept_with_its_reason_and_the_rest_go_on(study: ModuleType, t
         "is killed (seed 0: killed by signal 9); leaves nothing (seed 0: ended without results.json); "
         "says nothing (seed 0: exit code 3)."
     )
-    kept = json.loads((tmp_path / "results" / "trial" / "night" / "cannot_start-seed0.json").read_text())
-    assert kept["error"] == "ValueError: no such | thing"
+    lines = [json.loads(line) for line in (tmp_path / "results" / "trial.jsonl").read_text().splitlines()]
+    assert {line["row"] for line in lines} == set(contents["rows"])
+    (kept,) = (line for line in lines if line["row"] == "cannot start")
+    assert (kept["task"], kept["seed"], kept["error"]) == ("night", 0, "ValueError: no such | thing")
 
 
 def test_results_that_cannot_be_read_are_a_failure_of_their_cell(study: ModuleType, tmp_path, monkeypatch):
@@ -316,3 +319,42 @@ def test_no_gap_nothing_closed(study: ModuleType):
     low, high = {0: 0.5}, {0: 0.4}
     assert study.closed({"source_only": low, "row": high}, "row") == ""
     assert study.closed({"source_only": low, "oracle": high, "row": high}, "row") == ""
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+KEEP = """
+import subprocess
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from lib.results import keep_line
+for seed in range(20):
+    for score in (0, seed):
+        keep_line(Path(sys.argv[2]), {"task": "night", "row": sys.argv[3], "seed": seed, "miou": score})
+"""
+
+
+def test_two_processes_keep_their_lines_in_one_file(study: ModuleType, tmp_path: Path):
+    path = tmp_path / "trial.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", KEEP, BENCHMARKS, path, row]) for row in ("one", "two")]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    lines = study.read_lines(path)
+    assert set(lines) == {("night", row, seed) for row in ("one", "two") for seed in range(20)}
+    assert all(line["miou"] == seed for (_, _, seed), line in lines.items()), "the last word counts"
+    assert len(path.read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("line", ['{"task": "night", "row"', '{"task": "night"}', "3"])
+def test_a_line_that_is_no_cell_is_named(study: ModuleType, tmp_path: Path, line: str):
+    path = tmp_path / "trial.jsonl"
+    path.write_text('{"task": "night", "row": "one", "seed": 0}\n' + line + "\n")
+    with pytest.raises(SegRefineryError, match=r"trial.jsonl, line 2: .*mend the line or remove it"):
+        study.read_lines(path)
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").rglob("*.jsonl")), ids=lambda path: path.stem)
+def test_the_shipped_results_are_read(study: ModuleType, path: Path):
+    lines = study.read_lines(path)
+    assert len(lines) == len(path.read_text().splitlines())
+    assert all(0 < line["miou"] < 1 for line in lines.values() if "error" not in line)

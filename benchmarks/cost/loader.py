@@ -1,0 +1,131 @@
+"""How fast images reach the network: decoded, augmented and batched, per core, against decoding alone.
+
+Makes 2048 x 1024 PNGs with masks in a temporary folder, as street-scene data sets publish them, and prints a Markdown
+table. One process on one thread reads everything, so the numbers are per core.
+
+    python benchmarks/cost/loader.py [--images 12] [--seconds 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, write_png
+from torchvision.transforms.v2 import functional as T
+
+from segrefinery.core.randomness import generator
+from segrefinery.data.loader import Cached, training_batches
+from segrefinery.data.sampling import UniformSampler
+from segrefinery.data.transforms import DataSettings
+
+SIZE = (1024, 2048)
+CROP = (512, 1024)
+
+
+class Pngs:
+    """PNG images and index masks in a folder."""
+
+    has_labels = True
+
+    def __init__(self, folder: Path, images: int) -> None:
+        self.folder, self.images = folder, images
+
+    def __len__(self) -> int:
+        return self.images
+
+    def image(self, index: int) -> Tensor:
+        return decode_image(str(self.folder / f"{index}.png"), ImageReadMode.RGB)
+
+    def label(self, index: int) -> Tensor:
+        return decode_image(str(self.folder / f"{index}_mask.png"), ImageReadMode.UNCHANGED)[0].long()
+
+
+def paint(folder: Path, images: int) -> None:
+    """Smooth shapes with sensor noise: about as hard to compress as a photograph (3 to 4 MB each)."""
+    for index in range(images):
+        rng = generator("benchmark", index)
+        shapes = torch.rand(3, 16, 32, generator=rng)
+        picture = T.resize(shapes, list(SIZE), antialias=True) * 255
+        picture = picture + 3 * torch.randn(3, *SIZE, generator=rng)
+        write_png(picture.clamp(0, 255).to(torch.uint8), str(folder / f"{index}.png"))
+        mask = torch.randint(0, 19, (1, 32, 64), generator=rng).to(torch.uint8)
+        write_png(T.resize(mask, list(SIZE), T.InterpolationMode.NEAREST), str(folder / f"{index}_mask.png"))
+
+
+def rate(read: Callable[[], Iterator[int]], seconds: float) -> float:
+    """Images per second, after one image to warm up."""
+    counts = read()
+    next(counts)
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        done += next(counts)
+    return done / (time.perf_counter() - start)
+
+
+def decoded(data: Pngs) -> Iterator[int]:
+    """Decode image and mask, nothing else."""
+    step = 0
+    while True:
+        data.image(step % len(data))
+        data.label(step % len(data))
+        step += 1
+        yield 1
+
+
+def batched(data: Pngs | Cached, settings: DataSettings) -> Callable[[], Iterator[int]]:
+    """Training batches, as the training loop gets them."""
+
+    def read() -> Iterator[int]:
+        sampler = UniformSampler(len(data), seed=0)
+        for batch in training_batches(data, settings, sampler, steps=10**6, workers=0):
+            yield len(batch)
+
+    return read
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    plain = DataSettings(crop=CROP, scale=(0.5, 1.5), batch=2)
+    with tempfile.TemporaryDirectory() as name:
+        paint(Path(name), options.images)
+        data = Pngs(Path(name), options.images)
+        megabytes = sum(path.stat().st_size for path in Path(name).iterdir()) / options.images / 1e6
+        cached = Cached(data, plain.model_copy(update={"short_side": 512}))
+        cached.fill(1)
+        ways: list[tuple[str, Callable[[], Iterator[int]]]] = [
+            ("decode only (image and mask)", lambda: decoded(data)),
+            ("decode, scale 0.5-1.5, crop, flip", batched(data, plain)),
+            ("the same from short side 512", batched(data, plain.model_copy(update={"short_side": 512}))),
+            ("scale 0.5-1.5 and colour jitter 0.2", batched(data, plain.model_copy(update={"photometric": 0.2}))),
+            (
+                "scale 0.5-1.5, jitter and blur",
+                batched(data, plain.model_copy(update={"photometric": 0.2, "blur": 1.0})),
+            ),
+            ("cached at short side 512", batched(cached, plain.model_copy(update={"short_side": 512}))),
+        ]
+        rates = [(title, rate(read, options.seconds)) for title, read in ways]
+    print(
+        f"One of {os.cpu_count()} cores ({platform.processor() or platform.machine()}), torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}, Python {platform.python_version()}; crops of {CROP[0]} x {CROP[1]} "
+        f"from {SIZE[1]} x {SIZE[0]} PNGs, {megabytes:.1f} MB each with mask.\n"
+    )
+    print("| what | images/s per core | against decoding |\n|---|---:|---:|")
+    for title, speed in rates:
+        print(f"| {title} | {speed:.1f} | {speed / rates[0][1]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

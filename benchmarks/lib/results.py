@@ -1,0 +1,66 @@
+"""Where studies keep what they measured: one JSON-lines file a study, a line a cell."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segrefinery.core.errors import SegRefineryError
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+RESULTS = BENCHMARKS / "results"
+CELLS = Path(os.environ.get("SEGREFINERY_CELLS", BENCHMARKS / ".cells"))
+"""The run folders; large, and not part of the repository."""
+
+Place = tuple[str, str, int]
+"""Task, row, seed: what a line is found by."""
+
+
+def read_lines(path: Path) -> dict[Place, dict[str, Any]]:
+    """The kept cells of a study, in the order of the file; none if there is no file.
+
+    Raises:
+        SegRefineryError: a line is no cell.
+    """
+    lines: dict[Place, dict[str, Any]] = {}
+    if path.exists():
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                line = json.loads(text)
+                lines[place_of(line)] = line
+            except (ValueError, KeyError, TypeError) as error:
+                raise SegRefineryError(
+                    f"{path}, line {number}: no result of a cell; mend the line or remove it"
+                ) from error
+    return lines
+
+
+def keep_line(path: Path, line: dict[str, Any]) -> None:
+    """Put a cell's line in place of its former one, or at the end. The file is written whole or not at all; other
+    threads and processes may keep theirs at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.parent):
+        lines = read_lines(path) | {place_of(line): line}
+        part = path.with_suffix(".part")
+        part.write_text("".join(f"{json.dumps(each)}\n" for each in lines.values()), encoding="utf-8")
+        os.replace(part, path)
+
+
+def place_of(line: dict[str, Any]) -> Place:
+    return line["task"], line["row"], line["seed"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One at a time, threads and processes alike: a lock belongs to an opening of the folder, not to a process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

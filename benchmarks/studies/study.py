@@ -1,0 +1,369 @@
+"""Recipes x tasks x seeds, side by side.
+
+    python benchmarks/studies/study.py run benchmarks/studies/baseline.yaml --jobs 2
+    python benchmarks/studies/study.py table benchmarks/studies/baseline.yaml
+    python benchmarks/studies/study.py table benchmarks/studies/baseline.yaml --against oracle     # printed, not kept
+
+A study file names the scale, the tasks (data sets), the seeds, the rows (a recipe and what is set on it) and the row
+the others are compared with. A finished cell is never run again; a crashed one says why while the rest go on; stages
+that two cells have in common are trained once. Results lie in ``benchmarks/results/STUDY.jsonl`` (a line a cell) and
+``benchmarks/results/STUDY.md`` (the table). Exit code 1: a cell failed; 2: the study file has a mistake, nothing ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.intervals import iou_of, paired_interval, per_image
+from lib.results import CELLS, RESULTS, Place, keep_line, read_lines
+from lib.study_file import read_checked
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.recipe import load_recipe
+
+
+@dataclass
+class Cell:
+    """One run of one recipe on one task with one seed."""
+
+    study: str
+    task: str
+    row: str
+    seed: int
+    recipe: str
+    scale: str
+    sets: dict[str, str]
+    overrides: list[str] = field(default_factory=list)
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with whatever determines the cell but its seed, the recipe's contents among it, so that a cell whose
+        settings are no longer those of today is run anew. What a recipe does not set (null) does not count."""
+        recipe = load_recipe(self.recipe, self.scale, self.overrides)
+        recipe = recipe.model_dump(mode="json", exclude={"about"}, exclude_none=True)
+        return hashlib.blake2b(json.dumps([recipe, self.sets], sort_keys=True).encode(), digest_size=6).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: shared by every study that asks for the same cell."""
+        name = self.recipe.replace("/", "_")
+        return CELLS / self.task / f"{name}-{self.key}" / f"seed{self.seed}"
+
+    @property
+    def place(self) -> Place:
+        return self.task, self.row, self.seed
+
+    @property
+    def results(self) -> Path:
+        """The file with the results of the whole study."""
+        return RESULTS / f"{self.study}.jsonl"
+
+    def kept(self) -> dict[str, Any] | None:
+        """What came of the cell when it was last run, with whatever settings."""
+        return read_lines(self.results).get(self.place)
+
+    def done(self) -> dict[str, Any] | None:
+        """The cell's result, if it was run with the settings of today."""
+        found = self.kept()
+        return found if found and "error" not in found and found["key"] == self.key else None
+
+    def command(self) -> list[str]:
+        options = [f"--{name}={value}" for name, value in self.sets.items()]
+        options += [f"--set={override}" for override in self.overrides]
+        return [
+            sys.executable, "-m", "segrefinery", "adapt", f"--recipe={self.recipe}", f"--scale={self.scale}",
+            f"--seed={self.seed}", f"--output={self.folder}", f"--reuse={CELLS / 'stages'}", "--resume", *options,
+        ]  # fmt: skip
+
+
+def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
+    """The study file and its cells: all rows with the first seed, then with the next, so that a first picture of the
+    whole comes early; a row before those that share its stages. A mistake in the file is a ``SegRefineryError``."""
+    study = read_checked(path)
+    cells = []
+    for row, options in study["rows"].items():
+        options = options or {}
+        recipe = options.get("recipe", row)
+        for task, sets in study["tasks"].items():
+            if task not in options.get("tasks", study["tasks"]):
+                continue
+            named = {key: value for key, value in sets.items() if key != "oracle" or recipe.startswith("oracle")}
+            named = {{"evaluation": "eval"}.get(key, key): value for key, value in named.items()}
+            for seed in options.get("seeds", sets.get("seeds", study["seeds"])):
+                named.pop("seeds", None)
+                overrides = [*study.get("set", []), *options.get("set", [])]
+                cells.append(Cell(path.stem, task, row, seed, recipe, study.get("scale", "small"), named, overrides))
+    seeds = study["seeds"]
+    return study, sorted(cells, key=lambda cell: seeds.index(cell.seed) if cell.seed in seeds else len(seeds))
+
+
+def run(cells: list[Cell], jobs: int, threads: int | None = None) -> int:
+    """Run what is not done yet, ``jobs`` at a time, each with its share of the cores or with ``threads``; returns how
+    many failed."""
+    waiting = deque(cell for cell in cells if cell.done() is None)
+    print(f"{len(cells) - len(waiting)} cells done, {len(waiting)} to run", flush=True)
+    total, threads = len(waiting), threads or max(1, (os.cpu_count() or 1) // jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment["PYTHONUNBUFFERED"] = "1"  # so that a log's last line is what was said last
+    lock = threading.Lock()
+    failed: list[Cell] = []
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                cell = waiting.popleft()
+                number = total - len(waiting)
+            found = attempt(cell, environment)
+            if "error" in found:
+                failed.append(cell)
+            text = f"FAILED: {found['error']}" if "error" in found else f"{100 * found['miou']:.1f} mIoU"
+            print(
+                f"[{number}/{total}] {cell.task} {cell.row} seed {cell.seed}: {text} in {found['seconds']:.0f} s",
+                flush=True,
+            )
+
+    workers = [threading.Thread(target=work) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return len(failed)
+
+
+def attempt(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
+    """Run one cell; whatever goes wrong is kept as its error, for an exception would end the worker and with it the
+    cells that wait."""
+    began = time.perf_counter()
+    try:
+        return run_cell(cell, environment)
+    except Exception as error:
+        found = {
+            "recipe": cell.recipe, "set": cell.overrides, "seed": cell.seed,
+            "seconds": round(time.perf_counter() - began, 1), "error": phrase(f"{type(error).__name__}: {error}"),
+        }  # fmt: skip
+        with suppress(OSError):  # a full disk, say: it is printed all the same
+            keep(cell, found)
+        return found
+
+
+def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
+    """Run one cell in a process of its own and keep what came of it."""
+    kept = cell.folder / "cell.json"
+    if kept.exists():  # another study asked for the same cell
+        return keep(cell, json.loads(kept.read_text()))
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with open(cell.folder.parent / f"seed{cell.seed}.log", "w") as log:
+        process = subprocess.Popen(cell.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    found: dict[str, Any] = {
+        "key": cell.key, "recipe": cell.recipe, "set": cell.overrides, "seed": cell.seed,
+        "seconds": round(time.perf_counter() - began, 1), "peak_mib": round(usage.ru_maxrss / 1024),
+    }  # fmt: skip
+    results = cell.folder / "results.json"
+    if process.returncode == 0 and results.exists():
+        final = json.loads(results.read_text())
+        scores = final.get("adapted") or final["source_only"]
+        found |= {key: scores[key] for key in ("stage", "miou", "iou")}
+        found["step_ms"] = step_ms(cell.folder)
+        found["rare_third"] = rare_third(cell.folder, scores)
+        if "verdict" in final:
+            found["verdict"] = final["verdict"]["word"]
+        kept.write_text(json.dumps(found))
+    else:
+        found["error"] = last_words(process.returncode, Path(log.name))
+    return keep(cell, found)
+
+
+def last_words(exit_code: int, log: Path) -> str:
+    """Why a process left no results. Only one that failed by itself has said so in the last line of its log."""
+    if exit_code < 0:
+        return f"killed by signal {-exit_code}"
+    if exit_code == 0:
+        return "ended without results.json"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return phrase(lines[-1]) if lines else f"exit code {exit_code}"
+
+
+def phrase(text: str) -> str:
+    """Short and on one line, as the table needs it."""
+    return " ".join(text.split())[:200]
+
+
+def keep(cell: Cell, found: dict[str, Any]) -> dict[str, Any]:
+    """Write a cell's result where the tables look for it."""
+    keep_line(cell.results, dict(zip(("task", "row", "seed"), cell.place, strict=True)) | found)
+    return found
+
+
+def step_ms(folder: Path) -> float | None:
+    """Median milliseconds a step of the last stage, on as many cores as the cell had."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [record for record in records if record["kind"] == "train"]
+    if not trained:
+        return None
+    last = [record["seconds_per_step"] for record in trained if record["stage"] == trained[-1]["stage"]]
+    return round(1000 * float(np.median(last)), 1)
+
+
+def rare_third(folder: Path, scores: dict[str, Any]) -> float:
+    """Mean IoU of the third of the classes that have the fewest reference pixels in the evaluation set."""
+    counts = per_image(folder, scores["stage"]).sum(0)
+    pixels, iou = counts.sum(1), iou_of(counts)
+    present = np.flatnonzero(pixels > 0)
+    rarest = present[np.argsort(pixels[present], kind="stable")][: max(1, len(present) // 3)]
+    return float(np.nanmean(iou[rarest]))
+
+
+def table(study: dict[str, Any], cells: list[Cell]) -> str:
+    """Markdown: one table a task."""
+    parts = []
+    for task in study["tasks"]:
+        rows = finished(cells, task)
+        failed = [cell for cell in cells if cell.task == task and cell.done() is None]
+        if rows:
+            parts.append(f"### {task}\n\n" + task_table(rows, study["baseline"]))
+        if failed:
+            parts.append("Not finished: " + "; ".join(unfinished(failed)) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def finished(cells: list[Cell], task: str) -> dict[str, dict[int, tuple[Cell, dict[str, Any]]]]:
+    """Row -> seed -> the cell and its result, of what is done of a task."""
+    rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
+    for cell in cells:
+        if cell.task == task and (found := cell.done()) is not None:
+            rows.setdefault(cell.row, {})[cell.seed] = (cell, found)
+    return rows
+
+
+def unfinished(cells: list[Cell]) -> list[str]:
+    """One phrase a row: its seeds, and why they have no result where that is known."""
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row, []).append(f"{cell.seed}{why(cell)}")
+    return [f"{row} (seed {', '.join(seeds)})" for row, seeds in rows.items()]
+
+
+def why(cell: Cell) -> str:
+    found = cell.kept()
+    return f": {found.get('error', 'settings changed')}" if found else ""
+
+
+def task_table(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> str:
+    """A task's table in Markdown."""
+    lines = [*task_rows(rows, baseline)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> Iterator[list[str]]:
+    """The head of a task's table, then a line for each row."""
+    mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
+    against = f"against {baseline} [95 %]"
+    yield ["row", "seeds", "mIoU", "rare third", against, "gap closed", "step ms", "peak MiB"]
+    for row, cells in rows.items():
+        scores = 100 * np.array(list(mean[row].values()))
+        rare = 100 * np.array([found["rare_third"] for _, found in cells.values()])
+        spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+        steps = [found["step_ms"] for _, found in cells.values() if found["step_ms"]]
+        yield [
+            row,
+            str(len(scores)),
+            f"{scores.mean():.1f}{spread}",
+            f"{rare.mean():.1f}",
+            difference(rows, row, baseline),
+            closed(mean, row),
+            f"{np.median(steps):.0f}" if steps else "",
+            str(max(found["peak_mib"] for _, found in cells.values())),
+        ]
+
+
+def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str, baseline: str) -> str:
+    """Mean paired difference in mIoU points with its interval."""
+    if row == baseline or baseline not in rows:
+        return ""
+    seeds = sorted(set(rows[row]) & set(rows[baseline]))
+    if not seeds:
+        return ""
+    both = [(rows[row][seed], rows[baseline][seed]) for seed in seeds]
+    points = 100 * np.mean([ours["miou"] - theirs["miou"] for (_, ours), (_, theirs) in both])
+    interval = paired_interval(
+        [ours.folder for (ours, _), _ in both],
+        [theirs.folder for _, (theirs, _) in both],
+        [(ours["stage"], theirs["stage"]) for (_, ours), (_, theirs) in both],
+    )
+    return f"{points:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+
+
+def closed(mean: dict[str, dict[int, float]], row: str) -> str:
+    """Share of the gap from source-only to oracle, over the seeds all three have."""
+    if "source_only" not in mean or "oracle" not in mean:
+        return ""
+    seeds = set(mean[row]) & set(mean["source_only"]) & set(mean["oracle"])
+    low, high, own = (
+        np.mean([mean[name][s] for s in seeds]) if seeds else np.nan for name in ("source_only", "oracle", row)
+    )
+    return f"{100 * (own - low) / (high - low):.0f} %" if seeds and high > low else ""
+
+
+def main() -> None:
+    """A mistake in the study file is one line and exit code 2, as on the command line of segrefinery."""
+    try:
+        command()
+    except SegRefineryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def command() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "table"])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="cells side by side")
+    parser.add_argument("--threads", type=int, help="of each cell; by default its share of the cores")
+    parser.add_argument("--only", default="", help="only cells whose 'TASK ROW seed N' contains this")
+    parser.add_argument("--against", help="with table: print it with another row to compare with")
+    arguments = parser.parse_args()
+    study, cells = read_study(arguments.study)
+    if arguments.against is not None:
+        if arguments.action == "run":
+            parser.error("--against goes with table")
+        if arguments.against not in study["rows"]:
+            parser.error(f"--against {arguments.against!r} is no row of the study: {', '.join(study['rows'])}")
+        print(table({**study, "baseline": arguments.against}, cells))
+        return
+    failed = 0
+    if arguments.action == "run":
+        chosen = [cell for cell in cells if arguments.only in f"{cell.task} {cell.row} seed {cell.seed}"]
+        failed = run(chosen, arguments.jobs, arguments.threads)
+    text = table(study, cells)
+    path = RESULTS / f"{arguments.study.stem}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    print(text)
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""Can the label-free scores be believed? Every score against the true mIoU, over the cells that studies left behind.
+
+    python benchmarks/trust/trust_study.py train benchmarks/studies/baseline.yaml --task day2night
+    python benchmarks/trust/trust_study.py table
+
+``train`` adds runs with many looks, most of them spoilt on purpose (far too high a rate; every label trusted, with and
+without the source's loss); a finished one is not run again. ``table`` reads every finished cell: the
+looks of runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations
+are those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The
+result is ``benchmarks/results/trust.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.results import CELLS, RESULTS
+
+KNOWN = Path(__file__).with_name("known.txt")
+"""The runs on which the form of the combined score was chosen; all others test it."""
+LOOKS = 20
+RUNS = 5
+"""A task with fewer runs says nothing of a score and is left out."""
+SIGNS = {
+    "trust": 1, "consistency": 1, "anchors": 1, "ensemble": 1, "entropy": -1, "information": 1, "nuclear_norm": 1,
+    "neighborhood_density": 1, "balanced_photometric": 1, "balanced_flip": 1, "balanced_scale": 1, "balanced_mix": 1,
+    "agreement_photometric": 1, "agreement_flip": 1, "agreement_scale": 1, "agreement_mix": 1,
+}  # fmt: skip
+"""Score -> 1 if more of it should mean a better model, else -1."""
+SPOILT = {
+    "plain": [],
+    "rate-x20": ["stages.adapt.optimizer.lr=1.0e-2"],
+    "all-labels-no-source": ["stages.adapt.refine.confidence_threshold.portion=1.0", "stages.adapt.source_weight=0"],
+    "all-labels": ["stages.adapt.refine.confidence_threshold.portion=1.0"],
+}
+
+
+@dataclass
+class Judged:
+    """A model whose scores and true mIoU are known."""
+
+    task: str
+    run: str
+    stage: str
+    source_only: bool
+    miou: float
+    scores: dict[str, float]
+    verdict: str | None = None
+    gain: float | None = None
+    """Of the true mIoU over source-only."""
+
+
+def finished_runs() -> list[Path]:
+    """Run folders with results, all stages done; oracles are left out, for they have seen target labels."""
+    found = []
+    for results in sorted(CELLS.glob("*/*/*/results.json")):
+        recipe = yaml.safe_load((results.parent / "recipe.yaml").read_text())
+        ended = json.loads(results.read_text())
+        if (
+            not recipe.get("oracle")
+            and (results.parent / "model").exists()
+            and {"source_only", "adapted"} <= set(ended)
+        ):
+            found.append(results.parent)
+    return found
+
+
+def records(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for line in lines if (record := json.loads(line))["kind"] == kind]
+
+
+# -- within runs ------------------------------------------------------------------------------------------------------
+
+
+def curve(run: Path) -> list[Judged]:
+    """The looks at a run's adaptation, in order, with their scores; ``trust`` as it is defined today."""
+    from segrefinery.evaluation.trust.verdict import combined
+
+    task, name = run.parts[-3], "/".join(run.parts[-2:])
+    looked = {(each["stage"], each["step"]): each["miou"] for each in records(run, "look")}
+    source = json.loads((run / "results.json").read_text())["source_only"]["stage"]
+    told = (each for each in records(run, "trust") if each["stage"] != source)
+    return [
+        Judged(
+            task, name, f"{each['stage']}@{each['step']}", False, looked[each["stage"], each["step"]],
+            each | {"trust": combined(each["balanced_scale"], each["anchors"])},
+        )
+        for each in told
+        if (each["stage"], each["step"]) in looked
+    ]  # fmt: skip
+
+
+def within_table(curves: Sequence[Sequence[Judged]]) -> str:
+    """Markdown: per score, Spearman within a run (median, lowest) and regret of the picked look (median, highest)."""
+    lines = ["| score | Spearman, median | lowest | regret (mIoU points), median | highest |", "|---|---|---|---|---|"]
+    for name, sign in SIGNS.items():
+        usable = [[each for each in one if name in each.scores] for one in curves]
+        usable = [one for one in usable if len(one) >= 5]
+        if not usable:
+            continue
+        pairs = [(np.array([sign * e.scores[name] for e in one]), np.array([e.miou for e in one])) for one in usable]
+        rho = [spearman(score, miou) for score, miou in pairs]
+        regret = [100 * (miou.max() - miou[score.argmax()]) for score, miou in pairs]
+        known = [value for value in rho if value == value] or [float("nan")]
+        text = f"{np.median(known):+.2f} | {min(known):+.2f} | {np.median(regret):.1f} | {max(regret):.1f}"
+        lines.append(f"| {name} | {text} |")
+    last = [100 * (max(e.miou for e in one) - one[-1].miou) for one in curves if len(one) >= 5]
+    if last:
+        lines.append(f"| the last look, whatever its scores | | | {np.median(last):.1f} | {max(last):.1f} |")
+    return "\n".join(lines)
+
+
+# -- across runs ------------------------------------------------------------------------------------------------------
+
+
+def observations(run: Path) -> dict[str, Any]:
+    """Stage -> what its model said; looked at now where the run kept nothing."""
+    from segrefinery.data.datasets import UnlabeledView, open_dataset
+    from segrefinery.evaluation.trust import Observation, look
+    from segrefinery.verbs.api import load
+
+    results = json.loads((run / "results.json").read_text())
+    folders = {results["source_only"]["stage"]: run / "source_model", results["adapted"]["stage"]: run / "model"}
+    found = {}
+    for stage in results["stages"]:
+        path = run / "trust" / f"{stage}.npz"
+        if not path.exists() and stage in folders:
+            model = load(folders[stage])
+            target = UnlabeledView(open_dataset(yaml.safe_load((run / "recipe.yaml").read_text())["target"]))
+            look(model.network, target, model.data, model.space.num_classes, model.window).save(path)
+        if path.exists():
+            found[stage] = Observation.load(path)
+    return found
+
+
+def judge_task(task: str, runs: Sequence[Path]) -> list[Judged]:
+    """All stage ends of a task's runs, scored against the same reference."""
+    from segrefinery.evaluation.trust.verdict import (
+        ensemble_agreement,
+        expected_classes,
+        pooled,
+        single_scores,
+        trust,
+        verdict,
+    )
+
+    seen: dict[tuple[str, str], Any] = {}
+    truth: dict[tuple[str, str], float] = {}
+    sources: dict[str, str] = {}
+    for run in runs:
+        name, results = "/".join(run.parts[-2:]), json.loads((run / "results.json").read_text())
+        sources[name] = results["source_only"]["stage"]
+        for stage, observed in observations(run).items():
+            seen[name, stage], truth[name, stage] = observed, results["stages"][stage]["miou"]
+    common = next(iter(seen.values()))
+    seen = {k: o for k, o in seen.items() if o.names == common.names and o.probs.shape == common.probs.shape}
+    reference = pooled([o for (name, stage), o in seen.items() if stage == sources[name]] or [common])
+    expected = expected_classes(*seen.values())
+    votes = ensemble_agreement({f"{name}:{stage}": o for (name, stage), o in seen.items()})
+    judged = []
+    for (name, stage), observed in seen.items():
+        scores = single_scores(observed, reference)
+        scores |= {"trust": float(trust(observed, reference, expected)), "ensemble": votes[f"{name}:{stage}"]}
+        own = (name, sources[name])
+        word = gain = None
+        if own in seen and stage != own[1]:
+            word = verdict(observed, seen[own]).word
+            gain = truth[name, stage] - truth[own]
+        judged.append(Judged(task, name, stage, stage == own[1], truth[name, stage], scores, word, gain))
+    return judged
+
+
+def across_table(judged: dict[str, list[Judged]]) -> str:
+    """Markdown: per score and task, Spearman over all stage ends and the regret of the picked one."""
+    lines = [
+        "| score | " + " | ".join(f"{task}: Spearman | regret" for task in judged) + " |",
+        "|---|" + "---|---|" * len(judged),
+    ]
+    for name, sign in SIGNS.items():
+        cells = []
+        for models in judged.values():
+            score = np.array([sign * each.scores[name] for each in models])
+            miou = np.array([each.miou for each in models])
+            cells.append(f"{spearman(score, miou):+.2f} | {100 * (miou.max() - miou[score.argmax()]):.1f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines.append("| models | " + " | ".join(f"{len(models)} | " for models in judged.values()) + " |")
+    return "\n".join(lines)
+
+
+def known_and_new(judged: dict[str, list[Judged]]) -> tuple[dict[str, list[Judged]], dict[str, list[Judged]]]:
+    """The models of runs on which the score was chosen, and all others."""
+    names = {line for line in KNOWN.read_text().splitlines() if not line.startswith("#")}
+    known = {task: [m for m in models if f"{m.task}/{m.run}" in names] for task, models in judged.items()}
+    new = {task: [m for m in models if f"{m.task}/{m.run}" not in names] for task, models in judged.items()}
+    return known, new
+
+
+def verdict_table(judged: dict[str, list[Judged]], margin: float = 0.005) -> str:
+    """Markdown: what the verdicts said, by what was true (a true change is one of more than ``margin`` mIoU)."""
+    lines = ["| task | truth | better | no evidence | worse |", "|---|---|---|---|---|"]
+    for task, models in judged.items():
+        kinds = {
+            "better": [m for m in models if m.gain is not None and m.gain > margin],
+            "about the same": [m for m in models if m.gain is not None and abs(m.gain) <= margin],
+            "worse": [m for m in models if m.gain is not None and m.gain < -margin],
+        }
+        for truth, group in kinds.items():
+            counts = [sum(m.verdict == word for m in group) for word in ("better", "no evidence", "worse")]
+            lines.append(f"| {task} | {truth} | " + " | ".join(map(str, counts)) + " |")
+    wrong = [m for models in judged.values() for m in models if m.verdict == "better" and (m.gain or 0) < -margin]
+    lines.append("")
+    lines.append(
+        f"Called better and worse in truth: {len(wrong)}" + "".join(f"\n* {m.task} {m.run} {m.stage}" for m in wrong)
+    )
+    return "\n".join(lines)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank correlation, equal values sharing their mean rank; NaN if one of the two does not vary."""
+    ranks = []
+    for values in (first, second):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
+    if min(np.std(rank) for rank in ranks) == 0:
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def train(study: Path, task: str, steps: int, seeds: Sequence[int]) -> None:
+    """Run the spoilt recipes on a task, one after the other, with ``LOOKS`` looks each."""
+    described = yaml.safe_load(study.read_text())
+    sets = described["tasks"][task]
+    for name, overrides in SPOILT.items():
+        for seed in seeds:
+            folder = CELLS / task / f"looks-{name}" / f"seed{seed}"
+            options = [*described.get("set", []), *overrides, f"stages.adapt.steps={steps}"]
+            options.append(f"training.look_every={max(1, steps // LOOKS)}")
+            command = [
+                sys.executable, "-m", "segrefinery", "adapt", "--recipe=self_training",
+                f"--scale={described.get('scale', 'small')}", f"--source={sets['source']}",
+                f"--target={sets['target']}", f"--eval={sets['evaluation']}", f"--seed={seed}", f"--output={folder}",
+                f"--reuse={CELLS / 'stages'}", "--resume", *(f"--set={option}" for option in options),
+            ]  # fmt: skip
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder.parent / f"seed{seed}.log", "w") as log:
+                status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+            print(f"{task} {name} seed {seed}: {'done' if status == 0 else f'failed, see {log.name}'}", flush=True)
+
+
+def table() -> str:
+    """The whole page."""
+    from segrefinery.engine.environment import environment
+
+    runs = finished_runs()
+    curves = [one for run in runs if (one := curve(run))]
+    by_task: dict[str, list[Path]] = {}
+    for run in runs:
+        by_task.setdefault(run.parts[-3], []).append(run)
+    judged = {task: judge_task(task, own) for task, own in by_task.items() if len(own) >= RUNS}
+    machine = environment()
+    where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}"
+    if machine["gpu"]:
+        where += f", {machine['gpu']}"
+    parts = [
+        "# Can the label-free scores be believed?",
+        f"{len(runs)} runs, {sum(map(len, curves))} looks in {len(curves)} of them. Computed on {where}.",
+        "## Within a run: the looks at one adaptation",
+        within_table(curves) if curves else "No run has looks; see `train`.",
+        "## Across runs: the stage ends of all runs of a task",
+        across_table(judged) if judged else f"No task has {RUNS} finished runs.",
+    ]
+    for title, part in zip(("on which the score was chosen", "that came after"), known_and_new(judged), strict=True):
+        parts += [f"## Verdicts against source-only: runs {title}", verdict_table(part)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train")
+    training.add_argument("study", type=Path, help="a study file, for its tasks and scale")
+    training.add_argument("--task", required=True)
+    training.add_argument("--steps", type=int, default=200)
+    training.add_argument("--seeds", type=int, nargs="+", default=[0])
+    commands.add_parser("table")
+    arguments = parser.parse_args()
+    if arguments.command == "train":
+        train(arguments.study, arguments.task, arguments.steps, arguments.seeds)
+        return
+    text = table()
+    path = RESULTS / "trust.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
