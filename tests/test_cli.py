@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ def call(monkeypatch, capsys):
         return code, said.out, said.err
 
     return run
+
+
+def test_the_version_is_said(call):
+    assert call("--version") == (0, f"segrefinery {version('segrefinery')}\n", "")
 
 
 @pytest.fixture(scope="module")

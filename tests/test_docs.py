@@ -6,6 +6,7 @@ import csv
 import inspect
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from toys import ToySegmenter, labeled, toy_teacher, toy_view
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BENCHMARKS = ROOT / "benchmarks"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), BENCHMARKS / "README.md"]
+NOTES = sorted((BENCHMARKS / "results").rglob("*.md"))
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in METHODS.split("\n## ")[1:]}
 COMMANDS = typer.main.get_command(app).commands
@@ -52,7 +55,7 @@ def command_lines():
         text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
         lines = re.findall(r"^(?:    )?(?:torchrun .*? -m )?(segrefinery .*)$", text, flags=re.M)
         lines += [f"segrefinery {cell}" for cell in re.findall(r"^\| `([^`]+)` \|", text, flags=re.M)
-                  if page.name == "README.md" and cell.split()[0] in COMMANDS]  # fmt: skip
+                  if page == ROOT / "README.md" and cell.split()[0] in COMMANDS]  # fmt: skip
         found += [(page, line) for line in lines]
     return found
 
@@ -98,7 +101,7 @@ def test_the_python_of_the_readme_calls_what_exists():
 
 def links():
     found = []
-    for page in PAGES:
+    for page in [*PAGES, *NOTES]:
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
         found += [(page, link) for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     return found
@@ -118,6 +121,43 @@ def test_a_link_leads_somewhere(page, link):
 def test_files_named_in_the_text_exist(page):
     for name in re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", page.read_text(encoding="utf-8")):
         assert any((root / name).exists() for root in (ROOT, ROOT / "src" / "segrefinery")), name
+
+
+# -- benchmarks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_benchmarks_named_in_the_text_exist(page):
+    for name in re.findall(r"benchmarks/[\w/]+\.(?:py|yaml|jsonl)", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists() or "STUDY" in name, name
+
+
+def test_the_readme_lists_every_script_and_study():
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    scripts = {
+        str(path.relative_to(ROOT))
+        for room in ("studies", "cost", "trust")
+        for path in (BENCHMARKS / room).glob("*.py")
+    }
+    assert set(re.findall(r"`python (\S+)", text)) == scripts
+    studies = re.search(r"^\| study \|.*?\n\n", text, flags=re.M | re.S)[0]
+    assert set(re.findall(r"`(\w+)`", studies)) == {path.stem for path in (BENCHMARKS / "studies").glob("*.yaml")}
+
+
+def test_the_page_of_benchmarks_is_short():
+    assert len((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+def test_the_tables_are_as_the_results_have_them(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS / "studies"), *sys.path])
+    import into_docs
+
+    pages = into_docs.pages()
+    assert ROOT / "docs" / "benchmarks.md" in pages
+    assert sum(len(into_docs.PLACE.findall(page.read_text(encoding="utf-8"))) for page in pages) > 5
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert into_docs.filled(text) == text, f"{page.name}: run benchmarks/studies/into_docs.py"
 
 
 # -- data sets ---------------------------------------------------------------------------------------------------------

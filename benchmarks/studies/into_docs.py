@@ -1,35 +1,83 @@
-"""Put the studies' tables into docs/benchmarks.md, so that their figures are not typed by hand.
+"""Put the studies' tables into the pages that show them, so that their figures are not typed by hand.
 
     python benchmarks/studies/into_docs.py
 
-A place for a table is a pair of comments, ``<!-- STUDY: TASK -->`` and ``<!-- end -->``; what stands between them
-becomes the part of ``benchmarks/results/STUDY.md`` with that title, as ``study.py`` or ``trust_study.py`` wrote it.
+The pages are ``docs/benchmarks.md`` and the notes in ``benchmarks/results/``. A place for a table is a pair of comments,
+``<!-- PAGE: TITLE -->`` and ``<!-- end -->``; what stands between them becomes the part below that title of
+``benchmarks/results/PAGE.md``, as a script wrote it. ``<!-- overview: STUDY STUDY ... -->`` takes a table of all rows and
+tasks of these studies, made from their ``.jsonl`` files.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
-PLACE = re.compile(r"(<!-- (?P<study>[\w/]+): (?P<task>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.results import BENCHMARKS, RESULTS, read_lines
+from study import closed
+
+PLACE = re.compile(r"(<!-- (?P<page>[\w/]+): (?P<title>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+Scores = dict[str, dict[int, float]]
+"""Row -> seed -> mIoU."""
 
 
-def table(study: str, task: str) -> str:
-    """The part of a study's results below a title."""
-    path = HERE.parent / "results" / f"{study}.md"
+def pages() -> list[Path]:
+    return [BENCHMARKS.parent / "docs" / "benchmarks.md", *sorted(RESULTS.rglob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A page's text with its tables as the results have them."""
+    return PLACE.sub(lambda place: f"{place[1]}\n{table(place['page'], place['title'])}\n\n{place[4]}", text)
+
+
+def table(page: str, title: str) -> str:
+    if page == "overview":
+        return overview(title.split())
+    path = RESULTS / f"{page}.md"
     parts = dict(re.findall(r"^##+ (.+?)\n\n(.*?)(?=^##|\Z)", path.read_text(encoding="utf-8"), re.DOTALL | re.M))
-    if task not in parts:
-        raise SystemExit(f"{path}: has no task {task!r}; it has {', '.join(parts) or 'none'}")
-    return parts[task].strip()
+    if title not in parts:
+        raise SystemExit(f"{path}: has no part {title!r}; it has {', '.join(parts) or 'none'}")
+    return parts[title].strip()
+
+
+def overview(studies: Sequence[str]) -> str:
+    """Markdown: a line a row, a column a task; mIoU over seeds, and the share of the gap to the oracle that it closes."""
+    tasks: dict[str, Scores] = {}
+    rows: dict[str, None] = {}
+    for study in studies:
+        for (task, row, seed), line in read_lines(RESULTS / f"{study}.jsonl").items():
+            if "error" not in line:
+                rows[row] = None
+                tasks.setdefault(task, {}).setdefault(row, {})[seed] = line["miou"]
+    lines = [["row", *tasks], ["---"] * (1 + len(tasks))]
+    lines += [[row, *(score(task, row) for task in tasks.values())] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def score(task: Scores, row: str) -> str:
+    if row not in task:
+        return ""
+    points = 100 * np.array(list(task[row].values()))
+    spread = f" ± {points.std(ddof=1):.1f}" if len(points) > 1 else ""
+    share = closed(task, row)
+    return f"{points.mean():.1f}{spread}" + (f", {share}" if share else "")
 
 
 def main() -> None:
-    old = PAGE.read_text(encoding="utf-8")
-    new = PLACE.sub(lambda place: f"{place[1]}\n{table(place['study'], place['task'])}\n\n{place[4]}", old)
-    PAGE.write_text(new, encoding="utf-8")
-    print(f"{len(PLACE.findall(old))} tables, {'changed' if new != old else 'as before'}")
+    places = changed = 0
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        new = filled(old)
+        places += len(PLACE.findall(old))
+        if new != old:
+            page.write_text(new, encoding="utf-8")
+            changed += 1
+    print(f"{places} tables, {changed} pages changed")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,21 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU 
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")]
 
 
+def say_version(wanted: bool) -> None:
+    if wanted:
+        from segrefinery import __version__
+
+        print(f"segrefinery {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
     """Adapt a semantic-segmentation model to images nobody has labelled."""
     from segrefinery.engine.environment import keep_freed_memory
 
