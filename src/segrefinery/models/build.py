@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, ValidationError, model_validator
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, choose
 from segrefinery.models.deeplab import DeepLabV2, DeepLabV2Settings
 from segrefinery.models.dinov2 import DINOv2, DINOv2Settings
+from segrefinery.models.efficientnet import SIZES, EfficientNetLiteSettings, efficientnet_lite
 from segrefinery.models.encoders import MIT_SIZES, MiTSettings, TimmSettings, daformer, segformer
 from segrefinery.models.fcn8s import FCN8s, FCN8sSettings
 from segrefinery.models.foreign import SMP, SMPSettings
@@ -58,6 +60,12 @@ def _hrda(num_classes: int, settings: HRDASettings, pretrained: bool, inner: str
 
 NETWORKS: dict[str, Network] = {
     "small": Network(SmallSettings, _small, pretrained=False),
+    **{
+        f"efficientnet_{size}": Network(
+            EfficientNetLiteSettings, partial(efficientnet_lite, size=size), inside_hrda={"auxiliary": False}
+        )
+        for size in SIZES
+    },
     "deeplabv2_resnet101": Network(
         DeepLabV2Settings, DeepLabV2, inside_hrda={"ceil_pooling": False, "auxiliary": False}
     ),
@@ -157,4 +165,5 @@ def build_model(settings: ModelSettings, num_classes: int) -> Segmenter:
         path = hub_file(weights, "model.safetensors") if weights.startswith("hf://") else Path(weights)
         load_weights(model, path)
         log.info("weights of %s from %s", settings.name, path)
-    return model
+    # Every copy, map and gradient follows the layout of the weights.
+    return model.to(memory_format=torch.channels_last) if model.channels_last else model

@@ -149,6 +149,9 @@ class DeepLabV2(Segmenter):
     ``feature_channels`` is 2048 with ``aspp``, whose classifier reads layer4 itself, and 256 with ``se``.
     """
 
+    largest_stride = 8
+    channels_last = True
+
     def __init__(self, num_classes: int, settings: DeepLabV2Settings | None = None, pretrained: bool = False) -> None:
         super().__init__()
         self.settings = settings = settings or DeepLabV2Settings()

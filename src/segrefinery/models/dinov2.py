@@ -74,6 +74,8 @@ class LightHead(nn.Module):
 class DINOv2(Segmenter):
     """A DINOv2 vision transformer, its light head, and optionally an auxiliary classifier on the third level."""
 
+    largest_stride = PATCH
+
     def __init__(
         self, num_classes: int, settings: DINOv2Settings | None = None, pretrained: bool = False, *, encoder: str
     ) -> None:

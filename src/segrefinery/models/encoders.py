@@ -53,11 +53,13 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         channels: of each level.
-        multiple: images are padded to multiples of this, and the levels cut back to the image.
+        multiple: the largest stride; images are padded to multiples of it, and the levels cut back to the image.
+        channels_last: as in ``Segmenter``.
     """
 
     channels: tuple[int, ...]
     multiple: int = 32
+    channels_last: bool = False
     network: nn.Module
 
     @abstractmethod
@@ -166,14 +168,29 @@ def _timm_weights(name: str) -> Path:
 
 
 class EncoderHead(Segmenter):
-    """An encoder and a multi-level head, and optionally an auxiliary classifier on the last level but one."""
+    """An encoder and a multi-level head, and optionally an auxiliary classifier on the last level but one.
 
-    def __init__(self, encoder: Encoder, head: SegFormerHead, num_classes: int, settings: HeadSettings) -> None:
+    Args:
+        auxiliary_width: channels of the auxiliary classifier.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: SegFormerHead,
+        num_classes: int,
+        settings: HeadSettings,
+        auxiliary_width: int = 256,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
-        self.auxiliary = AuxiliaryHead(encoder.channels[-2], num_classes, settings) if settings.auxiliary else None
+        self.auxiliary = (
+            AuxiliaryHead(encoder.channels[-2], num_classes, settings, auxiliary_width) if settings.auxiliary else None
+        )
         self.num_classes = num_classes
+        self.largest_stride = encoder.multiple
+        self.channels_last = encoder.channels_last
         self.feature_channels = head.width
         self.level_channels = encoder.channels
         self.learner_channels = (head.width, self.auxiliary.width) if self.auxiliary else (head.width,)

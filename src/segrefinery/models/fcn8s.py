@@ -34,6 +34,8 @@ class FCN8s(Segmenter):
     ``features`` are the last 4096-d layer, brought to stride 8: the main thing the classifier read.
     """
 
+    largest_stride = 32
+
     def __init__(self, num_classes: int, settings: FCN8sSettings | None = None, pretrained: bool = False) -> None:
         super().__init__()
         settings = settings or FCN8sSettings()

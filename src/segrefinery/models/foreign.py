@@ -30,6 +30,9 @@ class SMP(Segmenter):
     Its final up-sampling is left out: logits come at the decoder's own stride.
     """
 
+    largest_stride = 32
+    channels_last = True
+
     def __init__(
         self,
         num_classes: int,

@@ -65,12 +65,16 @@ class Segmenter(nn.Module, ABC):
         feature_channels: D of ``Prediction.features``.
         level_channels: channels of each of ``Prediction.levels``.
         learner_channels: channels of ``latent`` of each of ``Prediction.learners``.
+        largest_stride: pixels a cell of its coarsest level; a training crop is at least as large.
+        channels_last: whether its weights are to lie with the channels last in memory, which its maps then do too.
     """
 
     num_classes: int
     feature_channels: int
     level_channels: tuple[int, ...]
     learner_channels: tuple[int, ...]
+    largest_stride: int = 1
+    channels_last: bool = False
 
     @abstractmethod
     def forward(self, image: Tensor) -> Prediction:
