@@ -2,10 +2,10 @@
 
     python benchmarks/studies/into_docs.py
 
-The pages are ``docs/benchmarks.md`` and the notes in ``benchmarks/results/``. A place for a table is a pair of comments,
-``<!-- PAGE: TITLE -->`` and ``<!-- end -->``; what stands between them becomes the part below that title of
-``benchmarks/results/PAGE.md``, as a script wrote it. ``<!-- overview: STUDY STUDY ... -->`` takes a table of all rows and
-tasks of these studies, made from their ``.jsonl`` files.
+The pages are ``docs/benchmarks.md`` and the notes in ``benchmarks/results/``. A place for a table is a pair of
+comments, ``<!-- PAGE: TITLE -->`` and ``<!-- end -->``; what stands between them becomes the part below that title of
+``benchmarks/results/PAGE.md``, as a script wrote it. ``<!-- overview: STUDY STUDY ... -->`` takes a table of all rows
+and tasks of these studies, made from their ``.jsonl`` files.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def table(page: str, title: str) -> str:
 
 
 def overview(studies: Sequence[str]) -> str:
-    """Markdown: a line a row, a column a task; mIoU over seeds, and the share of the gap to the oracle that it closes."""
+    """Markdown: a line a row, a column a task; mIoU over seeds, and the share of the gap that it closes."""
     tasks: dict[str, Scores] = {}
     rows: dict[str, None] = {}
     for study in studies:
