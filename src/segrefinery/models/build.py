@@ -19,7 +19,7 @@ from segrefinery.models.dinov2 import DINOv2, DINOv2Settings
 from segrefinery.models.efficientnet import SIZES, EfficientNetLiteSettings, efficientnet_lite
 from segrefinery.models.encoders import MIT_SIZES, MiTSettings, TimmSettings, daformer, segformer
 from segrefinery.models.fcn8s import FCN8s, FCN8sSettings
-from segrefinery.models.foreign import SMP, SMPSettings
+from segrefinery.models.foreign import SMP, SMPSettings, torchvision, transformers
 from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.small import Small, SmallSettings
@@ -82,11 +82,17 @@ NETWORKS: dict[str, Network] = {
 }
 
 # Networks whose name goes on: what follows the colon is looked up in another library.
-_PATTERNS = ("daformer:TIMM_ENCODER", "smp:ARCHITECTURE/ENCODER", "hrda:NETWORK")
+_PATTERNS = (
+    "daformer:TIMM_ENCODER",
+    "smp:ARCHITECTURE/ENCODER",
+    "hrda:NETWORK",
+    "torchvision:MODEL",
+    "transformers:MODEL_TYPE",
+)
 
 
 def network(name: str) -> Network:
-    """The table's row for a name, or one made for ``daformer:...``, ``smp:...`` and ``hrda:...``.
+    """The table's row for a name, or one made for a pattern such as ``smp:...``.
 
     Raises:
         SegRefineryError: unknown name; the message prints the table.
@@ -99,6 +105,14 @@ def network(name: str) -> Network:
         if not (slash and architecture and encoder):
             raise SegRefineryError(f"model name {name!r}: expected smp:ARCHITECTURE/ENCODER, as in smp:unet/resnet34.")
         return Network(SMPSettings, partial(SMP, architecture=architecture, encoder=encoder))
+    if family == "torchvision" and colon and rest:
+        choose(torchvision.MODELS, rest, "torchvision segmentation model")
+        return Network(torchvision.TorchvisionSettings, partial(torchvision.build, name=rest))
+    if family == "transformers" and colon and rest:
+        transformers.family_of(rest)
+        return Network(
+            transformers.TransformersSettings, partial(transformers.build, model_type=rest), pretrained=False
+        )
     if family == "hrda" and colon and rest:
         return Network(HRDASettings, partial(_hrda, inner=rest), pretrained=network(rest).pretrained)
     known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(_PATTERNS)}
@@ -112,7 +126,8 @@ class ModelSettings(Settings):
     """Which network, from which weights."""
 
     name: str = "small"
-    """A name of the table, ``daformer:TIMM_ENCODER`` or ``smp:ARCHITECTURE/ENCODER``; HRDA around it: ``hrda:NAME``."""
+    """A name of the table, ``daformer:TIMM_ENCODER``, ``smp:ARCHITECTURE/ENCODER``, ``torchvision:MODEL`` or
+    ``transformers:MODEL_TYPE``; HRDA around it: ``hrda:NAME``."""
     weights: str | None = None
     """``imagenet``: the encoder's published pre-training (DINOv2: LVD-142M); ``none``: random; ``hf://ORG/REPO`` or a
     path: weights of the whole network, safetensors or torch. By default ``imagenet`` where the network has it."""

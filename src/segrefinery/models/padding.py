@@ -11,9 +11,13 @@ from torch import Tensor
 from segrefinery.core.resize import resample
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """B x C x H x W padded at the bottom and the right, by repeating the border, to multiples of ``multiple``."""
+def pad_to_multiple(image: Tensor, multiple: int, square: bool = False) -> Tensor:
+    """B x C x H x W padded at the bottom and the right, by repeating the border, to multiples of ``multiple``; with
+    ``square`` to the smallest such square."""
     height, width = image.shape[-2:]
+    if square:
+        side = math.ceil(max(height, width) / multiple) * multiple
+        return F.pad(image, (0, side - width, 0, side - height), mode="replicate")
     below, right = -height % multiple, -width % multiple
     return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
 

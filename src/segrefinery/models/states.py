@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,10 +25,8 @@ log = logging.getLogger(__name__)
 _SHOWN = 4
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file, which is opened with ``weights_only``.
-
-    Torch files may hold the tensors themselves or have them under ``state_dict`` or ``model``.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a safetensors file or a torch file holds; the latter is opened with ``weights_only``.
 
     Raises:
         SegRefineryError: no such file, not a weights file, or a pickle that wants to run code.
@@ -37,7 +36,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise SegRefineryError(f"{path}: no such weights file.")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise SegRefineryError(f"{path}: not a readable safetensors file ({error}).") from error
     try:
@@ -49,12 +48,32 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise SegRefineryError(f"{path}: not a readable torch file ({_first_line(error)}).") from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+    if not isinstance(loaded, Mapping):
         raise SegRefineryError(f"{path}: holds no mapping of names to tensors (a state_dict).")
     return dict(loaded)
+
+
+def tensors_of(checkpoint: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint: its own, or those under ``state_dict`` or ``model``.
+
+    Raises:
+        SegRefineryError: there are none.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    if not checkpoint or not all(isinstance(value, Tensor) for value in checkpoint.values()):
+        raise SegRefineryError(f"{origin}: holds no mapping of names to tensors (a state_dict).")
+    return dict(checkpoint)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a torch file, which may hold them under ``state_dict`` or ``model``.
+
+    Raises:
+        SegRefineryError: see ``read_checkpoint`` and ``tensors_of``.
+    """
+    return tensors_of(read_checkpoint(path), str(path))
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -11,7 +14,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, choose
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.models.states import in_hub_cache, missing_hub_weights, require_hub
+from segrefinery.models.states import in_hub_cache, missing_hub_weights, read_state, require_hub
 
 
 class SMPSettings(Settings):
@@ -19,6 +22,21 @@ class SMPSettings(Settings):
 
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the architecture, for instance ``decoder_channels``."""
+
+
+def library() -> Any:
+    """segmentation_models.pytorch.
+
+    Raises:
+        SegRefineryError: it is not installed.
+    """
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise SegRefineryError(
+            "smp: networks need segmentation-models-pytorch: pip install 'segrefinery[smp]'."
+        ) from error
+    return smp
 
 
 class SMP(Segmenter):
@@ -40,12 +58,7 @@ class SMP(Segmenter):
         encoder: str,
     ) -> None:
         super().__init__()
-        try:
-            import segmentation_models_pytorch as smp
-        except ImportError as error:
-            raise SegRefineryError(
-                "smp: networks need segmentation-models-pytorch: pip install 'segrefinery[smp]'."
-            ) from error
+        smp = library()
         # DPT hands prefix tokens from encoder to decoder and does not come apart like the others.
         known = {name: name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "dpt"}
         kind = choose(known, architecture.lower(), "smp architecture")
@@ -83,3 +96,57 @@ class SMP(Segmenter):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
+
+
+# -- its folders and state dicts ---------------------------------------------------------------------------------------
+
+CONFIG, TENSORS = "config.json", "model.safetensors"
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether the library's ``save_pretrained`` wrote the folder."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "_model_class" in config
+
+
+def read(folder: Path) -> tuple[str, SMPSettings, dict[str, Tensor], int, tuple[str, ...]]:
+    """A folder that ``save_pretrained`` wrote -> the network's name, its settings, its tensors in our names, its number
+    of classes, and what was left out.
+
+    Raises:
+        SegRefineryError: an architecture we do not know, or one whose input is no RGB image.
+    """
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.get("in_channels", 3) != 3:
+        raise SegRefineryError(f"{folder}: its network reads {config['in_channels']} bands, and images here have 3")
+    architectures = {kind.__name__: name for name, kind in library().MODEL_ARCHITECTURES_MAPPING.items()}
+    architecture = choose(architectures, str(config["_model_class"]), f"smp architecture ({folder / CONFIG})")
+    left_out = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
+    arguments = {key: value for key, value in config.items() if key not in left_out}
+    state, notes = own_names(read_state(folder / TENSORS))
+    name = f"smp:{architecture}/{config['encoder_name']}"
+    return name, SMPSettings(arguments=arguments), state, int(config["classes"]), notes
+
+
+def own_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The library's names as ours, and what has no place here: its image classifier."""
+    renamed = {
+        f"classifier.{name.removeprefix('segmentation_head.0.')}"
+        if name.startswith("segmentation_head.0.")
+        else name: tensor
+        for name, tensor in state.items()
+    }
+    extra = [name for name in renamed if name.startswith("classification_head.")]
+    notes = (f"the classifier of whole images is left out ({', '.join(extra)})",) if extra else ()
+    return {name: tensor for name, tensor in renamed.items() if name not in extra}, notes
+
+
+def its_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names as the library's."""
+    return {
+        name.replace("classifier.", "segmentation_head.0.", 1) if name.startswith("classifier.") else name: tensor
+        for name, tensor in state.items()
+    }

@@ -1,0 +1,243 @@
+"""Checkpoints of mmsegmentation 0.x and of what was built on it: SegFormer, DAFormer, HRDA and MIC; and AdaptSegNet's.
+
+Their code is not needed. Every name is mapped by a rule that says it; a name that no rule knows is left out, and said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrefinery.core.errors import SegRefineryError
+
+_STAGE = {"patch_embed": "patch_embeddings", "norm": "layer_norm"}
+# A block of the Mix Transformer, as in SegFormer's code and everything lhoyer's rests on -> transformers 5 | 4.
+_BLOCK = {
+    "norm1": ("layernorm_before", "layer_norm_1"),
+    "norm2": ("layernorm_after", "layer_norm_2"),
+    "attn.q": ("attention.q_proj", "attention.self.query"),
+    "attn.k": ("attention.k_proj", "attention.self.key"),
+    "attn.v": ("attention.v_proj", "attention.self.value"),
+    "attn.proj": ("attention.o_proj", "attention.output.dense"),
+    "attn.sr": ("attention.sequence_reduction.sequence_reduction", "attention.self.sr"),
+    "attn.norm": ("attention.sequence_reduction.layer_norm", "attention.self.layer_norm"),
+    "mlp.fc1": ("mlp.fc1", "mlp.dense1"),
+    "mlp.fc2": ("mlp.fc2", "mlp.dense2"),
+    "mlp.dwconv.dwconv": ("mlp.dwconv.dwconv", "mlp.dwconv.dwconv"),
+}
+# mmsegmentation's own Mix Transformer, from 0.20 on, numbers the parts of a block.
+_NUMBERED = {
+    "attn.attn.out_proj": "attn.proj",
+    "ffn.layers.0": "mlp.fc1",
+    "ffn.layers.1": "mlp.dwconv.dwconv",
+    "ffn.layers.4": "mlp.fc2",
+}
+_DEPTHS = {(2, 2, 2, 2): "b1", (3, 4, 6, 3): "b2", (3, 4, 18, 3): "b3", (3, 8, 27, 3): "b4", (3, 6, 40, 3): "b5"}
+
+
+def is_ours_to_read(names: Mapping[str, Any]) -> bool:
+    """Whether a state dict is of this family."""
+    return bool(_root(names) is not None or _is_adaptsegnet(names))
+
+
+def read(state: Mapping[str, Tensor], origin: str) -> tuple[str, dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
+    """A state dict -> the network's name and options, its tensors in our names, and what was left out.
+
+    Raises:
+        SegRefineryError: a backbone or a head that we do not have.
+    """
+    if _is_adaptsegnet(state):
+        return _adaptsegnet(state)
+    root = _root(state)
+    assert root is not None, "asked of a state dict of this family only"
+    others = sorted({name.partition(".")[0] for name in state if not name.startswith(root)} if root else ())
+    notes = [f"{', '.join(others)} left out: the student ({root.rstrip('.')}) is read"] if others else []
+    state = {name.removeprefix(root): tensor for name, tensor in state.items() if name.startswith(root)}
+    backbone = _part(state, "backbone.")
+    if not any(name.startswith(("patch_embed1.", "layers.0.0.projection")) for name in backbone):
+        raise SegRefineryError(
+            f"{origin}: its backbone is no Mix Transformer (it begins with {next(iter(backbone), 'nothing')!r}); of "
+            "mmsegmentation's networks those on MiT can be read"
+        )
+    encoder = mix_transformer(backbone)
+    size = _size(encoder)
+    head = _part(state, "decode_head.")
+    if any(name.startswith("scale_attention.") for name in head):
+        fields = {
+            **_under("segmenter.encoder.network.", encoder),
+            **_under("segmenter.head.", _daformer_head(_part(head, "head."))),
+            **_under("attention.", _daformer_head(_part(head, "scale_attention."))),
+        }
+        return f"hrda:daformer_{size}", {}, fields, tuple(notes)
+    if any(name.startswith("embed_layers.") for name in head):
+        name, converted = f"daformer_{size}", _daformer_head(head)
+    elif any(name.startswith("linear_c1.") for name in head):
+        name, converted = f"segformer_{size}", _segformer_head(head)
+    else:
+        raise SegRefineryError(
+            f"{origin}: its head is neither SegFormer's (linear_c1, linear_fuse) nor DAFormer's (embed_layers, "
+            f"fuse_layer): {', '.join(list(head)[:3]) or 'no decode_head'}"
+        )
+    return name, {}, _under("encoder.network.", encoder) | _under("head.", converted), tuple(notes)
+
+
+def _root(names: Mapping[str, Any]) -> str | None:
+    """What stands before ``backbone.`` and ``decode_head.``: nothing, or ``model.`` where a student has a teacher."""
+    for root in ("", "model.", "module.", "module.model."):
+        if all(any(name.startswith(root + part) for name in names) for part in ("backbone.", "decode_head.")):
+            return root
+    return None
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+# -- the Mix Transformer -----------------------------------------------------------------------------------------------
+
+
+def mix_transformer(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone of either spelling as transformers' SegFormer encoder names it."""
+    plain = {}
+    for name, tensor in backbone.items():
+        plain |= _as_segformer(name, tensor)
+    found: dict[str, Tensor] = {}
+    for name, tensor in plain.items():
+        for new, part in _split_attention(name, tensor).items():
+            found[_transformers_name(new)] = part
+    return found
+
+
+def _as_segformer(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """mmsegmentation's own spelling as that of SegFormer's code; anything else stays."""
+    match = re.fullmatch(r"layers\.(\d)\.(\d)\.(.+)", name)
+    if not match:
+        return {name: tensor}
+    stage, part, rest = int(match[1]) + 1, match[2], match[3]
+    if part == "0":
+        return {f"patch_embed{stage}.{rest.replace('projection', 'proj')}": tensor}
+    if part == "2":
+        return {f"norm{stage}.{rest}": tensor}
+    number, _, rest = rest.partition(".")
+    if rest.startswith("attn.attn.in_proj_"):
+        kind = rest.removeprefix("attn.attn.in_proj_")
+        q, kv = tensor.split((len(tensor) // 3, 2 * len(tensor) // 3))
+        return {f"block{stage}.{number}.attn.q.{kind}": q, f"block{stage}.{number}.attn.kv.{kind}": kv}
+    layer, _, kind = rest.rpartition(".")
+    layer = _NUMBERED.get(layer, layer)
+    if layer in ("mlp.fc1", "mlp.fc2") and tensor.ndim == 4:  # a 1x1 convolution there, a linear map here
+        tensor = tensor[:, :, 0, 0]
+    return {f"block{stage}.{number}.{layer}.{kind}": tensor}
+
+
+def _split_attention(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Keys and values are one map there and two here."""
+    if ".attn.kv." not in name:
+        return {name: tensor}
+    key, value = tensor.chunk(2)
+    return {name.replace(".attn.kv.", ".attn.k."): key, name.replace(".attn.kv.", ".attn.v."): value}
+
+
+def _transformers_name(name: str) -> str:
+    old = _transformers_is_old()
+    if match := re.fullmatch(r"block(\d)\.(\d+)\.(.+)\.(weight|bias)", name):
+        stage, layer = int(match[1]) - 1, _BLOCK.get(match[3], (match[3], match[3]))[old]
+        place = f"encoder.block.{stage}.{match[2]}" if old else f"stages.{stage}.blocks.{match[2]}"
+        return f"{place}.{layer}.{match[4]}"
+    if match := re.fullmatch(r"patch_embed(\d)\.(proj|norm)\.(weight|bias)", name):
+        stage, layer = int(match[1]) - 1, _STAGE.get(match[2], match[2])
+        place = f"encoder.patch_embeddings.{stage}" if old else f"stages.{stage}.patch_embeddings"
+        return f"{place}.{layer}.{match[3]}"
+    if match := re.fullmatch(r"norm(\d)\.(weight|bias)", name):
+        stage = int(match[1]) - 1
+        return f"encoder.layer_norm.{stage}.{match[2]}" if old else f"stages.{stage}.layer_norm.{match[2]}"
+    return name
+
+
+def _transformers_is_old() -> bool:
+    """Release 5 renamed the parts of SegFormer."""
+    from transformers import __version__
+
+    return int(__version__.partition(".")[0]) < 5
+
+
+def _size(encoder: Mapping[str, Tensor]) -> str:
+    """b0 to b5, by width and depths."""
+    first = next(tensor for name, tensor in encoder.items() if name.endswith("proj.weight") and tensor.ndim == 4)
+    found = re.compile(r"(?:stages|encoder\.block)\.(\d)\.(?:blocks\.)?(\d+)\.")
+    places = {(int(match[1]), int(match[2])) for name in encoder if (match := found.match(name))}
+    depths = tuple(max(block for where, block in places if where == stage) + 1 for stage in range(4))
+    if depths == (2, 2, 2, 2):
+        return "b0" if len(first) == 32 else "b1"
+    if depths not in _DEPTHS:
+        raise SegRefineryError(f"a Mix Transformer with {depths} blocks is none of b0 to b5")
+    return _DEPTHS[depths]
+
+
+# -- heads -------------------------------------------------------------------------------------------------------------
+
+
+def _convolution(tensor: Tensor) -> Tensor:
+    """A linear map over channels as the 1x1 convolution it is."""
+    return tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+
+
+def _segformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in head.items():
+        if match := re.fullmatch(r"linear_c(\d)\.proj\.(weight|bias)", name):
+            found[f"embeddings.{int(match[1]) - 1}.{match[2]}"] = _convolution(tensor)
+        elif name == "linear_fuse.conv.weight":  # it joins the levels coarsest first
+            found["fusion.0.weight"] = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
+        elif name.startswith("linear_fuse.bn."):
+            found[f"fusion.1.{name.removeprefix('linear_fuse.bn.')}"] = tensor
+        elif name.startswith("linear_pred."):
+            found[f"classifier.{name.removeprefix('linear_pred.')}"] = tensor
+        else:
+            found[name] = tensor
+    return found
+
+
+def _daformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DAFormer's head, and HRDA's scale attention, whose fusion is one 1x1 convolution."""
+    found = {}
+    for name, tensor in head.items():
+        new = re.sub(r"^embed_layers\.(\d)\.proj\.", r"embeddings.\1.", name)
+        new = re.sub(r"^fuse_layer\.aspp_modules\.(\d)\.depthwise_conv\.", r"fusion.branches.\1.0.", new)
+        new = re.sub(r"^fuse_layer\.aspp_modules\.(\d)\.pointwise_conv\.", r"fusion.branches.\1.1.", new)
+        new = re.sub(r"^fuse_layer\.aspp_modules\.(\d)\.", r"fusion.branches.\1.", new)
+        new = re.sub(r"^fuse_layer\.bottleneck\.", "fusion.bottleneck.", new)
+        new = re.sub(r"^fuse_layer\.", "fusion.", new)
+        new = re.sub(r"^(fusion\..*?)conv\.weight$", r"\g<1>0.weight", new)
+        new = re.sub(r"^(fusion\..*?)bn\.", r"\g<1>1.", new)
+        new = re.sub(r"^conv_seg\.", "classifier.", new)
+        found[new] = _convolution(tensor) if new.startswith("embeddings.") else tensor
+    return found
+
+
+# -- AdaptSegNet's DeepLab-v2 ------------------------------------------------------------------------------------------
+
+
+def _is_adaptsegnet(names: Mapping[str, Any]) -> bool:
+    return "layer6.conv2d_list.0.weight" in names and "layer4.2.conv3.weight" in names
+
+
+def _adaptsegnet(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
+    """Its two classifiers, of whose four convolutions its code uses two (see ``aspp_bug_compat``)."""
+    found = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"layer([56])\.conv2d_list\.(\d)\.(weight|bias)", name)
+        if not match:
+            found[f"encoder.{name}"] = tensor
+        elif int(match[2]) < 2:
+            found[f"{'auxiliary' if match[1] == '5' else 'head'}.branches.{match[2]}.{match[3]}"] = tensor
+    notes = ("of each classifier the dilations 6 and 12 are read, as AdaptSegNet's code uses them",)
+    return "deeplabv2_resnet101", {"caffe_stride": True, "aspp_bug_compat": True}, found, notes

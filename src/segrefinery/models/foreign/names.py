@@ -1,0 +1,61 @@
+"""Matching a checkpoint's names with a network's: what wrappers put before them, and what is left over."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from segrefinery.core.errors import SegRefineryError
+
+_SHOWN = 4
+
+
+def find_prefix(names: Iterable[str], own: Iterable[str]) -> str:
+    """What stands before most of a network's ``own`` names in a checkpoint: ``model.`` where it says
+    ``model.encoder.conv1.weight`` and the network ``encoder.conv1.weight``; the shortest of equals."""
+    given = set(names)
+    by_end: dict[str, list[str]] = {}
+    for name in given:
+        by_end.setdefault(name.rpartition(".")[2], []).append(name)
+    votes: Counter[str] = Counter()
+    for name in own:
+        ends = by_end.get(name.rpartition(".")[2], ())
+        votes.update(other.removesuffix(name) for other in ends if other == name or other.endswith(f".{name}"))
+    return min(votes, key=lambda prefix: (-votes[prefix], len(prefix)), default="")
+
+
+def fitted(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a checkpoint under a network's own names, and in words what was stripped and left out.
+
+    Shapes are the caller's to compare, for a classifier may be of other classes.
+
+    Args:
+        own: the network's state. origin: names the checkpoint in the error.
+
+    Raises:
+        SegRefineryError: a tensor of the network is not there; lists each with the nearest name of the checkpoint.
+    """
+    prefix = find_prefix(state, own)
+    stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    counters = {name for name in own if name.endswith("num_batches_tracked")}  # older torch had none
+    missing = [name for name in own if name not in stripped and name not in counters]
+    if missing:
+        near = [_with_nearest(name, stripped) for name in missing[:_SHOWN]]
+        raise SegRefineryError(
+            f"{origin}: the weights do not fit the network: {len(missing)} of its {len(own)} tensors are missing, "
+            f"among them {'; '.join(near)}. Check model.name and model.options"
+        )
+    notes = [f"the prefix {prefix!r} was taken off the names"] if prefix else []
+    extra = [name for name in state if name.removeprefix(prefix) not in own or not name.startswith(prefix)]
+    if extra:
+        shown = ", ".join(extra[:_SHOWN]) + (", ..." if len(extra) > _SHOWN else "")
+        notes.append(f"{len(extra)} tensors are not the network's and were left out: {shown}")
+    return {name: stripped.get(name, own[name]) for name in own}, notes
+
+
+def _with_nearest(name: str, others: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(others), n=1, cutoff=0.5)
+    return f"{name} (the nearest there: {near[0]})" if near else name

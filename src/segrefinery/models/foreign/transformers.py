@@ -1,0 +1,216 @@
+"""Hugging Face transformers: its semantic-segmentation models, from a configuration, a folder or the hub."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Settings, choose
+from segrefinery.models.foreign.tapped import Tap, Tapped
+from segrefinery.models.states import hub_file, in_hub_cache, missing_hub_weights, require_hub
+
+PREPROCESSOR = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the parts of one architecture lie.
+
+    Attributes:
+        encoder: what was pre-trained. tap, auxiliary: its classifiers.
+        multiple: the sides of images it takes. square: it takes squares only. arguments: of ``forward``.
+    """
+
+    encoder: str
+    tap: Tap
+    auxiliary: Tap | None = None
+    multiple: int = 1
+    square: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+FAMILIES: dict[str, Family] = {
+    "segformer": Family("segformer", Tap("decode_head.classifier"), multiple=32),
+    "upernet": Family("backbone", Tap("decode_head.classifier"), Tap("auxiliary_head.classifier"), multiple=32),
+    "beit": Family(
+        "beit",
+        Tap("decode_head.classifier"),
+        Tap("auxiliary_head.classifier"),
+        multiple=16,
+        arguments={"interpolate_pos_encoding": True},
+    ),
+    # DPT enlarges twice behind its classifier, and counts that as its output
+    "dpt": Family(
+        "dpt", Tap("head.head.4", "head"), Tap("auxiliary_head.head.4", "auxiliary_head"), multiple=32, square=True
+    ),
+    "mobilevit": Family("mobilevit", Tap("segmentation_head.classifier.convolution"), multiple=32),
+    "mobilevitv2": Family("mobilevitv2", Tap("segmentation_head.classifier.convolution"), multiple=32),
+    "mobilenet_v2": Family("mobilenet_v2", Tap("segmentation_head.classifier.convolution"), multiple=32),
+}
+"""By ``model_type`` of the configuration."""
+
+
+class TransformersSettings(Settings):
+    """A semantic-segmentation model of transformers."""
+
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The model's configuration, as in its ``config.json``; by default that of its family."""
+    bgr: bool = False
+    """The model wants blue first (MobileViT's preprocessor says so)."""
+
+
+def library() -> Any:
+    """transformers.
+
+    Raises:
+        SegRefineryError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise SegRefineryError("transformers: models need it: pip install 'segrefinery[segformer]'.") from error
+    return transformers
+
+
+def family_of(model_type: str) -> Family:
+    """Raises:
+    SegRefineryError: transformers has no such segmentation model, or we do not know where its classifier lies."""
+    return choose(FAMILIES, model_type, "transformers segmentation model")
+
+
+def build(num_classes: int, settings: TransformersSettings, pretrained: bool, model_type: str) -> Tapped:
+    """A model with random weights, for ``num_classes`` classes; ``pretrained`` weights come with a folder only."""
+    del pretrained
+    family_of(model_type)
+    transformers = library()
+    config = transformers.AutoConfig.for_model(model_type, **_without_labels(settings.config))
+    config.num_labels = num_classes
+    module = transformers.AutoModelForSemanticSegmentation.from_config(config)
+    return tapped(module, model_type, num_classes, settings)
+
+
+def tapped(module: nn.Module, model_type: str, num_classes: int, settings: TransformersSettings) -> Tapped:
+    """A model of the library in our words."""
+    family = family_of(model_type)
+    auxiliary = family.auxiliary
+    if auxiliary and getattr(module, auxiliary.features.partition(".")[0], None) is None:
+        auxiliary = None
+    return Tapped(
+        module,
+        num_classes,
+        family.tap,
+        family.encoder,
+        auxiliary=auxiliary,
+        multiple=family.multiple,
+        square=family.square,
+        arguments=family.arguments,
+        bgr=settings.bgr,
+    )
+
+
+def _without_labels(config: dict[str, Any]) -> dict[str, Any]:
+    left_out = {"model_type", "id2label", "label2id", "num_labels", "architectures"}
+    return {key: value for key, value in config.items() if key not in left_out}
+
+
+# -- folders and repositories ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    """What a folder or repository of the library holds.
+
+    Attributes:
+        model_type: of the configuration. settings: that rebuild the network. state: its tensors, in our names.
+        classes: of ``id2label``, in the order of the logits; None where it says only LABEL_0, LABEL_1, ...
+        pixel_mean, pixel_std: of its preprocessor, of pixels in [0, 1]; None where it has none.
+        notes: what was guessed or left out.
+    """
+
+    model_type: str
+    settings: TransformersSettings
+    state: dict[str, Tensor]
+    num_classes: int
+    classes: tuple[str, ...] | None
+    pixel_mean: tuple[float, float, float] | None
+    pixel_std: tuple[float, float, float] | None
+    notes: tuple[str, ...]
+
+
+def read(reference: str | Path) -> Found:
+    """The model of a folder that ``save_pretrained`` wrote, or of the hub's ``ORG/REPO``.
+
+    Raises:
+        SegRefineryError: no semantic-segmentation model of a known family, a file missing or cut, or weights that do
+            not fill the model.
+    """
+    transformers = library()
+    folder = Path(reference)
+    local = folder.is_dir()
+    if not local and not in_hub_cache(str(reference), "config.json"):
+        require_hub(str(reference))
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(reference), local_files_only=local)
+        family_of(config.model_type)
+        module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
+            str(reference), config=config, local_files_only=local, output_loading_info=True
+        )
+    except SegRefineryError as error:
+        raise SegRefineryError(f"{reference}: {error}") from error
+    except Exception as error:  # the library raises whatever its parts raise: OSError, ValueError, safetensors' own
+        if not local and isinstance(error, OSError):
+            raise missing_hub_weights(str(reference)) from error
+        raise SegRefineryError(f"{reference}: transformers cannot load it: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise SegRefineryError(
+            f"{reference}: is no trained segmentation model: {len(missing)} of its tensors are not in the file, among "
+            f"them {', '.join(missing[:3])}"
+        )
+    notes = []
+    if unused := sorted(report["unexpected_keys"]):
+        notes.append(f"{len(unused)} tensors of the file are not used, among them {', '.join(unused[:3])}")
+    preprocessor = _preprocessor(reference, local)
+    mean, std = _statistics(preprocessor)
+    if mean is None:
+        notes.append(f"{PREPROCESSOR} says nothing of the pixels' mean and deviation")
+    names = [config.id2label.get(number, f"LABEL_{number}") for number in range(config.num_labels)]
+    named = not all(name == f"LABEL_{number}" for number, name in enumerate(names))
+    settings = TransformersSettings(
+        config=json.loads(config.to_json_string()), bgr=bool(preprocessor.get("do_flip_channel_order", False))
+    )
+    network = tapped(module, config.model_type, config.num_labels, settings)
+    return Found(
+        config.model_type, settings, network.state_dict(), config.num_labels, tuple(names) if named else None, mean,
+        std, tuple(notes),
+    )  # fmt: skip
+
+
+def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
+    try:
+        path = Path(reference) / PREPROCESSOR if local else hub_file(f"hf://{reference}", PREPROCESSOR)
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SegRefineryError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _statistics(preprocessor: dict[str, Any]) -> tuple[Any, Any]:
+    """Mean and deviation of pixels in [0, 1]; a preprocessor that does not normalise leaves them at 0 and 1."""
+    if not preprocessor:
+        return None, None
+    if not preprocessor.get("do_normalize", "image_mean" in preprocessor):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
+    if not mean or not std:
+        return None, None
+    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

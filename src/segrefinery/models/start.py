@@ -1,0 +1,228 @@
+"""The model a user brings, from wherever it lies: the network, tensors and classes that adaptation starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.models.build import ModelSettings, build_model
+from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
+from segrefinery.models.foreign.names import fitted
+from segrefinery.models.foreign.tapped import Tapped
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.states import read_checkpoint, tensors_of
+from segrefinery.models.weights import CONFIG, TENSORS, read_config
+
+Triple = tuple[float, float, float]
+
+FORMS = (
+    "a run or model folder of ours; hf:ORG/REPO, or a folder that transformers' save_pretrained wrote; a folder that "
+    "segmentation_models.pytorch's save_pretrained wrote; torchvision:NAME; a checkpoint file (.safetensors, .pth, "
+    ".ckpt) of a network named by model.name, or of SegFormer, DAFormer, HRDA or MIC as mmsegmentation's forks wrote it"
+)
+
+
+@dataclass
+class StartModel:
+    """A trained model as it was found.
+
+    Attributes:
+        origin: what the user named.
+        network: settings that rebuild the network, without weights.
+        state: its tensors under the network's own names.
+        num_classes: of ``state``.
+        classes: their names in the order of the logits, None where the model does not say. colors: or None.
+        pixel_mean, pixel_std: of the images it was trained on, in [0, 1]; None where it does not say.
+        notes: what was stripped, left out or guessed; to be said.
+    """
+
+    origin: str
+    network: ModelSettings
+    state: dict[str, Tensor]
+    num_classes: int
+    classes: tuple[str, ...] | None = None
+    colors: tuple[tuple[int, int, int], ...] | None = None
+    pixel_mean: Triple | None = None
+    pixel_std: Triple | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
+        """The network with its weights for ``classes``, in their order, and the names of those it has yet to learn: the
+        rows of its classifiers that it had no such class for are new.
+
+        Raises:
+            SegRefineryError: the model does not say its classes, or has none of these.
+        """
+        if self.classes is None:
+            raise SegRefineryError(
+                f"{self.origin}: does not say what its {self.num_classes} classes are; name them in the order of its "
+                "logits: --set 'model.classes=[road, car, ...]'"
+            )
+        rows = [self.classes.index(name) if name in self.classes else -1 for name in classes]
+        if all(row < 0 for row in rows):
+            raise SegRefineryError(
+                f"{self.origin}: none of its classes ({_some(self.classes)}) is among those of the data "
+                f"({_some(classes)}); rename the data's with merge, or the model's with model.classes"
+            )
+        model = build_model(self.network, len(classes))
+        own = model.state_dict()
+        given = dict(self.state)
+        for name in class_tensors(self.network):
+            given[name] = _rows(self.state[name], own[name], rows)
+        differing = [name for name in own if given[name].shape != own[name].shape]
+        if differing:
+            name = differing[0]
+            raise SegRefineryError(
+                f"{self.origin}: {name} is {tuple(given[name].shape)} and the network wants {tuple(own[name].shape)} "
+                f"({len(differing)} tensors differ). Check model.options"
+            )
+        model.load_state_dict(given)
+        return model, [name for name, row in zip(classes, rows, strict=True) if row < 0]
+
+
+def _rows(trained: Tensor, new: Tensor, rows: Sequence[int]) -> Tensor:
+    """A classifier's tensor with a row a class: the trained one, or where ``rows`` says -1 the new one."""
+    return torch.stack([new[place] if row < 0 else trained[row].to(new.dtype) for place, row in enumerate(rows)])
+
+
+def class_tensors(network: ModelSettings) -> list[str]:
+    """Names of the tensors that have a row a class: those of the classifiers."""
+    two, three = (build_model(network, count).state_dict() for count in (2, 3))
+    return [name for name in two if two[name].shape != three[name].shape]
+
+
+def read_start(reference: str | Path, network: ModelSettings | None = None) -> StartModel:
+    """A trained model from what the user named; see ``FORMS``. Nothing of it is run.
+
+    Args:
+        network: of a checkpoint file that does not say it, with the user's ``options``; and ``classes``.
+
+    Raises:
+        SegRefineryError: no such model, one of a kind or network we cannot read, or tensors that do not fit; the
+            message lists the nearest names.
+    """
+    text = str(reference)
+    if text.startswith("hf:"):
+        return _of_transformers(text.removeprefix("hf:").removeprefix("//"), text)
+    if text.startswith("torchvision:"):
+        return _of_torchvision(text)
+    path = Path(reference)
+    if path.is_dir():
+        for folder in (path, path / "model", path / "source_model"):
+            if (folder / TENSORS).exists() and _is_ours(folder):
+                return _of_ours(folder, text)
+        if smp.is_folder(path):
+            return _of_smp(path)
+        if (path / CONFIG).exists():
+            return _of_transformers(path, text)
+        raise SegRefineryError(f"{text}: this folder holds no model that we can read. A model is {FORMS}")
+    if path.is_file():
+        return _of_file(path, network)
+    raise SegRefineryError(f"{text}: there is no such model. A model is {FORMS}")
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        read_config(folder / CONFIG)
+    except SegRefineryError as error:
+        return "format" in str(error) and "None" not in str(error)  # ours, of another version: let it say so
+    return True
+
+
+def _of_ours(folder: Path, origin: str) -> StartModel:
+    config = read_config(folder / CONFIG)
+    state = tensors_of(read_checkpoint(folder / TENSORS), str(folder / TENSORS))
+    own = build_model(config.model.model_copy(update={"weights": "none"}), len(config.classes)).state_dict()
+    tensors, notes = fitted(state, own, str(folder / TENSORS))
+    return StartModel(
+        origin, _without_weights(config.model), tensors, len(config.classes), config.classes, config.colors, notes=notes
+    )
+
+
+def _of_transformers(reference: str | Path, origin: str) -> StartModel:
+    found = transformers.read(reference)
+    settings = ModelSettings(
+        name=f"transformers:{found.model_type}", weights="none", options=found.settings.model_dump(mode="json")
+    )
+    return StartModel(
+        origin, settings, found.state, found.num_classes, found.classes, None, found.pixel_mean, found.pixel_std,
+        list(found.notes),
+    )  # fmt: skip
+
+
+def _of_torchvision(reference: str) -> StartModel:
+    settings, state, classes = torchvision.published(reference.removeprefix("torchvision:"))
+    network = ModelSettings(name=reference, weights="none", options=settings.model_dump(mode="json"))
+    return StartModel(reference, network, state, len(classes), classes)
+
+
+def _of_smp(folder: Path) -> StartModel:
+    name, settings, state, num_classes, notes = smp.read(folder)
+    network = ModelSettings(name=name, weights="none", options=settings.model_dump(mode="json", exclude_defaults=True))
+    own = build_model(network, num_classes).state_dict()
+    tensors, left_out = fitted(state, own, str(folder))
+    return StartModel(str(folder), network, tensors, num_classes, notes=[*notes, *left_out])
+
+
+def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
+    """A checkpoint: of mmsegmentation's kind, which says its network by its names, or of the one the user names."""
+    checkpoint = read_checkpoint(path)
+    state = tensors_of(checkpoint, str(path))
+    classes = _classes_of(checkpoint)
+    notes: list[str] = []
+    if mmseg.is_ours_to_read(state):
+        name, options, state, found = mmseg.read(state, str(path))
+        network = ModelSettings(name=name, weights="none", options=options)
+        notes += [f"a checkpoint of {name}", *found]
+    elif network is None:
+        raise SegRefineryError(
+            f"{path}: holds tensors without saying of which network (they begin with {next(iter(state))!r}); name it, "
+            "for instance --set model.name=smp:unet/resnet34"
+        )
+    network = _without_weights(network)
+    if network.name.startswith("smp:"):
+        state, left_out = smp.own_names(_unwrapped_smp(state))
+        notes += left_out
+    probe = build_model(network, 2)
+    own = probe.state_dict()
+    if isinstance(probe, Tapped):  # a library's own names, without ours before them
+        tensors, left_out = fitted(state, {name.removeprefix("module."): own[name] for name in own}, str(path))
+        tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    else:
+        tensors, left_out = fitted(state, own, str(path))
+    num_classes = len(tensors[class_tensors(network)[0]])
+    if classes is not None and len(classes) != num_classes:
+        notes.append(f"the checkpoint names {len(classes)} classes and its classifier has {num_classes}")
+        classes = None
+    return StartModel(str(path), network, tensors, num_classes, classes, notes=[*notes, *left_out])
+
+
+def _unwrapped_smp(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what a wrapper put before ``segmentation_head``."""
+    head = next((name for name in state if "segmentation_head." in name), "")
+    prefix = head.partition("segmentation_head.")[0]
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """What mmsegmentation keeps under ``meta``."""
+    meta = checkpoint.get("meta")
+    meta = meta.get("dataset_meta", meta) if isinstance(meta, Mapping) else {}
+    names = meta.get("CLASSES", meta.get("classes")) if isinstance(meta, Mapping) else None
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
+def _without_weights(network: ModelSettings) -> ModelSettings:
+    return network.model_copy(update={"weights": "none"})
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

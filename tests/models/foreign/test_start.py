@@ -1,0 +1,281 @@
+"""A model of another library predicts here what it predicts there, and keeps its classes."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from foreign_mit import DAFormerHead, Network, SegFormerHead, numbered
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.models import ModelSettings, build_model
+from segrefinery.models.start import class_tensors, read_start
+
+CLASSES = ("road", "car", "sky")
+
+
+def image(height=64, width=96):
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def logits_of(start, classes=CLASSES, of=None):
+    network, new = start.build(classes)
+    return network.eval()(image() if of is None else of).logits, new
+
+
+def with_statistics(module):
+    """Batch norms that are not those of a new network, so that a forgotten one shows."""
+    torch.manual_seed(0)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.1, 0.1)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+    return module.eval()
+
+
+# -- transformers ------------------------------------------------------------------------------------------------------
+
+
+def configurations():
+    import transformers as hf
+
+    convnext = hf.ConvNextConfig(
+        hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    vit = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    return {
+        "segformer": hf.SegformerConfig(
+            hidden_sizes=[8, 16, 20, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16
+        ),
+        "upernet": hf.UperNetConfig(
+            backbone_config=convnext, hidden_size=16, auxiliary_in_channels=24, auxiliary_channels=8
+        ),
+        "beit": hf.BeitConfig(
+            **vit, image_size=64, out_indices=[1, 2, 3, 4], use_relative_position_bias=True, auxiliary_channels=8
+        ),
+        "dpt": hf.DPTConfig(
+            **vit, image_size=64, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 16, 16],
+            fusion_hidden_size=16,
+        ),
+        "mobilevit": hf.MobileViTConfig(
+            hidden_sizes=[16, 24, 32], neck_hidden_sizes=[4, 8, 12, 16, 20, 24, 64], num_attention_heads=2,
+            image_size=64, aspp_out_channels=16,
+        ),
+        "mobilenet_v2": hf.MobileNetV2Config(depth_multiplier=0.35),
+    }  # fmt: skip
+
+
+def saved(folder, family, preprocessor=None, labels=CLASSES):
+    import transformers as hf
+
+    config = configurations()[family]
+    config.id2label = dict(enumerate(labels))
+    torch.manual_seed(0)
+    module = with_statistics(hf.AutoModelForSemanticSegmentation.from_config(config))
+    module.save_pretrained(folder)
+    if preprocessor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return module
+
+
+@pytest.mark.parametrize("family", ["segformer", "upernet", "beit", "dpt", "mobilevit", "mobilenet_v2"])
+def test_a_model_of_transformers_predicts_the_same(tmp_path, family):
+    module = saved(tmp_path, family)
+    start = read_start(tmp_path)
+    assert start.classes == CLASSES
+    x = image(64, 64) if family == "dpt" else image()  # the library's DPT takes squares alone
+    arguments = {"interpolate_pos_encoding": True} if family == "beit" else {}
+    with torch.no_grad():
+        theirs = module(x, **arguments).logits
+    ours, new = logits_of(start, of=x)
+    assert not new
+    torch.testing.assert_close(interpolate(ours, theirs.shape[-2:], mode="bilinear"), theirs, atol=1e-5, rtol=0)
+    odd, _ = logits_of(start, of=image(61, 75))
+    assert odd.isfinite().all()
+
+
+def test_the_preprocessor_says_how_pixels_are_read(tmp_path):
+    saved(tmp_path, "segformer", {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.1, 0.2, 0.3]})
+    start = read_start(tmp_path)
+    assert (start.pixel_mean, start.pixel_std) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    assert not start.notes
+
+
+def test_blue_comes_first_where_the_preprocessor_says_so(tmp_path):
+    module = saved(tmp_path, "mobilevit", {"do_flip_channel_order": True})
+    start = read_start(tmp_path)
+    assert (start.pixel_mean, start.pixel_std) == ((0, 0, 0), (1, 1, 1))
+    with torch.no_grad():
+        theirs = module(image().flip(1)).logits
+    torch.testing.assert_close(logits_of(start)[0], theirs, atol=1e-5, rtol=0)
+
+
+def test_classes_are_found_by_name_and_unknown_ones_are_new(tmp_path):
+    saved(tmp_path, "segformer")
+    start = read_start(tmp_path)
+    same, _ = logits_of(start)
+    turned, new = logits_of(start, ("sky", "train", "road"))
+    assert new == ["train"]
+    torch.testing.assert_close(turned[:, 0], same[:, 2])
+    torch.testing.assert_close(turned[:, 2], same[:, 0])
+
+
+def test_a_model_without_names_of_classes_asks_for_them(tmp_path):
+    saved(tmp_path, "segformer", labels=("LABEL_0", "LABEL_1", "LABEL_2"))
+    with pytest.raises(SegRefineryError, match=r"what its 3 classes are.*model\.classes"):
+        read_start(tmp_path).build(CLASSES)
+
+
+def test_no_class_in_common_is_an_error(tmp_path):
+    saved(tmp_path, "segformer")
+    with pytest.raises(SegRefineryError, match=r"none of its classes \(road, car, sky\).*\(liver, heart\)"):
+        read_start(tmp_path).build(("liver", "heart"))
+
+
+def test_half_a_download_names_the_folder(tmp_path):
+    saved(tmp_path, "segformer")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(SegRefineryError, match=str(tmp_path)):
+        read_start(tmp_path)
+
+
+def test_a_classifier_of_whole_images_is_no_segmentation_model(tmp_path):
+    import transformers as hf
+
+    config = configurations()["segformer"]
+    hf.SegformerForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(SegRefineryError, match="no trained segmentation model"):
+        read_start(tmp_path)
+
+
+# -- segmentation_models.pytorch, torchvision --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["Unet", "FPN", "DeepLabV3Plus"])
+def test_a_folder_of_smp_predicts_the_same(tmp_path, architecture):
+    import segmentation_models_pytorch as smp
+
+    torch.manual_seed(0)
+    module = with_statistics(getattr(smp, architecture)("resnet18", encoder_weights=None, classes=3))
+    module.save_pretrained(tmp_path)
+    start = read_start(tmp_path)
+    assert start.network.name == f"smp:{architecture.lower()}/resnet18"
+    start.classes = CLASSES
+    with torch.no_grad():
+        theirs = module(image())
+    ours, _ = logits_of(start)
+    ours = interpolate(ours, theirs.shape[-2:], mode="bilinear", align_corners=True)  # as the library enlarges
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_lightning_checkpoint_loses_its_prefix_and_says_so(tmp_path):
+    import segmentation_models_pytorch as smp
+
+    module = with_statistics(smp.Unet("resnet18", encoder_weights=None, classes=3))
+    state = {f"net.model.{name}": tensor for name, tensor in module.state_dict().items()}
+    state["loss.weight"] = torch.ones(3)
+    torch.save({"state_dict": state, "epoch": 3, "pytorch-lightning_version": "2.5"}, tmp_path / "last.ckpt")
+    start = read_start(tmp_path / "last.ckpt", ModelSettings(name="smp:unet/resnet18"))
+    start.classes = CLASSES
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(start)[0], module(image()), atol=1e-5, rtol=0)
+
+
+def test_a_state_of_torchvision(tmp_path):
+    from torchvision.models.segmentation import fcn_resnet50
+
+    module = with_statistics(fcn_resnet50(weights=None, weights_backbone=None, num_classes=3, aux_loss=True))
+    torch.save(module.state_dict(), tmp_path / "fcn.pth")
+    start = read_start(tmp_path / "fcn.pth", ModelSettings(name="torchvision:fcn_resnet50"))
+    assert any("aux_classifier" in note for note in start.notes)
+    start.classes = CLASSES
+    with torch.no_grad():
+        theirs = module(image())["out"]
+    ours = interpolate(logits_of(start)[0], theirs.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+# -- mmsegmentation's kind ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", ["segformer", "numbered"])
+@pytest.mark.parametrize("head", [SegFormerHead, DAFormerHead])
+def test_a_checkpoint_on_mit_predicts_the_same(tmp_path, head, spelling):
+    torch.manual_seed(0)
+    module = with_statistics(Network(head(3)))
+    state = numbered(module.state_dict()) if spelling == "numbered" else module.state_dict()
+    torch.save({"state_dict": dict(state), "meta": {"CLASSES": list(CLASSES)}}, tmp_path / "iter.pth")
+    start = read_start(tmp_path / "iter.pth")
+    assert start.network.name == ("segformer_b0" if head is SegFormerHead else "daformer_b0")
+    assert start.classes == CLASSES
+    with torch.no_grad():
+        theirs = module(image())
+    torch.testing.assert_close(logits_of(start)[0], theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_student_is_read_from_among_teacher_and_reference(tmp_path):
+    module = with_statistics(Network(DAFormerHead(3)))
+    state = {f"{who}.{name}": t for who in ("model", "ema_model") for name, t in module.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "latest.pth")
+    start = read_start(tmp_path / "latest.pth")
+    assert any("ema_model left out" in note for note in start.notes)
+
+
+def test_hrda_has_its_attention(tmp_path):
+    head = nn.Module()
+    head.head, head.scale_attention = DAFormerHead(3), DAFormerHead(3, plain=True)
+    torch.save({"state_dict": Network(head).state_dict()}, tmp_path / "hrda.pth")
+    start = read_start(tmp_path / "hrda.pth")
+    assert start.network.name == "hrda:daformer_b0"
+    torch.testing.assert_close(start.state["attention.classifier.bias"], head.scale_attention.conv_seg.bias)
+
+
+def test_another_backbone_is_refused_by_name(tmp_path):
+    state = {"backbone.stem.0.weight": torch.ones(1), "decode_head.conv_seg.weight": torch.ones(1)}
+    torch.save({"state_dict": state}, tmp_path / "r101.pth")
+    with pytest.raises(SegRefineryError, match=r"r101\.pth: its backbone is no Mix Transformer.*stem"):
+        read_start(tmp_path / "r101.pth")
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_another_network_lists_the_nearest_names(tmp_path):
+    small = build_model(ModelSettings(name="small"), 3)
+    state = {name.replace("classifier", "classifer"): tensor for name, tensor in small.state_dict().items()}
+    torch.save(state, tmp_path / "small.pth")
+    with pytest.raises(SegRefineryError, match=r"classifier.*the nearest there: .*classifer"):
+        read_start(tmp_path / "small.pth", ModelSettings(name="small"))
+
+
+def test_a_file_without_a_network_asks_for_it(tmp_path):
+    torch.save({"conv.weight": torch.ones(1)}, tmp_path / "some.pth")
+    with pytest.raises(SegRefineryError, match=r"of which network.*model\.name="):
+        read_start(tmp_path / "some.pth")
+
+
+def test_a_pickle_that_runs_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "pwned"), "w"))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(SegRefineryError, match="could run code"):
+        read_start(tmp_path / "evil.ckpt", ModelSettings(name="small"))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_what_is_no_model_lists_what_is(tmp_path):
+    with pytest.raises(SegRefineryError, match="save_pretrained"):
+        read_start(tmp_path)
+    with pytest.raises(SegRefineryError, match="no such model"):
+        read_start(tmp_path / "nothing")
+
+
+def test_classifiers_are_the_tensors_with_a_row_a_class():
+    names = class_tensors(ModelSettings(name="small"))
+    assert names
+    assert all("classifier" in name for name in names)
