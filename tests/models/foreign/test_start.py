@@ -168,7 +168,7 @@ def test_a_folder_of_smp_predicts_the_same(tmp_path, architecture):
         theirs = module(image())
     ours, _ = logits_of(start)
     ours = interpolate(ours, theirs.shape[-2:], mode="bilinear", align_corners=True)  # as the library enlarges
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_a_lightning_checkpoint_loses_its_prefix_and_says_so(tmp_path):
@@ -181,7 +181,7 @@ def test_a_lightning_checkpoint_loses_its_prefix_and_says_so(tmp_path):
     start = read_start(tmp_path / "last.ckpt", ModelSettings(name="smp:unet/resnet18"))
     start.classes = CLASSES
     with torch.no_grad():
-        torch.testing.assert_close(logits_of(start)[0], module(image()), atol=1e-5, rtol=0)
+        torch.testing.assert_close(logits_of(start)[0], module(image()), atol=1e-5, rtol=1e-4)
 
 
 def test_a_state_of_torchvision(tmp_path):
