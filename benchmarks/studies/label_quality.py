@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.first import First
 from lib.labels_of_run import Labeller, labeller_of
 from lib.machine import machine
 from lib.noise import NoiseScores
@@ -129,19 +130,6 @@ def examine(one: Labeller, data: str, images: int) -> tuple[LabelSpace, dict[str
             found["refined by the network alone"].see(PseudoLabels(probs, torch.ones_like(probs[:, 0])), reference)
             noise.see(view, seen, reference)
     return one.space, found, noise
-
-
-class First:
-    """The first images of a data set."""
-
-    def __init__(self, dataset: Any, images: int) -> None:
-        self.dataset, self.images = dataset, images
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return min(self.images, len(self.dataset))
 
 
 def percent(value: float) -> str:
