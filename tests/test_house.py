@@ -35,7 +35,7 @@ def imported_rooms(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names = [node.module]
             if node.module == "segrefinery":
-                names = [f"segrefinery.{alias.name}" for alias in node.names]
+                names = [f"segrefinery.{alias.name}" for alias in node.names if not alias.name.startswith("__")]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         found |= {name.split(".")[1] for name in names if name.startswith("segrefinery.")}

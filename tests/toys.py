@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 
 
@@ -27,9 +27,8 @@ class ToySegmenter(Segmenter):
     def forward(self, image: Tensor) -> Prediction:
         fine = self.stem(image).relu()
         coarse = self.deep(fine).relu()
-        return Prediction(
-            self.classifier(fine), fine, self.auxiliary(coarse), aux_features=coarse, levels=(fine, coarse)
-        )
+        learners = Learner(self.classifier(fine), fine), Learner(self.auxiliary(coarse), coarse)
+        return Prediction.of(learners, (fine, coarse))
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return [*self.stem.parameters(), *self.deep.parameters()]

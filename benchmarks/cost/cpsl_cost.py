@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from segrefinery.core.randomness import generator
 from segrefinery.data.augment import affine_strong_view
-from segrefinery.data.batch import LabeledBatch
+from segrefinery.data.batch import LabeledBatch, MixedBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.models.teacher import TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.refine.base import PseudoLabels, Refiner, SourceStep, Step, TargetStep
 from segrefinery.refine.prototypes.formulas import cosine_similarities, move_prototypes, prototype_weights
 from segrefinery.refine.prototypes.refiner import PrototypesSettings
 from segrefinery.refine.self_labeling.bank import FeatureBank
@@ -66,27 +66,29 @@ def batch_of(device: str) -> tuple[Step, Tensor]:
     logits = 20 * cosine_similarities(features, prototypes)
     image = torch.randn(BATCH, 3, *CROP, generator=rng).to(device)
     student = Given(features.clone(), logits.clone())
-    view = TeacherView(image, logits, features)
+    view = TeacherView(logits, features, image=image)
     index = torch.arange(BATCH)
     source = LabeledBatch(image, torch.zeros(BATCH, *CROP, dtype=torch.int64, device=device), index)
-    step = Step(
-        0, student, source, student(image), view=view, labels=PseudoLabels.from_view(view),
-        mixed_prediction=student(image), generators=[generator("cost", slot) for slot in range(BATCH)],
-    )  # fmt: skip
-    return step, prototypes
+    mixed = MixedBatch(image, source.label, torch.ones(BATCH, *CROP), torch.zeros(BATCH, *CROP, dtype=torch.bool))
+    target = TargetStep(Teacher(student), view, PseudoLabels.from_view(view), mixed.to(device), student(image))
+    random = [generator("cost", slot) for slot in range(BATCH)]
+    return Step(0, student, SourceStep(source, student(image)), target, generators=random), prototypes
 
 
 def whole_step(refiner: Refiner, step: Step) -> Callable[[], None]:
     """All that a refiner does in a training step, its losses' gradients included."""
 
     def run() -> None:
-        assert step.view is not None
+        target = step.target
+        assert target is not None
+        assert target.view is not None
         with torch.no_grad():
-            step.labels = refiner(step.view, PseudoLabels.from_view(step.view))
+            target.labels = refiner(target.view, PseudoLabels.from_view(target.view))
         losses = refiner.losses(step)
         torch.stack(list(losses.values())).sum().backward()
         step.student.zero_grad()
         refiner.zero_grad()
+        refiner.remember(step)
         refiner.after_step(step)
 
     return run
@@ -127,9 +129,9 @@ def memory(device: str, reset: bool = False) -> float:
 def pieces(device: str) -> list[tuple[str, Callable[[], object], float | None]]:
     """Name, work, and the official code's cost in ms where we have it."""
     step, prototypes = batch_of(device)
-    assert step.view is not None
-    assert step.labels is not None
-    features, image, labels = step.view.features, step.view.image, step.labels
+    assert step.target is not None
+    assert step.target.view is not None
+    features, image, labels = step.target.view.features, step.target.view.image, step.target.labels
     shares = torch.tensor(SHARES, device=device)
     bank = FeatureBank(BANK, CHANNELS).to(device)
     rows = F.normalize(features[0].flatten(1)[:, :256].T, dim=1)

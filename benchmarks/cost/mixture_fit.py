@@ -94,7 +94,7 @@ def main() -> None:
 
     logits = torch.randn(1, chosen.classes, *chosen.size, generator=torch.Generator().manual_seed(1)) * 3
     labels = PseudoLabels(logits.softmax(1), torch.ones(1, *chosen.size))
-    view = TeacherView(logits[:, :3], logits, logits)
+    view = TeacherView(logits, logits, image=logits[:, :3])
     whole = seconds(lambda: refiner(view, labels), chosen.repeats)
     entropy_only = seconds(lambda: (normalized_entropy(labels.probs), labels.probs.max(1)), chosen.repeats)
 

@@ -49,15 +49,17 @@ def test_running_means_by_hand():
     probs = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
     label = torch.tensor([[[0, 0, 1, 255]] * 4])
     learned = torch.ones(1, 4, 4, dtype=torch.bool)
-    seen.see(probs, label, torch.tensor([3.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4), label, learned)
+    seen.see(
+        probs, label, torch.tensor([3.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4), label.masked_fill(~learned, 255)
+    )
     assert seen.late.tolist() == [1, 0]
     assert seen.source.tolist() == pytest.approx([2 / 3, 1 / 3])
     assert float(seen.agreement) == pytest.approx(2 / 3)
-    seen.see(probs.flip(1), label, torch.zeros(1, 2, 4, 4), label, torch.zeros_like(learned))
+    seen.see(probs.flip(1), label, torch.zeros(1, 2, 4, 4), torch.full_like(label, 255))
     assert seen.late.tolist() == [0.5, 0.5]
     assert float(seen.agreement) == pytest.approx(2 / 3)  # nothing was learned, so nothing was said
     for _ in range(5 * WINDOW):
-        seen.see(probs, label, torch.zeros(1, 2, 4, 4), label, learned)
+        seen.see(probs, label, torch.zeros(1, 2, 4, 4), label.masked_fill(~learned, 255))
     assert float(seen.late[0]) > 0.99
     assert float(seen.early[0]) == pytest.approx((WINDOW - 1) / WINDOW)
 

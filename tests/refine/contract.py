@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.randomness import generator
-from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.refine import REFINERS, PseudoLabels, Refiner, Step
+from segrefinery.refine import REFINERS, PseudoLabels, Refiner, SourceStep, Step, TargetStep
 from toys import ToySegmenter, labeled, unlabeled
 
 NAMES = ("road", "person", "car", "sky", "pole")
@@ -100,9 +100,9 @@ class World:
         """What the stage would hand over; the target is learned as it is, its upper half shows the source."""
         random = [generator("contract", number, place) for place in range(len(self.source))]
         torch.manual_seed(number)
-        on_source = self.student(self.source.image)
+        source = SourceStep(self.source, self.student(self.source.image))
         if supervised:
-            return Step(number, self.student, self.source, on_source, generators=random)
+            return Step(number, self.student, source, generators=random)
         view = self.view
         with torch.no_grad():
             labels = self.refiner(view, labels or PseudoLabels.from_view(view))
@@ -111,11 +111,9 @@ class World:
         full = labels.resize((pasted.shape[-2], pasted.shape[-1]))
         image = torch.where(pasted[:, None], self.source.image, self.target.image)
         label = torch.where(pasted, self.source.label, full.labels)
-        weight = full.weight.masked_fill(pasted, 1.0)
-        return Step(
-            number, self.student, self.source, on_source, self.teacher, view, labels,
-            image, label, weight, self.student(image), pasted, strong=lambda image: image * 0.9, generators=random,
-        )  # fmt: skip
+        mixed = MixedBatch(image, label, full.weight.masked_fill(pasted, 1.0), pasted)
+        target = TargetStep(self.teacher, view, labels, mixed, self.student(image))
+        return Step(number, self.student, source, target, strong=lambda image: image * 0.9, generators=random)
 
     def train(self, number: int) -> tuple[Step, dict[str, Tensor]]:
         """A whole step: losses, gradient descent on the student and the refiner, updates."""
@@ -123,12 +121,13 @@ class World:
         losses = self.refiner.losses(step)
         parameters = [*self.student.parameters(), *self.refiner.parameters()]
         learned = [parameter for parameter in parameters if parameter.requires_grad]
-        total = weighted_cross_entropy(step.source_prediction.logits, step.source.label) + sum(losses.values())
+        total = weighted_cross_entropy(step.source.prediction.logits, step.source.batch.label) + sum(losses.values())
         gradients = torch.autograd.grad(total, learned, allow_unused=True)
         with torch.no_grad():
             for parameter, gradient in zip(learned, gradients, strict=True):
                 parameter -= 0.0 if gradient is None else 0.01 * gradient
             self.teacher.update(self.student, number)
+            self.refiner.remember(step)
             self.refiner.after_step(step)
         return step, losses
 
@@ -186,6 +185,13 @@ def check_labels(before: PseudoLabels, after: PseudoLabels) -> None:
     assert not after.weight.requires_grad
 
 
+def before_and_after(step: Step) -> tuple[PseudoLabels, PseudoLabels]:
+    """The teacher's labels of a step, and what the refiner made of them."""
+    assert step.target is not None
+    assert step.target.view is not None
+    return PseudoLabels.from_view(step.target.view), step.target.labels
+
+
 def check_finite(losses: dict[str, Tensor]) -> None:
     for name, loss in losses.items():
         assert loss.shape == (), name
@@ -223,9 +229,7 @@ class RefinerContract:
         world = make_world(case, absent=2)
         for number in range(2):
             step, losses = world.train(number)
-            assert step.view is not None
-            assert step.labels is not None
-            check_labels(PseudoLabels.from_view(step.view), step.labels)
+            check_labels(*before_and_after(step))
             check_finite(losses)
 
     def test_what_is_rejected_stays_rejected_and_gets_no_gradient(self, case):
@@ -247,8 +251,9 @@ class RefinerContract:
         world.train(0)  # so that the student is no longer what it started as
         world.teacher.requires_grad_(True)  # so that a path into it would show
         step = world.step()
-        assert step.view is not None
-        assert not step.view.logits.requires_grad
+        assert step.target is not None
+        assert step.target.view is not None
+        assert not step.target.view.logits.requires_grad
         losses = world.refiner.losses(step)
         teaches = case in TEACH_THE_STUDENT or listed(case, TEACH_THE_STUDENT - ONLY_BY_VARIANT)
         own = [parameter for parameter in world.refiner.parameters() if parameter.requires_grad]
@@ -294,13 +299,12 @@ class RefinerContract:
         with torch.autocast("cpu", torch.bfloat16):
             step = world.step()
             losses = world.refiner.losses(step)
-        assert step.view is not None
-        assert step.labels is not None
-        check_labels(PseudoLabels.from_view(step.view), step.labels)
+        check_labels(*before_and_after(step))
         check_finite(losses)
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         if losses:
             sum(losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        world.refiner.remember(step)
         world.refiner.after_step(step)
 
     def test_a_restored_state_goes_on_bit_for_bit(self, case):
@@ -313,10 +317,10 @@ class RefinerContract:
         for number in range(2, 4):
             one, losses = world.train(number)
             other, losses_again = again.train(number)
-            assert one.labels is not None
-            assert other.labels is not None
-            assert torch.equal(one.labels.probs, other.labels.probs)
-            assert torch.equal(one.labels.weight, other.labels.weight)
+            assert one.target is not None
+            assert other.target is not None
+            assert torch.equal(one.target.labels.probs, other.target.labels.probs)
+            assert torch.equal(one.target.labels.weight, other.target.labels.weight)
             assert same(losses, losses_again)
         assert same(world.refiner.state_dict(), again.refiner.state_dict())
         assert same(world.student.state_dict(), again.student.state_dict())
@@ -334,9 +338,12 @@ class RefinerContract:
         world = make_world(case)
         before = copy.deepcopy(world.refiner.state_dict())
         world.refiner(world.view, PseudoLabels.from_view(world.view))
-        step = replace(world.step(), view=None)
+        step = world.step()
+        assert step.target is not None
+        step.target.view = None
         losses = world.refiner.losses(step)
         check_finite(losses)
+        world.refiner.remember(step)
         world.refiner.after_step(step)
         kept = {name: value for name, value in world.refiner.state_dict().items() if name in MOVES_ONLINE}
         assert same(kept, {name: before[name] for name in kept})

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.data.batch import MixedBatch
+from segrefinery.refine.base import PseudoLabels, SourceStep, Step, TargetStep
 from segrefinery.refine.class_balanced import (
     ClassBalanced,
     ClassBalancedSettings,
@@ -80,15 +81,16 @@ def test_mrkld_by_hand_on_learned_target_pixels_only():
     weight = torch.ones(2, 32, 48)
     weight[0, :, :24] = 0
     seen = net(source.image)
-    step = Step(0, net, source, seen, mixed_image=source.image, mixed_label=label, mixed_weight=weight,
-                mixed_prediction=seen, mixed_source=pasted)  # fmt: skip
+    teacher, mixed = toy_teacher(), MixedBatch(source.image, label, weight, pasted)
+    target = TargetStep(teacher, None, PseudoLabels.from_view(toy_view()), mixed, seen)
+    step = Step(0, net, SourceStep(source, seen), target)
     big = torch.nn.functional.interpolate(seen.logits, (32, 48), mode="bilinear").log_softmax(1)
     expected = 0.1 * -big[0, :, 8:16, 24:].mean()
     own = ClassBalanced(ClassBalancedSettings(kind="mrkld"), 5)
     assert torch.allclose(own.losses(step)["mrkld"], expected, atol=1e-6)
     label.fill_(255)
     assert own.losses(step)["mrkld"] == 0
-    assert own.losses(Step(0, net, source, seen)) == {}
+    assert own.losses(Step(0, net, SourceStep(source, seen))) == {}
     assert ClassBalanced(ClassBalancedSettings(), 5).losses(step) == {}
 
 
@@ -102,7 +104,7 @@ def test_iast_by_hand():
     expected = [float(value >= threshold) for value in (0.5, 0.6, 0.95, 0.99)]
     assert own(toy_view(), labels).weight.flatten().tolist() == expected
     assert own.thresholds.tolist() == pytest.approx([0.9, 0.9])
-    own.after_step(SimpleNamespace(view=True))  # pyright: ignore[reportArgumentType]
+    own.after_step(SimpleNamespace(target=SimpleNamespace(view=True)))  # pyright: ignore[reportArgumentType]
     assert own.thresholds.tolist() == pytest.approx([threshold, 0.9])
 
 

@@ -115,10 +115,10 @@ def test_running_thresholds_move_only_after_a_step():
     assert 0.4 < first.mean() < 0.7
     assert torch.equal(refiner(view, labels).weight, first)
     assert refiner.histogram.sum() == 0
-    refiner.after_step(SimpleNamespace(view=True))  # pyright: ignore[reportArgumentType]
+    refiner.after_step(SimpleNamespace(target=SimpleNamespace(view=True)))  # pyright: ignore[reportArgumentType]
     assert refiner.histogram.sum() == pytest.approx(0.75 * first.numel())  # two micro-batches
     before = refiner.histogram.clone()
-    refiner.after_step(SimpleNamespace(view=True))  # pyright: ignore[reportArgumentType]
+    refiner.after_step(SimpleNamespace(target=SimpleNamespace(view=True)))  # pyright: ignore[reportArgumentType]
     assert torch.equal(refiner.histogram, before)
 
 

@@ -16,6 +16,7 @@ from refine.contract import (
     check_labels,
     make_world,
 )
+from refine.steps import finish, target_of
 from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
 from segrefinery.refine import REFINERS, PseudoLabels
@@ -47,8 +48,8 @@ def test_any_two_refiners_stack_in_either_order(first):
         check_labels(middle, end)
         step = other.step(labels=middle)
         check_finite(one.refiner.losses(step) | other.refiner.losses(step))
-        one.refiner.after_step(step)
-        other.refiner.after_step(step)
+        finish(one.refiner, step)
+        finish(other.refiner, step)
 
 
 @pytest.mark.parametrize("case", ["confidence_threshold/running", "instance_adaptive"])
@@ -57,10 +58,10 @@ def test_every_micro_batch_of_a_step_counts(case):
     for first in (1.0, -1.0):
         world = make_world(case)
         view = world.view
-        for labels in (PseudoLabels((first * view.logits).softmax(dim=1), view.probs[:, 0]), world.step().labels):
-            assert labels is not None
+        one = PseudoLabels((first * view.logits).softmax(dim=1), view.probs[:, 0])
+        for labels in (one, target_of(world.step()).labels):
             world.refiner(view, labels)
-        world.refiner.after_step(world.step())
+        finish(world.refiner, world.step())
         states.append(world.refiner.state_dict())
     assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
 

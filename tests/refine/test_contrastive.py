@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from refine.steps import mixed_batch, source_step, target_of
 from segrefinery.core.randomness import generator
-from segrefinery.refine.base import Step
+from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.contrastive import PixelContrast, PixelContrastSettings, sample_anchors
-from toys import ToySegmenter, labeled, unlabeled
+from toys import ToySegmenter, labeled, toy_teacher, toy_view, unlabeled
 
 
 def generators(count: int, seed: int = 0) -> list[torch.Generator]:
@@ -58,19 +59,10 @@ def build(**settings) -> tuple[ToySegmenter, PixelContrast]:
 
 
 def step_of(student: ToySegmenter, number: int = 0, target_size: tuple[int, int] = (32, 48)) -> Step:
-    source, target = labeled(), unlabeled(size=target_size)
-    label = labeled(seed=3, size=target_size).label
-    return Step(
-        number,
-        student,
-        source,
-        student(source.image),
-        mixed_image=target.image,
-        mixed_label=label,
-        mixed_weight=torch.ones(label.shape),
-        mixed_prediction=student(target.image),
-        generators=generators(2),
-    )
+    mixed = mixed_batch(unlabeled(size=target_size).image, labeled(seed=3, size=target_size).label)
+    labels = PseudoLabels.from_view(toy_view())
+    target = TargetStep(toy_teacher(), None, labels, mixed, student(mixed.image))
+    return Step(number, student, source_step(student, labeled()), target, generators=generators(2))
 
 
 def test_it_trains_encoder_and_projection():
@@ -94,16 +86,14 @@ def test_pixels_without_weight_and_pasted_ones_stay_out(how):
     student, refiner = build(warmup=0)
     refiner.eval()
     step = step_of(student)
-    assert step.mixed_label is not None
-    step.mixed_label.fill_(255)
+    target_of(step).mixed.label.fill_(255)
     without_target = refiner.losses(step)["pixel_contrast"]
 
     step = step_of(student)
-    assert step.mixed_weight is not None
     if how == "weight":
-        step.mixed_weight = torch.zeros_like(step.mixed_weight)
+        target_of(step).mixed.weight.zero_()
     else:
-        step.mixed_source = torch.ones_like(step.mixed_weight, dtype=torch.bool)
+        target_of(step).mixed.pasted.fill_(True)
     torch.testing.assert_close(refiner.losses(step)["pixel_contrast"], without_target)
     assert not torch.equal(refiner.losses(step_of(student))["pixel_contrast"], without_target)
 
@@ -111,9 +101,8 @@ def test_pixels_without_weight_and_pasted_ones_stay_out(how):
 def test_nothing_to_learn_from_is_zero():
     student, refiner = build(warmup=0)
     step = step_of(student)
-    assert step.mixed_label is not None
-    step.mixed_label.fill_(255)
-    step.source.label.fill_(255)
+    target_of(step).mixed.label.fill_(255)
+    step.source.batch.label.fill_(255)
     loss = refiner.losses(step)["pixel_contrast"]
     loss.backward()
     assert loss == 0
@@ -123,5 +112,4 @@ def test_it_waits_for_the_warmup_and_for_a_target():
     student, refiner = build(warmup=5)
     assert refiner.losses(step_of(student, number=4)) == {}
     assert refiner.losses(step_of(student, number=5)) != {}
-    source = labeled()
-    assert refiner.losses(Step(9, student, source, student(source.image))) == {}
+    assert refiner.losses(Step(9, student, source_step(student, labeled()))) == {}

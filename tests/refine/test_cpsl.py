@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from refine.steps import finish, mixed_batch, source_step, target_of, view_of
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
-from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.self_labeling.formulas import sinkhorn
 from segrefinery.refine.self_labeling.refiner import SelfLabeling, SelfLabelingSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
@@ -41,11 +42,9 @@ def step_of(refiner, number=0, classes=5, student=None, spoil=1.0):
     if math.isfinite(spoil):
         labels = refiner(view, labels)
     random = [generator(number, slot) for slot in range(len(target.image))]
-    prediction = student(target.image)
-    return Step(
-        number, student, source, prediction, teacher, view, labels,
-        mixed_prediction=prediction, strong=lambda image: image * 1.1, generators=random,
-    )  # fmt: skip
+    learned = TargetStep(teacher, view, labels, mixed_batch(target.image), student(target.image))
+    halves = source_step(student, source), learned
+    return Step(number, student, *halves, strong=lambda image: image * 1.1, generators=random)
 
 
 def run(refiner, steps):
@@ -56,7 +55,7 @@ def run(refiner, steps):
         with torch.no_grad():
             gradient = torch.autograd.grad(losses["self_labeling"], refiner.head, retain_graph=True)[0]
             refiner.head -= 0.1 * gradient
-        refiner.after_step(step)
+        finish(refiner, step)
         found.append({name: loss.detach() for name, loss in losses.items()})
     return found
 
@@ -104,8 +103,7 @@ def test_self_labeling_loss_is_the_cross_entropy_to_the_assignment():
     refiner = built(consistency_weight=0.0, samples=96)  # all pixels of a toy image, in some order
     step = step_of(refiner)
     loss = refiner.losses(step)["self_labeling"]
-    assert step.view is not None
-    features = F.normalize(step.view.features, dim=1).movedim(1, -1).flatten(0, 2)
+    features = F.normalize(view_of(step).features, dim=1).movedim(1, -1).flatten(0, 2)
     scores = features @ F.normalize(refiner.head.detach(), dim=1).T
     target = sinkhorn(scores, refiner.distribution)
     expected = -(target * (scores / 0.08).log_softmax(1)).sum(1).mean()
@@ -125,8 +123,7 @@ def test_each_loss_reaches_only_what_it_trains():
     losses["consistency"].backward()
     assert refiner.head.grad is None
     assert any(parameter.grad is not None for parameter in step.student.parameters())
-    assert step.teacher is not None
-    assert all(parameter.grad is None for parameter in step.teacher.parameters())
+    assert all(parameter.grad is None for parameter in target_of(step).teacher.parameters())
 
 
 def test_after_step_moves_bank_head_and_distribution():
@@ -137,12 +134,11 @@ def test_after_step_moves_bank_head_and_distribution():
     assert len(refiner.bank) == 0
     with torch.no_grad():
         refiner.head += 1.0
-    refiner.after_step(step)
+    finish(refiner, step)
     torch.testing.assert_close(refiner.head_copy, before + 0.1)
     assert len(refiner.bank) == 80
     torch.testing.assert_close(refiner.bank.content.norm(dim=1), torch.ones(80))
-    assert step.labels is not None
-    new = torch.bincount(step.labels.labels.flatten(), minlength=5) / step.labels.labels.numel()
+    new = torch.bincount(target_of(step).labels.labels.flatten(), minlength=5) / target_of(step).labels.labels.numel()
     torch.testing.assert_close(refiner.distribution, 0.5 * share + 0.5 * new)
 
 
@@ -217,7 +213,7 @@ def test_every_component_can_be_switched_off(settings, names):
     refiner = built(**settings)
     step = step_of(refiner)
     losses = refiner.losses(step)
-    refiner.after_step(step)
+    finish(refiner, step)
     assert set(losses) == names
     assert all(loss.isfinite() for loss in losses.values())
 
@@ -258,18 +254,17 @@ def test_two_classes_and_images_smaller_than_the_draw():
     refiner = built(classes=2, samples=500, bank=100)
     step = step_of(refiner, classes=2)
     assert all(loss.isfinite() for loss in refiner.losses(step).values())
-    refiner.after_step(step)
+    finish(refiner, step)
     assert len(refiner.bank) == 100
 
 
 def test_nothing_to_learn_from():
     refiner = built()
     step = step_of(refiner)
-    assert step.labels is not None
-    step.labels = PseudoLabels(step.labels.probs, torch.zeros_like(step.labels.weight))
+    target_of(step).labels = target_of(step).labels.weighted(torch.zeros(2, 8, 12))
     share = refiner.distribution.clone()
     assert refiner.losses(step)["self_labeling"] == 0
-    refiner.after_step(step)
+    finish(refiner, step)
     assert len(refiner.bank) == 0
     assert torch.equal(refiner.distribution, share)
 
@@ -277,9 +272,8 @@ def test_nothing_to_learn_from():
 def test_features_that_are_not_finite_are_named_and_not_remembered():
     refiner = built()
     step = step_of(refiner, spoil=float("nan"))
-    assert step.view is not None
     with pytest.raises(SegRefineryError, match="NaN"):
-        refiner(step.view, PseudoLabels.from_view(step.view))
+        refiner(view_of(step), PseudoLabels.from_view(view_of(step)))
     with pytest.raises(SegRefineryError, match="NaN"):
         refiner.losses(step)
     assert len(refiner.bank) == 0
@@ -288,6 +282,6 @@ def test_features_that_are_not_finite_are_named_and_not_remembered():
 def test_a_supervised_stage_asks_for_nothing():
     refiner, source = built(), labeled()
     student = ToySegmenter()
-    step = Step(0, student, source, student(source.image))
+    step = Step(0, student, source_step(student, source))
     assert refiner.losses(step) == {}
-    refiner.after_step(step)
+    finish(refiner, step)

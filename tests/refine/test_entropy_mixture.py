@@ -48,7 +48,7 @@ class Oracle:
     """Stands in for a teacher: its images are the probabilities."""
 
     def view(self, image: Tensor) -> TeacherView:
-        return TeacherView(image, image.log(), image)
+        return TeacherView(image.log(), image, image=image)
 
 
 def fitted(refiner: EntropyMixture, *labels: PseudoLabels) -> EntropyMixture:

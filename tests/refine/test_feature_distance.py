@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from refine.steps import source_step
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.labels import LabelSpace
 from segrefinery.models.hrda import HRDA, HRDASettings
@@ -20,7 +21,7 @@ SPACE = LabelSpace.of("toy", ("road", "car", "person", "sky", "tree"))
 def make_step(student: torch.nn.Module) -> Step:
     source = labeled()
     source.label[:, 8:16, 8:16] = 1
-    return Step(0, student, source, student(source.image))
+    return Step(0, student, source_step(student, source))
 
 
 def test_exactly_three_quarters_of_a_cell_is_enough():
@@ -70,9 +71,9 @@ def test_loss_in_a_supervised_step():
         student.deep.weight.mul_(1.5)
     step = make_step(student)
     loss = refiner.losses(step)["feature_distance"]
-    reference = refiner.reference(step.source.image).levels[-1]
-    mask = cells_of_classes(step.source.label, (1, 2), (4, 6))
-    expected = 0.005 * masked_feature_distance(step.source_prediction.levels[-1], reference, mask)
+    reference = refiner.reference(step.source.batch.image).levels[-1]
+    mask = cells_of_classes(step.source.batch.label, (1, 2), (4, 6))
+    expected = 0.005 * masked_feature_distance(step.source.prediction.levels[-1], reference, mask)
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert student.deep.weight.grad.abs().sum() > 0

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
+from refine.steps import finish, mixed_batch, source_step, target_of, view_of
 from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
 from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher
-from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.implicit_rectification.continuous import nearest_pixel, pixel_centres
 from segrefinery.refine.implicit_rectification.refiner import (
     ImplicitRectificationSettings,
@@ -39,17 +40,14 @@ def rectifier(network: Segmenter, trained: bool = True, **settings) -> ImplicitR
 
 
 def make_step(student: Segmenter, number: int = 0, mixed: bool = True) -> Step:
-    source = labeled()
-    step = Step(number, student, source, student(source.image))
-    step.generators = [generator(0, number, i) for i in range(2)]
+    random = [generator(0, number, i) for i in range(2)]
+    step = Step(number, student, source_step(student, labeled()), generators=random)
     if mixed:
-        step.teacher = Teacher(student)
-        step.view = step.teacher.view(unlabeled().image)
-        step.labels = PseudoLabels.from_view(step.view)
+        teacher = Teacher(student)
+        view = teacher.view(unlabeled().image)
         other = labeled(seed=5)
-        step.mixed_image, step.mixed_label = other.image, other.label
-        step.mixed_weight = torch.rand(other.label.shape, generator=generator(7))
-        step.mixed_prediction = student(other.image)
+        batch = mixed_batch(other.image, other.label, torch.rand(other.label.shape, generator=generator(7)))
+        step.target = TargetStep(teacher, view, PseudoLabels.from_view(view), batch, student(batch.image))
     return step
 
 
@@ -106,15 +104,18 @@ def test_losses_are_the_mixtures_at_the_drawn_points():
     assert set(losses) == {"rectified_source", "rectified_target"}
 
     points = drawn_points()
-    learners = step.source_prediction.learners
+    learners = step.source.prediction.learners
     log_weights = refiner.function(learners, points)
     log_probs = refiner.function.learner_log_probs(learners, points)
-    expected = 2 * mixture_nll(log_weights, log_probs, nearest_pixel(step.source.label, points))
+    expected = 2 * mixture_nll(log_weights, log_probs, nearest_pixel(step.source.batch.label, points))
     torch.testing.assert_close(losses["rectified_source"], expected)
 
     points = drawn_points(calls=2)
-    learners = step.mixed_prediction.learners
-    labels, weight = nearest_pixel(step.mixed_label, points), nearest_pixel(step.mixed_weight, points)
+    learners = target_of(step).prediction.learners
+    labels, weight = (
+        nearest_pixel(target_of(step).mixed.label, points),
+        nearest_pixel(target_of(step).mixed.weight, points),
+    )
     expected = refiner.function.nll(learners, points, labels, weight=weight)
     torch.testing.assert_close(losses["rectified_target"], expected)
 
@@ -134,8 +135,8 @@ def test_betas_add_each_learners_own_cross_entropy():
     plain = rectifier(student).losses(make_step(student, mixed=False))["rectified_source"]
     step = make_step(student, mixed=False)
     guarded = rectifier(student, betas=(0.0, 0.5)).losses(step)["rectified_source"]
-    auxiliary = F.interpolate(step.source_prediction.aux_logits, (32, 48), mode="bilinear")
-    own = F.cross_entropy(auxiliary, step.source.label, ignore_index=255, reduction="none").mean()
+    auxiliary = F.interpolate(step.source.prediction.aux_logits, (32, 48), mode="bilinear")
+    own = F.cross_entropy(auxiliary, step.source.batch.label, ignore_index=255, reduction="none").mean()
     torch.testing.assert_close(guarded, plain + 0.5 * own)
 
 
@@ -145,10 +146,13 @@ def test_heuristic_of_two_classifiers_is_mrnets():
     assert not list(refiner.parameters())
     losses = refiner.losses(step)
     points = drawn_points(calls=2)
-    learners = step.mixed_prediction.learners
+    learners = target_of(step).prediction.learners
     p, q = refiner.function.learner_log_probs(learners, points).unbind(dim=1)
     variance = F.kl_div(q, p, log_target=True, reduction="none").sum(dim=1)
-    labels, weight = nearest_pixel(step.mixed_label, points), nearest_pixel(step.mixed_weight, points)
+    labels, weight = (
+        nearest_pixel(target_of(step).mixed.label, points),
+        nearest_pixel(target_of(step).mixed.weight, points),
+    )
     nll = refiner.function.nll(learners, points, labels, weight=weight * (-variance).exp())
     torch.testing.assert_close(losses["rectified_target"], nll + (variance * (labels != 255)).mean())
 
@@ -156,8 +160,8 @@ def test_heuristic_of_two_classifiers_is_mrnets():
 def test_all_ignored_labels_teach_nothing():
     student = ToySegmenter()
     step = make_step(student)
-    step.source.label.fill_(255)
-    step.mixed_label.fill_(255)
+    step.source.batch.label.fill_(255)
+    target_of(step).mixed.label.fill_(255)
     losses = rectifier(student, betas=(1.0, 0.5)).losses(step)
     sum(losses.values()).backward()
     assert all(loss == 0 for loss in losses.values())
@@ -175,7 +179,7 @@ def test_hrda_is_a_host(weighting):
     assert student.segmenter.classifier.weight.grad.isfinite().all()
     reaches_attention = student.attention.classifier.weight.grad is not None
     assert reaches_attention == (weighting == "heuristic")
-    labels = refiner(make_step(student).view, make_step(student).labels)
+    labels = refiner(view_of(make_step(student)), target_of(make_step(student)).labels)
     assert labels.probs.shape == (2, 5, 8, 12)
     torch.testing.assert_close(labels.probs.sum(dim=1), torch.ones(2, 8, 12))
 
@@ -196,9 +200,9 @@ def test_average_follows_as_the_teacher_does():
     with torch.no_grad():
         refiner.function.psi[-1].weight.add_(1.0)
     old = refiner.average.psi[-1].weight.clone()
-    refiner.after_step(make_step(student, number=1))
+    finish(refiner, make_step(student, number=1))
     torch.testing.assert_close(refiner.average.psi[-1].weight, old + 0.5)
-    refiner.after_step(make_step(student, number=0))
+    finish(refiner, make_step(student, number=0))
     assert torch.equal(refiner.average.psi[-1].weight, refiner.function.psi[-1].weight)
     trained = [name for name, parameter in refiner.named_parameters() if parameter.requires_grad]
     assert trained
@@ -217,8 +221,8 @@ def test_a_restored_state_goes_on_exactly():
             optimizer.zero_grad()
             sum(refiner.losses(step).values()).backward()
             optimizer.step()
-            refiner.after_step(step)
-        return refiner(step.view, step.labels).probs
+            finish(refiner, step)
+        return refiner(view_of(step), target_of(step).labels).probs
 
     restored, other = rectifier(student, trained=False), copy.deepcopy(student)
     restored.load_state_dict(refiner.state_dict())

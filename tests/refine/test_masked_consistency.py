@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from refine.steps import mixed_batch, source_step, target_of, view_of
 from segrefinery.core.randomness import generator
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.hrda import HRDA, HRDASettings
-from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.masked_consistency import MaskedConsistency, MaskedConsistencySettings, block_mask
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
@@ -15,11 +16,12 @@ from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 def make_step(student: torch.nn.Module | None = None) -> Step:
     torch.manual_seed(0)
     student = student or ToySegmenter()
-    source, teacher = labeled(), toy_teacher()
+    teacher = toy_teacher()
     view = teacher.view(unlabeled().image)
     labels = PseudoLabels.from_view(view).weighted(torch.full_like(view.logits[:, 0], 0.25))
     generators = [generator(0, "step", i) for i in range(2)]
-    return Step(0, student, source, student(source.image), teacher, view, labels, generators=generators)
+    target = TargetStep(teacher, view, labels, mixed_batch(view.image), student(view.image))
+    return Step(0, student, source_step(student, labeled()), target, generators=generators)
 
 
 def test_mask_hides_whole_blocks():
@@ -55,8 +57,8 @@ def test_loss_is_the_weighted_cross_entropy_of_the_masked_image():
     refiner = MaskedConsistency(MaskedConsistencySettings(block=8, weight=2.0))
     loss = refiner.losses(step)["masked"]
     mask = block_mask((32, 48), 8, 0.7, [generator(0, "step", i) for i in range(2)])
-    full = step.labels.resize((32, 48))
-    expected = 2 * weighted_cross_entropy(step.student(step.view.image * mask).logits, full.labels, full.weight)
+    full = target_of(step).labels.resize((32, 48))
+    expected = 2 * weighted_cross_entropy(step.student(view_of(step).image * mask).logits, full.labels, full.weight)
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert step.student.stem.weight.grad.abs().sum() > 0
@@ -64,11 +66,12 @@ def test_loss_is_the_weighted_cross_entropy_of_the_masked_image():
 
 def test_teacher_labels_keep_the_refined_weight():
     step = make_step()
-    step.labels = PseudoLabels(step.labels.probs.roll(1, dims=1), step.labels.weight)
+    labels = target_of(step).labels
+    target_of(step).labels = PseudoLabels(labels.probs.roll(1, dims=1), labels.weight)
     settings = MaskedConsistencySettings(ratio=0, labels="teacher")
     loss = MaskedConsistency(settings).losses(step)["masked"]
-    teachers = PseudoLabels.from_view(step.view).resize((32, 48)).labels
-    logits = step.student(step.view.image).logits
+    teachers = PseudoLabels.from_view(view_of(step)).resize((32, 48)).labels
+    logits = step.student(view_of(step).image).logits
     torch.testing.assert_close(loss, 0.25 * weighted_cross_entropy(logits, teachers))
 
 
@@ -83,13 +86,13 @@ def test_strong_view_is_a_switch():
 
 def test_rejected_pixels_teach_nothing():
     step = make_step()
-    step.labels = step.labels.weighted(torch.zeros_like(step.labels.weight))
+    target_of(step).labels = target_of(step).labels.weighted(torch.zeros(2, 8, 12))
     assert MaskedConsistency().losses(step)["masked"] == 0
 
 
 def test_silent_without_a_view():
     step = make_step()
-    step.view = None
+    target_of(step).view = None
     assert MaskedConsistency().losses(step) == {}
 
 
@@ -105,4 +108,4 @@ def test_detail_learner_reads_its_own_box():
 
 def test_labels_pass_unchanged():
     step = make_step()
-    assert MaskedConsistency()(step.view, step.labels) is step.labels
+    assert MaskedConsistency()(view_of(step), target_of(step).labels) is target_of(step).labels

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrefinery.refine.base import PseudoLabels, Step
+from refine.steps import mixed_batch, source_step, target_of, view_of
+from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.pixel_attention.refiner import PixelAttention, PixelAttentionSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
@@ -20,15 +21,13 @@ def build(**settings) -> tuple[ToySegmenter, PixelAttention]:
 
 
 def supervised(student: ToySegmenter) -> Step:
-    source = labeled()
-    return Step(0, student, source, student(source.image))
+    return Step(0, student, source_step(student, labeled()))
 
 
 def adapting(student: ToySegmenter) -> Step:
-    step, target, teacher = supervised(student), unlabeled(), toy_teacher()
-    step.teacher, step.view = teacher, teacher.view(target.image, target.index)
-    step.labels = PseudoLabels.from_view(step.view)
-    step.mixed_image, step.mixed_prediction = target.image, student(target.image)
+    step, image, teacher = supervised(student), unlabeled().image, toy_teacher()
+    view = teacher.view(image)
+    step.target = TargetStep(teacher, view, PseudoLabels.from_view(view), mixed_batch(image), student(image))
     return step
 
 
@@ -36,10 +35,12 @@ def test_training_is_cross_entropy_of_the_attended_logits():
     student, refiner = build(train=True)
     step = supervised(student)
     losses = refiner.losses(step)
-    logits = step.source_prediction.logits
+    logits = step.source.prediction.logits
     summed = logits + refiner.attention["logits"](logits)
-    up = F.interpolate(summed, step.source.label.shape[-2:], mode="bilinear", align_corners=False)
-    torch.testing.assert_close(losses["pixel_attention"], F.cross_entropy(up, step.source.label, ignore_index=255))
+    up = F.interpolate(summed, step.source.batch.label.shape[-2:], mode="bilinear", align_corners=False)
+    torch.testing.assert_close(
+        losses["pixel_attention"], F.cross_entropy(up, step.source.batch.label, ignore_index=255)
+    )
     losses["pixel_attention"].backward()
     assert all(parameter.grad is not None for parameter in refiner.parameters())
     assert student.classifier.weight.grad is not None
@@ -48,7 +49,7 @@ def test_training_is_cross_entropy_of_the_attended_logits():
 def test_training_survives_a_source_without_labels():
     student, refiner = build(train=True)
     step = supervised(student)
-    step.source.label.fill_(255)
+    step.source.batch.label.fill_(255)
     assert refiner.losses(step)["pixel_attention"] == 0
 
 
@@ -57,8 +58,7 @@ def test_skip_pulls_by_the_sign_of_the_attended_logits_and_leaves_the_module_alo
     step = adapting(student)
     losses = refiner.losses(step)
     assert set(losses) == {"attention_target"}
-    assert step.mixed_prediction is not None
-    logits = step.mixed_prediction.logits
+    logits = target_of(step).prediction.logits
     attended = refiner.attention["logits"](logits).detach()
     torch.testing.assert_close(losses["attention_target"], 0.1 * attended.abs().mean())
     (gradient,) = torch.autograd.grad(losses["attention_target"], logits)
@@ -69,7 +69,7 @@ def test_skip_pulls_by_the_sign_of_the_attended_logits_and_leaves_the_module_alo
 def test_labels_written_before_the_generation_need_no_view():
     student, refiner = build()
     step = adapting(student)
-    step.view = step.labels = None
+    target_of(step).view = None
     assert set(refiner.losses(step)) == {"attention_source", "attention_target"}
 
 
@@ -78,7 +78,7 @@ def test_plain_pulls_towards_the_average():
     step = adapting(student)
     losses = refiner.losses(step)
     assert set(losses) == {"attention_source", "attention_target"}
-    logits = step.source_prediction.logits
+    logits = step.source.prediction.logits
     torch.testing.assert_close(losses["attention_source"], F.l1_loss(logits, refiner.attention["logits"](logits)))
 
 
@@ -86,8 +86,7 @@ def test_forms_by_hand():
     for form in ("kl", "cosine"):
         student, refiner = build(form=form, target="plain", domains="target", weight=1.0)
         step = adapting(student)
-        assert step.mixed_prediction is not None
-        logits = step.mixed_prediction.logits
+        logits = target_of(step).prediction.logits
         wanted = refiner.attention["logits"](logits)
         p, q = wanted.softmax(1), logits.softmax(1)
         expected = {
@@ -126,8 +125,8 @@ def test_the_module_is_handed_on_by_its_state(caplog):
     frozen.fit(toy_teacher(), [], [])
     assert not caplog.text
     torch.testing.assert_close(
-        frozen.attention["logits"](step.source_prediction.logits),
-        trained.attention["logits"](step.source_prediction.logits),
+        frozen.attention["logits"](step.source.prediction.logits),
+        trained.attention["logits"](step.source.prediction.logits),
     )
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
@@ -135,7 +134,6 @@ def test_the_module_is_handed_on_by_its_state(caplog):
 def test_labels_pass_through_and_a_supervised_stage_is_left_alone():
     student, refiner = build()
     step = adapting(student)
-    assert step.view is not None
-    assert step.labels is not None
-    assert refiner(step.view, step.labels) is step.labels
+    labels = target_of(step).labels
+    assert refiner(view_of(step), labels) is labels
     assert refiner.losses(supervised(student)) == {}

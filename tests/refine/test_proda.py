@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from refine.steps import finish, mixed_batch, source_step, target_of, view_of
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence, mrkld
-from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.prototypes.formulas import prototype_weights
 from segrefinery.refine.prototypes.refiner import Prototypes, PrototypesSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
@@ -26,18 +27,16 @@ def built(fitted=True, **settings) -> Prototypes:
     return refiner
 
 
-def step_of(refiner, number=0, mixed_source=None):
+def step_of(refiner, number=0, pasted=None):
     torch.manual_seed(number)
     source, target, student = labeled(), unlabeled(seed=number + 1), ToySegmenter()
     teacher = toy_teacher(seed=5)
     view = teacher.view(target.image)
     labels = refiner(view, PseudoLabels.from_view(view))
     random = [generator(number, slot) for slot in range(2)]
-    prediction = student(target.image)
-    return Step(
-        number, student, source, prediction, teacher, view, labels, mixed_prediction=prediction,
-        mixed_source=mixed_source, strong=lambda image: image * 1.1, generators=random,
-    )  # fmt: skip
+    mixed = mixed_batch(target.image, pasted=pasted)
+    halves = source_step(student, source), TargetStep(teacher, view, labels, mixed, student(target.image))
+    return Step(number, student, *halves, strong=lambda image: image * 1.1, generators=random)
 
 
 def test_labels_are_the_warmup_networks_denoised_by_distance():
@@ -68,14 +67,12 @@ def test_structure_loss_is_a_kl_of_prototype_softmaxes_and_reaches_the_student_a
     refiner = built(strong_view=None)
     step = step_of(refiner)
     loss = refiner.losses(step)["structure"]
-    assert step.view is not None
-    strong = step.student(step.view.image * 1.1).features
-    weak, moved = (prototype_weights(f, refiner.prototypes).log() for f in (step.view.features, strong))
+    strong = step.student(view_of(step).image * 1.1).features
+    weak, moved = (prototype_weights(f, refiner.prototypes).log() for f in (view_of(step).features, strong))
     torch.testing.assert_close(loss, 10 * kl_divergence(weak, moved))
     loss.backward()
     assert any(parameter.grad is not None for parameter in step.student.parameters())
-    assert step.teacher is not None
-    assert not step.teacher.network.stem.weight.requires_grad
+    assert not target_of(step).teacher.network.stem.weight.requires_grad
     assert list(refiner.parameters()) == list(refiner.warmup.parameters())
 
 
@@ -91,9 +88,8 @@ def test_the_regulariser_looks_at_target_pixels_only():
     refiner = built(structure_weight=0.0)
     pasted = torch.zeros(2, 32, 48, dtype=torch.bool)
     pasted[:, :, :24] = True
-    step = step_of(refiner, mixed_source=pasted)
-    assert step.mixed_prediction is not None
-    expected = 0.1 * mrkld(step.mixed_prediction.logits[..., 6:])
+    step = step_of(refiner, pasted=pasted)
+    expected = 0.1 * mrkld(target_of(step).prediction.logits[..., 6:])
     torch.testing.assert_close(refiner.losses(step)["mrkld"], expected)
 
 
@@ -109,10 +105,8 @@ def test_prototypes_move_towards_the_batchs_class_means():
     refiner = built(momentum=0.75)
     step = step_of(refiner)
     before = refiner.prototypes.clone()
-    refiner.after_step(step)
-    assert step.view is not None
-    assert step.labels is not None
-    features, labels = step.view.features.movedim(1, -1).flatten(0, 2), step.labels.labels.flatten()
+    finish(refiner, step)
+    features, labels = view_of(step).features.movedim(1, -1).flatten(0, 2), target_of(step).labels.labels.flatten()
     for each in range(5):
         chosen = labels == each
         expected = before[each].lerp(features[chosen].mean(0), 0.25) if chosen.sum() >= 10 else before[each]
@@ -124,16 +118,16 @@ def test_official_preset():
     assert (settings.update, settings.update_labels, settings.momentum) == ("image", "teacher", 0.99)
     refiner = built(preset="official", momentum=0.5)
     before = refiner.prototypes.clone()
-    refiner.after_step(step_of(refiner))
+    finish(refiner, step_of(refiner))
     assert not torch.equal(refiner.prototypes, before)
 
 
 def test_a_run_that_is_cut_continues_bit_for_bit():
     whole, resumed = built(momentum=0.9), built(momentum=0.9, fitted=False)
-    whole.after_step(step_of(whole))
+    finish(whole, step_of(whole))
     resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
     for refiner in (whole, resumed):
-        refiner.after_step(step_of(refiner, 1))
+        finish(refiner, step_of(refiner, 1))
     assert torch.equal(whole.prototypes, resumed.prototypes)
     one, other = (refiner.losses(step_of(refiner, 2)) for refiner in (whole, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -148,6 +142,6 @@ def test_diverged_features_are_named():
 
 def test_a_supervised_stage_asks_for_nothing():
     refiner, source, student = built(), labeled(), ToySegmenter()
-    step = Step(0, student, source, student(source.image))
+    step = Step(0, student, source_step(student, source))
     assert refiner.losses(step) == {}
-    refiner.after_step(step)
+    finish(refiner, step)

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from refine.steps import finish, mixed_batch, source_step, target_of, view_of
 from segrefinery.core.randomness import generator
 from segrefinery.models.teacher import TeacherView
-from segrefinery.refine.base import PseudoLabels, Step
+from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.refinement_network.perturbation import perturb
 from segrefinery.refine.refinement_network.refiner import (
     RefinementDecoder,
@@ -28,21 +29,16 @@ def build(**settings) -> RefinementNetwork:
 
 def step_of(number: int = 0, target_size: tuple[int, int] = (32, 48), target_batch: int = 2) -> Step:
     torch.manual_seed(1)
-    student, teacher, source = ToySegmenter(), toy_teacher(), labeled()
-    target = unlabeled(target_batch, target_size)
-    view = teacher.view(target.image, target.index)
-    generators = [generator(number, place) for place in range(2)]
-    labels = PseudoLabels.from_view(view)
-    return Step(
-        number, student, source, student(source.image), teacher, view, labels,
-        strong=lambda image: image + 1, generators=generators,
-    )  # fmt: skip
+    student, teacher, image = ToySegmenter(), toy_teacher(), unlabeled(target_batch, target_size).image
+    view = teacher.view(image)
+    target = TargetStep(teacher, view, PseudoLabels.from_view(view), mixed_batch(image), student(image))
+    random = [generator(number, place) for place in range(2)]
+    source = source_step(student, labeled())
+    return Step(number, student, source, target, strong=lambda image: image + 1, generators=random)
 
 
 def parts(step: Step) -> tuple[TeacherView, PseudoLabels]:
-    assert step.view is not None
-    assert step.labels is not None
-    return step.view, step.labels
+    return view_of(step), target_of(step).labels
 
 
 def test_decoder_takes_any_number_of_levels():
@@ -83,8 +79,7 @@ def test_losses_train_the_network_and_nothing_else():
     torch.stack(list(losses.values())).sum().backward()
     assert all(parameter.grad is not None for parameter in refiner.parameters())
     assert all(parameter.grad is None for parameter in step.student.parameters())
-    assert step.teacher is not None
-    assert all(parameter.grad is None for parameter in step.teacher.parameters())
+    assert all(parameter.grad is None for parameter in target_of(step).teacher.parameters())
 
 
 @pytest.mark.parametrize(
@@ -141,10 +136,10 @@ def test_domains_of_different_size_and_batch():
 
 def test_a_supervised_stage_is_left_alone():
     step = step_of()
-    step.view = None
+    target_of(step).view = None
     refiner = build()
     assert refiner.losses(step) == {}
-    refiner.after_step(step)
+    finish(refiner, step)
     assert refiner.trained_steps == 0
 
 
@@ -152,11 +147,11 @@ def test_warmup_counts_in_the_state():
     refiner, step = build(warmup=2), step_of()
     view, labels = parts(step)
     assert refiner(view, labels) is labels
-    refiner.after_step(step)
-    refiner.after_step(step)  # a second micro-batch of the same optimizer step
+    refiner.remember(step)
+    finish(refiner, step)  # a second micro-batch of the same optimizer step
     assert refiner.trained_steps == 1
     step.number += 1
-    refiner.after_step(step)
+    finish(refiner, step)
     resumed = build(warmup=2)
     resumed.load_state_dict(refiner.state_dict())
     refined = resumed(view, labels)

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from segrefinery.core.randomness import generator
-from segrefinery.data.batch import PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.batch import MixedBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.teacher import Teacher, TeacherSettings
@@ -49,7 +49,8 @@ def test_what_is_pasted_carries_its_true_label_and_weighs_one():
     probs = torch.full((2, 5, 8, 12), 0.1)
     probs[:, 3] = 0.6
     labels = PseudoLabels(probs, torch.full((2, 8, 12), 0.25))
-    image, label, weight, pasted = stage.mix(source, target, labels, [generator(i) for i in range(2)])
+    mixed = stage.mix(source, target, labels, [generator(i) for i in range(2)])
+    image, label, weight, pasted = mixed.image, mixed.label, mixed.weight, mixed.pasted
     assert pasted.any()
     assert (~pasted).any()
     assert torch.equal(image[:, 0][pasted], source.image[:, 0][pasted])
@@ -63,9 +64,9 @@ def test_what_is_pasted_carries_its_true_label_and_weighs_one():
 def test_without_mixing_the_student_sees_the_target_as_it_is():
     stage, target = stage_of(mixing="none"), unlabeled()
     _, labels = stage.label(target)
-    image, _, _, pasted = stage.mix(labeled(), target, labels, [])
-    assert torch.equal(image, target.image)
-    assert pasted is None
+    mixed = stage.mix(labeled(), target, labels, [])
+    assert torch.equal(mixed.image, target.image)
+    assert not mixed.pasted.any()
 
 
 def test_the_loss_is_the_weighted_cross_entropy_of_both_batches():
@@ -175,10 +176,9 @@ def test_a_teacher_without_a_ramp_keeps_its_share_from_the_first_step():
 def test_a_refiners_weight_counts_in_the_variance_regularized_loss():
     stage = stage_of(target_loss="variance_regularized")
     prediction = stage.model(unlabeled().image)
-    label, weight = torch.zeros(2, 32, 48, dtype=torch.long), torch.ones(2, 32, 48)
-    full, half, none = (
-        stage.target_losses(prediction, label, weight * share)["target"].item() for share in (1.0, 0.5, 0.0)
-    )
+    label, pasted = torch.zeros(2, 32, 48, dtype=torch.long), torch.zeros(2, 32, 48, dtype=torch.bool)
+    mixed = [MixedBatch(unlabeled().image, label, torch.full((2, 32, 48), share), pasted) for share in (1.0, 0.5, 0.0)]
+    full, half, none = (stage.target_losses(prediction, batch)["target"].item() for batch in mixed)
     assert half == pytest.approx((full + none) / 2)
     assert none < half < full
 
@@ -195,17 +195,17 @@ def test_the_source_is_shown_in_the_targets_style_wherever_it_is_shown(kind):
     stage, batch = stage_of(translation={"kind": kind}), batch_of()
     losses = list(stage.step(batch))
     assert len(losses) == 2
-    step = stage.remembered[-1]
-    styles = batch.target.image
-    for place, image in enumerate(step.source.image):
+    step = stage.micro_steps[-1]
+    styles, source, mixed = batch.target.image, step.source.batch, step.target.mixed
+    for place, image in enumerate(source.image):
         one = batch.source.image[place, None].expand(2, -1, -1, -1)
         found = translate(one, styles, TranslationSettings(kind=kind))
         assert any(torch.allclose(image, other, atol=1e-5) for other in found)
-    assert torch.equal(step.source.label, batch.source.label)
-    pasted = step.mixed_source
+    assert torch.equal(source.label, batch.source.label)
+    pasted = mixed.pasted
     assert pasted.any()
-    assert torch.equal(step.mixed_image.movedim(1, -1)[pasted], step.source.image.movedim(1, -1)[pasted])
-    assert torch.equal(step.mixed_image.movedim(1, -1)[~pasted], styles.movedim(1, -1)[~pasted])
+    assert torch.equal(mixed.image.movedim(1, -1)[pasted], source.image.movedim(1, -1)[pasted])
+    assert torch.equal(mixed.image.movedim(1, -1)[~pasted], styles.movedim(1, -1)[~pasted])
 
 
 def test_without_translation_the_source_is_shown_as_it_is():

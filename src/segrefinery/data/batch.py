@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from segrefinery.labels import IGNORE
+
 
 @dataclass
 class _Batch:
@@ -60,3 +62,25 @@ class PseudoLabeledBatch(_Batch):
     label: Tensor
     weight: Tensor
     index: Tensor
+
+
+@dataclass
+class MixedBatch(_Batch):
+    """What a student learns the target from: target images, over which parts of the source may be pasted.
+
+    Attributes:
+        image: B x 3 x H x W normalised.
+        label: B x H x W int64 (255 ignored): the source's true label where it was pasted, else the refined one.
+        weight: B x H x W in [0, 1]; 1 where the source was pasted.
+        pasted: B x H x W bool, True where the image shows the source.
+    """
+
+    image: Tensor
+    label: Tensor
+    weight: Tensor
+    pasted: Tensor
+
+    @property
+    def target_label(self) -> Tensor:
+        """B x H x W int64: the labels of the target's own pixels that teach something; 255 at all others."""
+        return self.label.masked_fill(self.pasted | (self.weight <= 0), IGNORE)

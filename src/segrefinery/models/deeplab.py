@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.settings import Settings
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.states import downloaded, load_state, read_state
 
 
@@ -182,9 +182,10 @@ class DeepLabV2(Segmenter):
 
     def forward(self, image: Tensor) -> Prediction:
         levels = self.encoder(image)
-        logits, features = self.head(levels[-1])
-        aux_logits, aux_features = self.auxiliary(levels[-2]) if self.auxiliary else (None, None)
-        return Prediction(logits, features, aux_logits, aux_features, levels)
+        learners = [Learner(*self.head(levels[-1]))]
+        if self.auxiliary is not None:
+            learners.append(Learner(*self.auxiliary(levels[-2])))
+        return Prediction.of(learners, levels)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segrefinery.core.resize import bilinear
 from segrefinery.models.encoders import Encoder, create_timm
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, conv_norm, initialise
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
 _WIDTH = 256
 PATCH = 14
@@ -91,9 +91,10 @@ class DINOv2(Segmenter):
 
     def forward(self, image: Tensor) -> Prediction:
         levels = self.encoder(image)
-        logits, features = self.head(levels)
-        aux_logits, aux_features = self.auxiliary(levels[-2]) if self.auxiliary else (None, None)
-        return Prediction(logits, features, aux_logits, aux_features, levels)
+        learners = [Learner(*self.head(levels))]
+        if self.auxiliary is not None:
+            learners.append(Learner(*self.auxiliary(levels[-2])))
+        return Prediction.of(learners, levels)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())

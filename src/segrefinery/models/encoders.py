@@ -17,7 +17,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
 from segrefinery.models.padding import pad_to_multiple, unpad
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.states import downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 log = logging.getLogger(__name__)
@@ -197,9 +197,10 @@ class EncoderHead(Segmenter):
 
     def forward(self, image: Tensor) -> Prediction:
         levels = self.encoder(image)
-        logits, features = self.head(levels)
-        aux_logits, aux_features = self.auxiliary(levels[-2]) if self.auxiliary else (None, None)
-        return Prediction(logits, features, aux_logits, aux_features, levels)
+        learners = [Learner(*self.head(levels))]
+        if self.auxiliary is not None:
+            learners.append(Learner(*self.auxiliary(levels[-2])))
+        return Prediction.of(learners, levels)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())

@@ -95,8 +95,6 @@ class HRDA(Segmenter):
         return Prediction(
             seen.logits,
             bilinear(seen.context_features, seen.logits.shape[-2:]),
-            aux_logits=seen.detail,
-            aux_features=seen.detail_features,
             levels=seen.levels,
             learners=[
                 Learner(seen.context, seen.context_features, share=1 - seen.share),

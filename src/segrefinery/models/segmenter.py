@@ -34,27 +34,28 @@ class Prediction:
     Attributes:
         logits: B x C x h x w.
         features: B x D x h x w, what the classifier read.
-        aux_logits: B x C x h' x w' of a second learner, or None.
-        aux_features: B x D' x h' x w', what the second learner's classifier read, or None.
-        levels: the encoder's feature maps, finest first, each B x D_i x h_i x w_i.
-        learners: the classifiers to be weighed; by default the main one and, where there is one, the auxiliary one.
+        levels: the encoder's feature maps, finest first, each B x D_i x h_i x w_i; by default the features.
+        learners: the classifiers to be weighed, the main one first; by default it alone.
     """
 
     logits: Tensor
     features: Tensor
-    aux_logits: Tensor | None = None
-    aux_features: Tensor | None = None
     levels: Sequence[Tensor] = ()
     learners: Sequence[Learner] = ()
 
     def __post_init__(self) -> None:
-        if not self.learners:
-            self.learners = [Learner(self.logits, self.features)]
-            if self.aux_logits is not None:
-                latent = self.aux_features if self.aux_features is not None else self.aux_logits
-                self.learners.append(Learner(self.aux_logits, latent))
-        if not self.levels:
-            self.levels = (self.features,)
+        self.levels = self.levels or (self.features,)
+        self.learners = self.learners or (Learner(self.logits, self.features),)
+
+    @classmethod
+    def of(cls, learners: Sequence[Learner], levels: Sequence[Tensor] = ()) -> Prediction:
+        """What a network says whose opinion is that of its first learner."""
+        return cls(learners[0].logits, learners[0].latent, levels, learners)
+
+    @property
+    def aux_logits(self) -> Tensor | None:
+        """B x C x h' x w' of the second learner, or None where there is but one."""
+        return self.learners[1].logits if len(self.learners) > 1 else None
 
 
 class Segmenter(nn.Module, ABC):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import Settings
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
 
 class SmallSettings(Settings):
@@ -99,10 +99,8 @@ class Small(Segmenter):
         x = self.reduce[0](level4) + bilinear(self.fuse8(x), level4.shape[-2:])
         features = self.dropout(self.fuse4(x))
         aux_features = self.dropout(self.auxiliary(level8))
-        return Prediction(
-            self.classifier(features),
-            features,
-            aux_logits=self.aux_classifier(aux_features),
-            aux_features=aux_features,
-            levels=(level4, level8, level16),
+        learners = (
+            Learner(self.classifier(features), features),
+            Learner(self.aux_classifier(aux_features), aux_features),
         )
+        return Prediction.of(learners, (level4, level8, level16))

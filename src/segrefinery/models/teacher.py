@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -12,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.settings import Settings
-from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.segmenter import Prediction, Segmenter
 
 
 class TeacherSettings(Settings):
@@ -29,25 +28,16 @@ class TeacherSettings(Settings):
 
 
 @dataclass
-class TeacherView:
-    """What the teacher saw on a batch of images; nothing in it carries a gradient.
+class TeacherView(Prediction):
+    """What the teacher said of a batch of images; nothing in it carries a gradient.
 
     Attributes:
         image: B x 3 x H x W, the weak view.
-        logits: B x C x h x w.
-        features: B x D x h x w.
-        aux_logits: of the second learner, or None.
         index: B, the images' places in their data set.
-        levels, learners: as in ``Prediction``.
     """
 
-    image: Tensor
-    logits: Tensor
-    features: Tensor
-    aux_logits: Tensor | None = None
-    index: Tensor | None = None
-    levels: Sequence[Tensor] = ()
-    learners: Sequence[Learner] = ()
+    image: Tensor = field(kw_only=True)
+    index: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def probs(self) -> Tensor:
@@ -80,10 +70,13 @@ class Teacher(nn.Module):
 
     def view(self, image: Tensor, index: Tensor | None = None) -> TeacherView:
         """Look at a batch: B x 3 x H x W normalised images."""
-        seen = self(image)
-        return TeacherView(
-            image, seen.logits, seen.features, seen.aux_logits, index=index, levels=seen.levels, learners=seen.learners
-        )
+        return TeacherView(**vars(self(image)), image=image, index=index)
+
+    def decay_at(self, step: int) -> float:
+        """Weight of the old in the moving average after optimizer step number ``step`` (counted from 0); whatever else
+        follows the student at the teacher's pace asks for it here."""
+        ramp = 1.0 - 1.0 / (step + 1) if self.settings.ramp and self.settings.decay < 1 else 1.0
+        return min(ramp, self.settings.decay)
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int) -> None:
@@ -91,10 +84,9 @@ class Teacher(nn.Module):
 
         Parameters and floating buffers are averaged; counters are copied.
         """
-        if self.settings.decay == 1:
+        decay = self.decay_at(step)
+        if decay == 1:
             return
-        ramp = 1.0 - 1.0 / (step + 1) if self.settings.ramp else 1.0
-        decay = min(ramp, self.settings.decay)
         new = student.state_dict()
         averaged, copied = [], []
         for name, old in self.network.state_dict().items():

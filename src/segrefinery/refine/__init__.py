@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from segrefinery.core.settings import Settings, choose
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, SourceStep, Step, TargetStep
 from segrefinery.refine.class_balanced import ClassBalancedSettings, InstanceAdaptiveSettings
 from segrefinery.refine.confidence import ConfidenceShareSettings, ConfidenceThresholdSettings
 from segrefinery.refine.contrastive import PixelContrastSettings
@@ -73,4 +73,4 @@ def parse_chain(value: Any) -> dict[str, Settings]:
 
 RefinerChain = Annotated[dict[str, SerializeAsAny[Settings]], BeforeValidator(parse_chain)]
 
-__all__ = ["REFINERS", "PseudoLabels", "Refiner", "RefinerChain", "Step"]
+__all__ = ["REFINERS", "PseudoLabels", "Refiner", "RefinerChain", "SourceStep", "Step", "TargetStep"]

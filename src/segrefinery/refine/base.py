@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
 from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import Prediction
@@ -55,36 +55,52 @@ class PseudoLabels:
 
 
 @dataclass
+class SourceStep:
+    """The source's half of a step: a batch, and what the student said of it, with its graph."""
+
+    batch: LabeledBatch
+    prediction: Prediction
+
+
+@dataclass
+class TargetStep:
+    """The target's half of a step.
+
+    Attributes:
+        teacher: in its state before the step.
+        view: what it saw on the batch. None in an offline generation, whose labels were made before.
+        labels: the refined labels, at the network's stride.
+        mixed: what the student learned from.
+        prediction: what the student said of ``mixed``, with its graph.
+    """
+
+    teacher: Teacher
+    view: TeacherView | None
+    labels: PseudoLabels
+    mixed: MixedBatch
+    prediction: Prediction
+
+
+@dataclass
 class Step:
     """All that a refiner's own losses may look at in one training step.
+
+    With ``training.accumulate`` an optimizer step has several micro-batches, each of which is a ``Step``.
 
     Attributes:
         number: optimizer step, counted from 0.
         student: the network in training; call it for further passes (masked images, strong views).
-        source: the source batch; ``source_prediction`` is what the student said of it, with its graph.
-        teacher, view, labels: the teacher, what it saw on the target batch and the refined labels, at the network's
-            stride. None in a supervised stage.
-        mixed_image, mixed_label, mixed_weight: what the student learned the target from: B x 3 x H x W, B x H x W
-            (255 ignored), B x H x W. ``mixed_prediction`` is what it said, with its graph. None in a supervised stage.
-        mixed_source: B x H x W bool, True where the mixed image shows the source. None where nothing was mixed.
-        strong: turns a normalised image B x 3 x H x W into its strong (photometric) view, same geometry.
+        source, target: the halves of the step; a supervised stage has no target.
+        strong: turns a normalised image B x 3 x H x W into the stage's strong (photometric) view, same geometry.
         normalization: mean and standard deviation of the images' pixels, for colour changes.
         generators: one random generator an image, a function of (seed, step, place in the global batch).
     """
 
     number: int
     student: nn.Module
-    source: LabeledBatch
-    source_prediction: Prediction
-    teacher: Teacher | None = None
-    view: TeacherView | None = None
-    labels: PseudoLabels | None = None
-    mixed_image: Tensor | None = None
-    mixed_label: Tensor | None = None
-    mixed_weight: Tensor | None = None
-    mixed_prediction: Prediction | None = None
-    mixed_source: Tensor | None = None
-    strong: Callable[[Tensor], Tensor] | None = None
+    source: SourceStep
+    target: TargetStep | None = None
+    strong: Callable[[Tensor], Tensor] = lambda image: image
     normalization: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
     generators: list[torch.Generator] = field(default_factory=list)
 
@@ -111,8 +127,13 @@ class Refiner(nn.Module):
         """Named scalar losses of its own, already weighted."""
         return {}
 
+    def remember(self, step: Step) -> None:
+        """Take in what a step showed: memories, prototypes, class distributions. Called for every micro-batch, without
+        gradients, after the optimizer and the teacher moved and before ``after_step``."""
+
     def after_step(self, step: Step) -> None:
-        """Update memories and momentum copies; runs without gradients after the optimizer and the teacher moved."""
+        """Move what follows the training: momentum copies, counters. Called once an optimizer step, however many
+        micro-batches it has, with the last of them; without gradients."""
 
     def predictor(self, segmenter: nn.Module) -> nn.Module:
         """The network to evaluate and to ship: the segmenter itself, unless the refiner also acts at inference."""

@@ -86,15 +86,10 @@ class ClassBalanced(Refiner):
         return PseudoLabels(probs, labels.weight).weighted(kept)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        if self.settings.kind != "mrkld" or step.mixed_prediction is None or step.mixed_label is None:
+        if self.settings.kind != "mrkld" or step.target is None:
             return {}
-        learned = step.mixed_label != IGNORE
-        if step.mixed_weight is not None:
-            learned = learned & (step.mixed_weight > 0)
-        if step.mixed_source is not None:
-            learned = learned & ~step.mixed_source
-        logits = step.mixed_prediction.logits.float()
-        logits = bilinear(logits, learned.shape[-2:])
+        learned = step.target.mixed.target_label != IGNORE
+        logits = bilinear(step.target.prediction.logits.float(), learned.shape[-2:])
         # CRST takes the mean over classes, where ``losses.mrkld`` takes the sum.
         return {"mrkld": self.settings.mrkld_weight / logits.shape[1] * mrkld(logits, learned)}
 
@@ -147,7 +142,8 @@ class InstanceAdaptive(Refiner):
         return labels.weighted(torch.stack(kept))
 
     def after_step(self, step: Step) -> None:
-        if self._moved is not None and step.view is not None:  # labels made before an offline generation do not count
+        if self._moved is not None and step.target is not None and step.target.view is not None:
+            # Labels made before an offline generation do not count.
             self.thresholds.copy_(self._moved)
         self._moved = None
 

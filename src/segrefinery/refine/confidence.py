@@ -139,7 +139,8 @@ class ConfidenceThreshold(Refiner):
         return labels.weighted(confidence >= threshold)  # false for NaN
 
     def after_step(self, step: Step) -> None:
-        if self._blended is not None and step.view is not None:  # labels made before an offline generation do not count
+        if self._blended is not None and step.target is not None and step.target.view is not None:
+            # Labels made before an offline generation do not count.
             self.histogram.copy_(self._blended)
         self._blended = None
 

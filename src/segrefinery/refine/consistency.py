@@ -37,15 +37,12 @@ class StrongView:
         return loss(moved, strong, ~uncovered)
 
 
-def look_at_strong_view(step: Step, settings: AffineViewSettings | None) -> StrongView:
-    """Show the student a strong view of the target batch: affine, or the stage's own photometric one for None."""
-    if step.view is None:
-        raise ValueError("step.view is None: a strong view needs a teacher that looks at every batch")
-    image = step.view.image
+def look_at_strong_view(step: Step, image: Tensor, settings: AffineViewSettings | None) -> StrongView:
+    """Show the student a strong view of images B x 3 x H x W: affine, or the stage's own photometric one for None."""
     if settings is not None:
         image, warp = affine_strong_view(image, step.generators[: len(image)], settings, *step.normalization)
         return StrongView(step.student(image), warp)
-    return StrongView(step.student(image if step.strong is None else step.strong(image)), None)
+    return StrongView(step.student(step.strong(image)), None)
 
 
 def symmetric_kl(weak_logits: Tensor, strong_logits: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -68,15 +68,11 @@ class PixelContrast(Refiner):
         self.projection = ProjectionHead(segmenter.level_channels, settings.width, settings.norm)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        if step.mixed_prediction is None or step.mixed_label is None or step.mixed_weight is None:
+        source, target = step.source, step.target
+        if target is None or step.number < self.settings.warmup:
             return {}
-        if step.number < self.settings.warmup:
-            return {}
-        # Target pixels alone, and only those that count: what was pasted from the source is in the pool already.
-        target = step.mixed_label.masked_fill(step.mixed_weight <= 0, IGNORE)
-        if step.mixed_source is not None:
-            target = target.masked_fill(step.mixed_source, IGNORE)
-        domains = ((step.source_prediction, step.source.label), (step.mixed_prediction, target))
+        # Of the mixed image the target's pixels alone: what was pasted from the source is in the pool already.
+        domains = ((source.prediction, source.batch.label), (target.prediction, target.mixed.target_label))
         vectors, labels, wrong = [], [], []
         for prediction, label in domains:
             for collected, new in zip((vectors, labels, wrong), self._embed(prediction, label)):
@@ -89,7 +85,7 @@ class PixelContrast(Refiner):
             self.settings.samples,
             self.settings.samples_per_class,
         )
-        chosen = [pixels.to(step.source.image.device) for pixels in chosen]
+        chosen = [pixels.to(source.batch.image.device) for pixels in chosen]
         pool = torch.cat([one[pixels] for one, pixels in zip(vectors, chosen)])
         label = torch.cat([one[pixels] for one, pixels in zip(labels, chosen)])
         return {"pixel_contrast": self.settings.weight * pixel_contrastive_loss(pool, label, self.settings.temperature)}

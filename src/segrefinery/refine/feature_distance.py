@@ -103,8 +103,8 @@ class FeatureDistance(Refiner):
         if not self.settings.weight:
             return {}
         with torch.no_grad():
-            reference = self.reference.levels(step.source.image)[-1]
-        features = step.source_prediction.levels[-1]
+            reference = self.reference.levels(step.source.batch.image)[-1]
+        features = step.source.prediction.levels[-1]
         size = (features.shape[-2], features.shape[-1])
-        mask = cells_of_classes(step.source.label, self.classes, size, self.settings.ratio)
+        mask = cells_of_classes(step.source.batch.label, self.classes, size, self.settings.ratio)
         return {"feature_distance": self.settings.weight * masked_feature_distance(features, reference, mask)}

@@ -72,16 +72,17 @@ class MaskedConsistency(Refiner):
         self.settings = settings or MaskedConsistencySettings()
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        if step.view is None or step.labels is None or not self.settings.weight:
+        target = step.target
+        if target is None or target.view is None or not self.settings.weight:
             return {}
-        image = step.view.image
+        image = target.view.image
         size = (image.shape[-2], image.shape[-1])
-        labels = step.labels
+        labels = target.labels
         if self.settings.labels == "teacher":
-            labels = PseudoLabels(step.view.probs, labels.weight)
+            labels = PseudoLabels(target.view.probs, labels.weight)
         labels = labels.resize(size)
 
-        if self.settings.strong and step.strong is not None:
+        if self.settings.strong:
             image = step.strong(image)
         mask = block_mask(size, self.settings.block, self.settings.ratio, step.generators[: len(image)])
         prediction: Prediction = step.student(image * mask.to(image))  # 0 is the mean colour of normalised images

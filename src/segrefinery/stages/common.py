@@ -59,7 +59,7 @@ class RefinedStage(Stage):
 
     Attributes:
         refiners: by name, in order.
-        remembered: the steps since the optimizer last moved (several with accumulation), for the refiners' updates.
+        micro_steps: the steps since the optimizer last moved (several with accumulation), for the refiners' updates.
     """
 
     def __init__(self, settings: StageSettings, chain: Mapping[str, Settings], context: StageContext) -> None:
@@ -68,7 +68,7 @@ class RefinedStage(Stage):
         self.space = context.space
         self.model = context.model
         self.refiners = build_refiners(chain, context)
-        self.remembered: list[Step] = []
+        self.micro_steps: list[Step] = []
 
     @property
     def chain(self) -> list[Refiner]:
@@ -86,10 +86,11 @@ class RefinedStage(Stage):
         return {"model": build_optimizer(groups, self.optimizer_settings, self.steps)}
 
     def after_step(self, batch: StepBatch) -> None:
-        for step in self.remembered:
-            for refiner in self.chain:
-                refiner.after_step(step)
-        self.remembered.clear()
+        for refiner in self.chain if self.micro_steps else ():
+            for step in self.micro_steps:
+                refiner.remember(step)
+            refiner.after_step(self.micro_steps[-1])
+        self.micro_steps.clear()
 
     def predictor(self) -> nn.Module:
         predictor: nn.Module = self.model

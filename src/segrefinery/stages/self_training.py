@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,14 +13,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.data.augment import StrongViewSettings, strong_view
-from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.batch import LabeledBatch, MixedBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes
 from segrefinery.data.translation import TranslationSettings, translate_at_random
 from segrefinery.labels import IGNORE
 from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
 from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.refine import PseudoLabels, RefinerChain, Step
+from segrefinery.refine import PseudoLabels, RefinerChain, SourceStep, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, RefinedStage, head_losses
 from segrefinery.stages.pseudo_labels import write_pseudo_labels
@@ -88,8 +89,8 @@ class SelfTraining(RefinedStage):
         source = self.in_style(source, target.image, random)
 
         view, labels = self.label(target)
-        mixed_image, mixed_label, mixed_weight, pasted = self.mix(source, target, labels, random)
-        mixed_image = self.strong(mixed_image, random)
+        mixed = self.mix(source, target, labels, random)
+        mixed = replace(mixed, image=self.strong(mixed.image, random))
 
         on_source = self.model(source.image)
         losses = head_losses("source", on_source, source.label, None, self.settings.weights)
@@ -98,19 +99,22 @@ class SelfTraining(RefinedStage):
             yield losses  # frees the source's graph before the target's is built
             losses = {}
 
-        on_mixed = self.model(mixed_image)
-        losses |= self.weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed_label, mixed_weight))
-        learned = mixed_weight > 0 if pasted is None else (mixed_weight > 0) & ~pasted
-        self.watch.see(labels.probs, source.label, on_mixed.logits, mixed_label, learned)
+        on_mixed = self.model(mixed.image)
+        losses |= self.weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed))
+        self.watch.see(labels.probs, source.label, on_mixed.logits, mixed.target_label)
 
         step = Step(
-            batch.number, self.model, source, on_source, self.teacher, view, labels,
-            mixed_image, mixed_label, mixed_weight, on_mixed, pasted,
-            strong=lambda image: self.strong(image, random), normalization=self.normalization, generators=random,
-        )  # fmt: skip
+            batch.number,
+            self.model,
+            SourceStep(source, on_source),
+            TargetStep(self.teacher, view, labels, mixed, on_mixed),
+            strong=partial(self.strong, random=random),
+            normalization=self.normalization,
+            generators=random,
+        )
         for refiner in self.chain_with_losses:
             losses |= refiner.losses(step)
-        self.remembered.append(step)
+        self.micro_steps.append(step)
         yield losses
 
     def in_style(self, source: LabeledBatch, target: Tensor, random: list[torch.Generator]) -> LabeledBatch:
@@ -142,23 +146,23 @@ class SelfTraining(RefinedStage):
         target: UnlabeledBatch | PseudoLabeledBatch,
         labels: PseudoLabels,
         random: list[torch.Generator],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Paste parts of the source over the target (ClassMix, CutMix) -> image, label, weight, and where the source
-        shows. What is pasted carries its true label and weighs 1."""
+    ) -> MixedBatch:
+        """Paste parts of the source over the target (ClassMix, CutMix). What is pasted carries its true label and
+        weighs 1."""
         full = labels.resize((target.image.shape[-2], target.image.shape[-1]))
         label, weight = full.labels, full.weight
         if self.settings.mixing == "none":
-            return target.image, label, weight, None
+            return MixedBatch(target.image, label, weight, pasted=torch.zeros_like(label, dtype=torch.bool))
         if self.settings.mixing == "classmix":
             classes = draw_mix_classes(source.label, random, preset=self.settings.mix_classes)
             image, label, pasted = classmix(source.image, source.label, target.image, label, classes)
         else:
             image, label, pasted = cutmix(source.image, source.label, target.image, label, random)
-        return image, label, weight.masked_fill(pasted, 1.0), pasted
+        return MixedBatch(image, label, weight.masked_fill(pasted, 1.0), pasted)
 
-    def target_losses(self, prediction: Prediction, label: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def target_losses(self, prediction: Prediction, mixed: MixedBatch) -> dict[str, Tensor]:
         """How the student learns from refined labels."""
-        weights = self.settings.weights
+        weights, label, weight = self.settings.weights, mixed.label, mixed.weight
         if self.settings.target_loss == "variance_regularized":
             if prediction.aux_logits is None:
                 raise ValueError("target_loss: variance_regularized needs a network with a second learner")

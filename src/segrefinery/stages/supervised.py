@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from segrefinery.refine import RefinerChain, Step
+from segrefinery.refine import RefinerChain, SourceStep, Step
 from segrefinery.stages.base import StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, RefinedStage, head_losses
 
@@ -41,8 +41,8 @@ class Supervised(RefinedStage):
         assert source is not None, "supervised training needs a source batch"
         prediction = self.model(source.image)
         losses = head_losses("source", prediction, source.label, None, self.settings.weights)
-        step = Step(batch.number, self.model, source, prediction, generators=batch.generators)
+        step = Step(batch.number, self.model, SourceStep(source, prediction), generators=batch.generators)
         for refiner in self.chain_with_losses:
             losses |= refiner.losses(step)
-        self.remembered.append(step)
+        self.micro_steps.append(step)
         yield losses

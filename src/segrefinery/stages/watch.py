@@ -44,14 +44,14 @@ class LabelWatch(nn.Module):
         self.register_buffer("suspected", torch.tensor(-1))
 
     @torch.no_grad()
-    def see(self, probs: Tensor, source_label: Tensor, logits: Tensor, label: Tensor, learned: Tensor) -> None:
+    def see(self, probs: Tensor, source_label: Tensor, logits: Tensor, label: Tensor) -> None:
         """Take in one step.
 
         Args:
             probs: B x C x h x w, the refined labels.
             source_label: B x H x W, 255 ignored.
             logits: B x C x h x w, what the student said of the mixed image.
-            label: B x H x W, what it was taught there. learned: B x H x W bool, the target pixels that count.
+            label: B x H x W, what it was taught there; 255 at all pixels but the target's own that count.
         """
         classes = torch.arange(len(self.late), device=probs.device)
         shares = (probs == probs.amax(dim=1, keepdim=True)).float().mean(dim=(0, 2, 3))
@@ -60,8 +60,7 @@ class LabelWatch(nn.Module):
         prior = torch.stack([(source_label == each).sum() for each in classes]) / known
         size = (logits.shape[-2], logits.shape[-1])
         label = interpolate(label[:, None].float(), size, mode="nearest")[:, 0].long()
-        learned = interpolate(learned[:, None].float(), size, mode="nearest")[:, 0] > 0
-        learned &= label != IGNORE
+        learned = label != IGNORE
         right = ((logits.argmax(dim=1) == label) & learned).sum() / learned.sum().clamp(min=1)
 
         recent = 1.0 / (self.steps + 1).clamp(max=WINDOW)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
 from segrefinery.models.padding import pad_to_multiple, unpad
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,11 @@ class Tapped(Segmenter):
     def forward(self, image: Tensor) -> Prediction:
         image = image.flip(1) if self.bgr else image
         padded = pad_to_multiple(image, self.multiple, self.square)
-        with listening(self.module, [tap for tap in (self.tap, self.auxiliary) if tap]) as heard:
+        taps = [tap for tap in (self.tap, self.auxiliary) if tap]
+        with listening(self.module, taps) as heard:
             self.module(padded, **self.arguments)
         size, whole = image.shape[-2:], padded.shape[-2:]
-        logits, features = (unpad(x, whole, size) for x in heard[self.tap])
-        if self.auxiliary is None:
-            return Prediction(logits, features)
-        return Prediction(logits, features, *(unpad(x, whole, size) for x in heard[self.auxiliary]))
+        return Prediction.of([Learner(*(unpad(x, whole, size) for x in heard[tap])) for tap in taps])
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.module.get_submodule(self.encoder_name).parameters())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import choose
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
 
 class Wrapped(Segmenter):
@@ -73,7 +73,10 @@ class Wrapped(Segmenter):
                     "one B x D x h x w tensor a call: name another feature_layer."
                 )
             features = bilinear(caught[0], logits.shape[-2:])
-        return Prediction(logits, features, aux_logits)
+        learners = [Learner(logits, features)]
+        if aux_logits is not None:
+            learners.append(Learner(aux_logits, aux_logits))
+        return Prediction.of(learners)
 
 
 def _logits_of(output: Any, module: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -119,7 +119,6 @@ class ImplicitRectifier(Refiner):
             detach_latents=settings.detach_latents,
         )
         self.average = copy.deepcopy(self.function).requires_grad_(False)
-        self._moved_at = -1
 
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
         """Label from the function as an earlier stage left it."""
@@ -137,24 +136,23 @@ class ImplicitRectifier(Refiner):
         return refined
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        settings, found = self.settings, {}
+        settings, source, target = self.settings, step.source, step.target
+        losses = {}
         if settings.source_weight:
-            learners = step.source_prediction.learners
-            loss = self._loss(learners, step.source.label, None, step.generators, on_target=False)
-            found["rectified_source"] = settings.source_weight * loss
-        if settings.target_weight and step.mixed_prediction is not None and step.mixed_label is not None:
-            learners = step.mixed_prediction.learners
-            loss = self._loss(learners, step.mixed_label, step.mixed_weight, step.generators, on_target=True)
-            found["rectified_target"] = settings.target_weight * loss
-        return found
+            loss = self._loss(source.prediction.learners, source.batch.label, None, step.generators, on_target=False)
+            losses["rectified_source"] = settings.source_weight * loss
+        if settings.target_weight and target is not None:
+            learners, mixed = target.prediction.learners, target.mixed
+            loss = self._loss(learners, mixed.label, mixed.weight, step.generators, on_target=True)
+            losses["rectified_target"] = settings.target_weight * loss
+        return losses
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
         """The average follows the function as the teacher follows the student."""
-        if step.teacher is None or step.number == self._moved_at:  # once an optimizer step, not a micro-batch
+        if step.target is None:
             return
-        self._moved_at = step.number
-        decay = min(1.0 - 1.0 / (step.number + 1), step.teacher.settings.decay)
+        decay = step.target.teacher.decay_at(step.number)
         for old, new in zip(self.average.parameters(), self.function.parameters(), strict=True):
             old.lerp_(new.to(old.dtype), 1.0 - decay)
 
@@ -211,7 +209,7 @@ class RectifiedSegmenter(Segmenter):
         size = max(_whole_grid(learner) for learner in seen.learners)
         features = bilinear(seen.features, size)
         logits = self.function.decode(seen.learners, size, log=True)
-        return Prediction(logits, features, seen.aux_logits, seen.aux_features, seen.levels, seen.learners)
+        return Prediction(logits, features, seen.levels, seen.learners)
 
     @torch.no_grad()
     def predict(self, image: Tensor, size: tuple[int, int], chunk: int = 16384) -> Tensor:

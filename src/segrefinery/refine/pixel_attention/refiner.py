@@ -19,7 +19,7 @@ from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import Settings
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.base import Refiner, SourceStep, Step
 from segrefinery.refine.pixel_attention.formulas import AttentionModule
 
 log = logging.getLogger(__name__)
@@ -90,23 +90,23 @@ class PixelAttention(Refiner):
     def losses(self, step: Step) -> dict[str, Tensor]:
         if self.settings.train:
             self.trained.fill_(True)
-            return {"pixel_attention": self._training_loss(step)}
-        if step.mixed_prediction is None:
+            return {"pixel_attention": self._training_loss(step.source)}
+        if step.target is None:
             return {}
-        seen = {"target": step.mixed_prediction}
+        seen = {"target": step.target.prediction}
         if self.settings.domains == "both":
-            seen["source"] = step.source_prediction
+            seen["source"] = step.source.prediction
         return {f"attention_{domain}": self._pull(prediction) for domain, prediction in seen.items()}
 
-    def _training_loss(self, step: Step) -> Tensor:
+    def _training_loss(self, source: SourceStep) -> Tensor:
         """Cross-entropy of the up-sampled, attended maps with the source labels (section 4.2)."""
-        total = step.source_prediction.logits.new_zeros((), dtype=torch.float32)
-        for layer, maps in _maps(step.source_prediction, self.layers):
+        total = source.prediction.logits.new_zeros((), dtype=torch.float32)
+        for layer, maps in _maps(source.prediction, self.layers):
             attended = self.attention[layer](maps)
             if self.settings.train_skip:
                 attended = maps.float() + attended
             logits = self.classifier(attended) if layer == "features" and self.classifier is not None else attended
-            total = total + _mean_cross_entropy(logits, step.source.label)
+            total = total + _mean_cross_entropy(logits, source.batch.label)
         return total
 
     def _pull(self, prediction: Prediction) -> Tensor:

@@ -103,39 +103,39 @@ class Prototypes(Refiner):
         return PseudoLabels(rectify(weights, soft_labels), labels.weight)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        if step.view is None:
+        target = step.target
+        if target is None or target.view is None:
             return {}
         settings = self.settings
         share = 1.0 if settings.divisor == "pixels" else 1.0 / self.space.num_classes
         losses = {}
         if settings.structure_weight:
-            losses["structure"] = share * settings.structure_weight * self.structure_loss(step)
-        if settings.regularizer_weight and step.mixed_prediction is not None:
-            logits, mask = step.mixed_prediction.logits, None
-            if step.mixed_source is not None:
-                shown = F.interpolate(step.mixed_source[:, None].float(), logits.shape[-2:], mode="nearest")[:, 0]
-                mask = shown < 0.5
-            losses["mrkld"] = share * settings.regularizer_weight * mrkld(logits, mask)
+            losses["structure"] = share * settings.structure_weight * self.structure_loss(step, target.view)
+        if settings.regularizer_weight:
+            logits = target.prediction.logits
+            pasted = F.interpolate(target.mixed.pasted[:, None].float(), logits.shape[-2:], mode="nearest")[:, 0]
+            losses["mrkld"] = share * settings.regularizer_weight * mrkld(logits, pasted < 0.5)
         return losses
 
-    def structure_loss(self, step: Step) -> Tensor:
+    def structure_loss(self, step: Step, view: TeacherView) -> Tensor:
         """KL(z_T || z_T'): the student's strong view must lie to the prototypes as the teacher's weak view does.
         Reaches the student alone."""
-        assert step.view is not None
-        strong = look_at_strong_view(step, self.settings.strong_view)
+        strong = look_at_strong_view(step, view.image, self.settings.strong_view)
         with torch.no_grad():
-            weak = prototype_distances(step.view.features, self.prototypes) / -self.settings.temperature
+            weak = prototype_distances(view.features, self.prototypes) / -self.settings.temperature
         moved = prototype_distances(strong.prediction.features, self.prototypes) / -self.settings.temperature
         return strong.compare(kl_divergence, weak, moved)
 
     @torch.no_grad()
-    def after_step(self, step: Step) -> None:
-        if step.view is None or step.labels is None:
+    def remember(self, step: Step) -> None:
+        """The prototypes follow the features of the pixels that carry their class."""
+        target = step.target
+        if target is None or target.view is None:
             return
-        settings = self.settings
-        labels = step.labels.labels if settings.update_labels == "refined" else step.view.logits.argmax(dim=1)
+        settings, view = self.settings, target.view
+        labels = target.labels.labels if settings.update_labels == "refined" else view.logits.argmax(dim=1)
         self.prototypes.copy_(
             move_prototypes(
-                self.prototypes, step.view.features, labels, settings.momentum, settings.update, settings.min_pixels
+                self.prototypes, view.features, labels, settings.momentum, settings.update, settings.min_pixels
             )
         )

@@ -144,7 +144,6 @@ class RefinementNetwork(Refiner):
         self.decoder.noise.requires_grad_(settings.mask)
         self.register_buffer("trained_steps", torch.zeros((), dtype=torch.long))
         self._rejects_all = False
-        self._counted_at = -1
 
     @torch.no_grad()
     def examine(self, view: TeacherView) -> Refinement:
@@ -169,14 +168,13 @@ class RefinementNetwork(Refiner):
         return labels
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        if step.view is None or step.teacher is None:
+        settings, source, target = self.settings, step.source.batch, step.target
+        if target is None or target.view is None:
             return {}
-        settings, source = self.settings, step.source
-        image = step.strong(source.image) if settings.augment_source and step.strong else source.image
-        view = step.teacher.view(image)
+        view = target.teacher.view(step.strong(source.image) if settings.augment_source else source.image)
         low, high = settings.strength
         strength = low + (high - low) * float(torch.rand((), generator=step.generators[0]))
-        spoiled = perturb(view.logits, step.view.logits, settings.perturbation, strength, step.generators)
+        spoiled = perturb(view.logits, target.view.logits, settings.perturbation, strength, step.generators)
         label = F.interpolate(source.label[:, None].float(), spoiled.shape[-2:], mode="nearest")[:, 0].long()
 
         refined = self.decoder(view.levels, spoiled)
@@ -189,8 +187,7 @@ class RefinementNetwork(Refiner):
         return losses
 
     def after_step(self, step: Step) -> None:
-        if step.view is not None and step.number != self._counted_at:  # once an optimizer step, not a micro-batch
-            self._counted_at = step.number
+        if step.target is not None and step.target.view is not None:
             self.trained_steps += 1
 
     def _warn_if_nothing_is_kept(self, keep: Tensor) -> None:

@@ -119,7 +119,6 @@ class SelfLabeling(Refiner):
         self.bank = FeatureBank(settings.bank, channels)
         self.logit_bank = FeatureBank(settings.bank, classes) if settings.assign_logits else None
         self._drawn: list[tuple[Tensor, Tensor]] = []
-        self._moved_at = -1
 
     @torch.no_grad()
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
@@ -149,15 +148,16 @@ class SelfLabeling(Refiner):
         return PseudoLabels(rectify(clusters, soft_labels), labels.weight)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        if step.view is None or step.labels is None:
+        target = step.target
+        if target is None or target.view is None:
             return {}
         losses = {}
         if self.settings.self_labeling_weight:
             losses["self_labeling"] = self.settings.self_labeling_weight * self.self_labeling_loss(
-                step.view, step.labels, step.generators
+                target.view, target.labels, step.generators
             )
         if self.settings.consistency_weight:
-            losses["consistency"] = self.settings.consistency_weight * self.consistency_loss(step)
+            losses["consistency"] = self.settings.consistency_weight * self.consistency_loss(step, target.view)
         return losses
 
     def self_labeling_loss(self, view: TeacherView, labels: PseudoLabels, generators: list[torch.Generator]) -> Tensor:
@@ -220,30 +220,32 @@ class SelfLabeling(Refiner):
             found.append(sinkhorn(table[start:end], marginal, settings.epsilon, settings.iterations)[-count:])
         return torch.cat(found)
 
-    def consistency_loss(self, step: Step) -> Tensor:
+    def consistency_loss(self, step: Step, view: TeacherView) -> Tensor:
         """L_REG between weak and strong view. Reaches the student alone."""
-        assert step.view is not None
-        strong = look_at_strong_view(step, self.settings.strong_view)
+        strong = look_at_strong_view(step, view.image, self.settings.strong_view)
         if self.settings.consistency == "symmetric":
-            return strong.compare(symmetric_kl, step.view.logits, strong.prediction.logits)
-        weak = cosine_similarities(step.view.features, self.head_copy) / self.settings.temperature
+            return strong.compare(symmetric_kl, view.logits, strong.prediction.logits)
+        weak = cosine_similarities(view.features, self.head_copy) / self.settings.temperature
         moved = cosine_similarities(strong.prediction.features, self.head_copy) / self.settings.temperature
         return strong.compare(kl_divergence, weak, moved) / self.space.num_classes
 
     @torch.no_grad()
-    def after_step(self, step: Step) -> None:
-        """Remember the drawn pixels, move the momentum head, and move the class distribution (eq. 11)."""
-        if step.view is None or step.labels is None:
+    def remember(self, step: Step) -> None:
+        """The drawn pixels enter the bank, and the class distribution moves (eq. 11)."""
+        if step.target is None or step.target.view is None:
             return
         for features, logits in self._drawn:
             for bank, rows in zip(self._banks(), (features, logits), strict=False):
                 bank.push(rows)
         self._drawn.clear()
-        if step.number != self._moved_at:  # once an optimizer step, however many micro-batches it has
-            self.head_copy.lerp_(self.head, 1 - self.settings.head_momentum)
-            self._moved_at = step.number
         momentum = self.settings.distribution_momentum
-        self.distribution.copy_(update_class_distribution(self.distribution, step.labels.labels, momentum))
+        self.distribution.copy_(update_class_distribution(self.distribution, step.target.labels.labels, momentum))
+
+    @torch.no_grad()
+    def after_step(self, step: Step) -> None:
+        """The momentum head follows the head."""
+        if step.target is not None and step.target.view is not None:
+            self.head_copy.lerp_(self.head, 1 - self.settings.head_momentum)
 
     def _banks(self) -> list[FeatureBank]:
         return [bank for bank in (self.bank, self.logit_bank) if bank is not None]
