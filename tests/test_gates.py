@@ -10,7 +10,7 @@ from runs import DAY, NARROW, NIGHT, TEST, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import LabeledBatch
 from segrefinery.labels import LabelSpace
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.teacher import Teacher
 from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
 
@@ -37,8 +37,8 @@ class Said(Segmenter):
         self.second = second
 
     def forward(self, image: torch.Tensor) -> Prediction:
-        aux = torch.stack([-image[:, 2], image[:, 2]], dim=1) if self.second else None
-        return Prediction(image[:, :2], image, aux)
+        second = Learner(torch.stack([-image[:, 2], image[:, 2]], dim=1), image)
+        return Prediction.of([Learner(image[:, :2], image), *([second] if self.second else [])])
 
 
 def ground(lib: ModuleType, image: torch.Tensor, label: torch.Tensor, second: bool = True):
@@ -85,6 +85,31 @@ def test_thresholds_keep_as_many_as_the_mixtures(lib):
     assert 0 < coverage < 1
     assert found["one threshold, as many"][0] == found["a threshold a class, as many of each"][0] == coverage
     assert precision < found["one threshold, as many"][1]
+
+
+def test_some_images_are_spread_over_the_data_set(lib):
+    from lib.spread import Spread
+
+    some = Spread(Numbers(), 3)
+    assert [some.image(index) for index in range(len(some))] == [0, 2, 4]
+    assert some.name(2) == "4"
+    assert some.space is SPACE
+    assert len(Spread(Numbers(), 100)) == 7
+
+
+class Numbers:
+    """Seven images that are their own number."""
+
+    space = SPACE
+
+    def __len__(self) -> int:
+        return 7
+
+    def image(self, index: int) -> int:
+        return index
+
+    def name(self, index: int) -> str:
+        return str(index)
 
 
 @pytest.fixture(scope="module")

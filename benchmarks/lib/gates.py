@@ -15,13 +15,13 @@ from torch import Tensor
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
 from segrefinery.core.resize import bilinear
-from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.data.sampling import soft_balance_probabilities
 from segrefinery.data.transforms import resize_map
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, SourceStep, Step, TargetStep
 from segrefinery.refine.confidence import normalized_entropy
 from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
 from segrefinery.refine.pixel_attention.refiner import PixelAttention
@@ -250,14 +250,23 @@ def train(
     for number, (source, target) in enumerate(pairs):
         view = teacher.view(target.image, target.index)
         with torch.no_grad():
-            labels, prediction = refiner(view, PseudoLabels.from_view(view)), teacher(source.image)
+            labels = refiner(view, PseudoLabels.from_view(view))
+            halves = SourceStep(source, teacher(source.image)), unmixed(teacher, view, labels)
         random = [generator("gate", number, place) for place in range(len(source))]
-        step = Step(number, teacher.network, source, prediction, teacher, view, labels, generators=random)
+        step = Step(number, teacher.network, *halves, generators=random)
         for group in trained.optimizer.param_groups:
             group["lr"] = group["base_lr"] * trained.rate(number)
         trained.optimizer.zero_grad()
         torch.stack(list(refiner.losses(step).values())).sum().backward()
         trained.optimizer.step()
         with torch.no_grad():
+            refiner.remember(step)
             refiner.after_step(step)
     refiner.eval()
+
+
+def unmixed(teacher: Teacher, view: TeacherView, labels: PseudoLabels) -> TargetStep:
+    """The target's half of a step in which nothing is pasted."""
+    whole = labels.resize((view.image.shape[-2], view.image.shape[-1]))
+    batch = MixedBatch(view.image, whole.labels, whole.weight, torch.zeros_like(whole.weight, dtype=torch.bool))
+    return TargetStep(teacher, view, labels, batch, view)

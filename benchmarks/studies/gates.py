@@ -34,9 +34,9 @@ import segrefinery
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib import gates
-from lib.first import First
 from lib.machine import machine
 from lib.results import CELLS, RESULTS
+from lib.spread import Spread
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
 from segrefinery.data.loader import Pass, training_batches
@@ -92,7 +92,7 @@ class Gates:
         self.recipe: Recipe = load_recipe(run / "recipe.yaml")
         self.model: Model = segrefinery.load(run)
         self.source, target_labels = self.labelled(task.source), self.labelled(task.target)
-        self.validation, self.test = (First(self.labelled(name), images) for name in (task.validation, task.test))
+        self.validation, self.test = (Spread(self.labelled(name), images) for name in (task.validation, task.test))
         target = UnlabeledView(open_dataset(task.target))
         whole = partial(Pass, settings=self.model.data, workers=0)
         self.ground = gates.Ground(

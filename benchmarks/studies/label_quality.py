@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from lib.first import First
 from lib.labels_of_run import Labeller, labeller_of
 from lib.machine import machine
 from lib.noise import NoiseScores
 from lib.shares import bar, draw
+from lib.spread import Spread
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.loader import Pass
@@ -105,7 +105,7 @@ def divergence(reference: Tensor, shares: Tensor) -> float:
 @torch.no_grad()
 def examine(one: Labeller, data: str, images: int) -> tuple[LabelSpace, dict[str, Counts], NoiseScores | None]:
     dataset = open_dataset(data)
-    labelled: Any = First(align(dataset, UnlabeledView(dataset), dataset, space=one.space).evaluation, images)
+    labelled: Any = Spread(align(dataset, UnlabeledView(dataset), dataset, space=one.space).evaluation, images)
     target = Pass(UnlabeledView(labelled), one.data, workers=0)
     refiners: dict[str, Refiner | None] = {}
     for name, settings in OTHERS.items():
