@@ -26,10 +26,16 @@ from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, SourceStep, Step, TargetStep
-from segrefinery.refine.prototypes.formulas import cosine_similarities, move_prototypes, prototype_weights
+from segrefinery.refine.prototypes.formulas import move_prototypes, prototype_weights
 from segrefinery.refine.prototypes.refiner import PrototypesSettings
 from segrefinery.refine.self_labeling.bank import FeatureBank
-from segrefinery.refine.self_labeling.formulas import balanced_positions, rectify, sinkhorn, update_class_distribution
+from segrefinery.refine.self_labeling.formulas import (
+    balanced_positions,
+    cosine_similarities,
+    rectify,
+    sinkhorn,
+    update_class_distribution,
+)
 from segrefinery.refine.self_labeling.refiner import SelfLabelingSettings
 
 BATCH, CLASSES, CHANNELS, BANK, SAMPLES = 4, 19, 256, 65_536, 512

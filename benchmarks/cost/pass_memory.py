@@ -35,9 +35,9 @@ from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.teacher import Teacher
 from segrefinery.refine.class_balanced import ClassBalancedSettings
+from segrefinery.refine.class_features import gather_statistics
 from segrefinery.refine.confidence import ConfidenceThresholdSettings
 from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
-from segrefinery.refine.prototypes.formulas import gather_statistics
 from segrefinery.stages.target_guided import class_entropies
 
 CLASSES = 19

@@ -25,9 +25,8 @@ from segrefinery.refine.base import PseudoLabels, Refiner, SourceStep, Step, Tar
 from segrefinery.refine.confidence import normalized_entropy
 from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
 from segrefinery.refine.pixel_attention.refiner import PixelAttention
-from segrefinery.refine.prototypes.formulas import cosine_similarities
 from segrefinery.refine.refinement_network.refiner import RefinementNetwork
-from segrefinery.refine.self_labeling.formulas import rectify
+from segrefinery.refine.self_labeling.formulas import cosine_similarities, rectify
 from segrefinery.refine.self_labeling.refiner import SelfLabeling
 from segrefinery.stages.optimizers import OptimizerSettings, build_optimizer, parameter_groups
 from segrefinery.stages.target_guided import class_entropies, uncertain_classes

@@ -14,7 +14,7 @@ from PIL import Image
 
 from segrefinery.data.transforms import DataSettings
 from segrefinery.labels import IGNORE, LabelSpace
-from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings, fit_two_gaussians
+from segrefinery.refine.entropy_mixture import EntropyMixtureSettings, fit_two_gaussians
 from segrefinery.refine.implicit_rectification.refiner import ImplicitRectificationSettings
 from segrefinery.refine.pixel_attention.refiner import PixelAttentionSettings
 from segrefinery.report.charts import line_chart, ticks

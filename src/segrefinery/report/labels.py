@@ -14,7 +14,7 @@ from segrefinery.evaluation.results import per_image_counts
 from segrefinery.labels import IGNORE
 from segrefinery.refine.base import PseudoLabels
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.refine.entropy_mixture.refiner import EntropyMixture, Mixture, fit_two_gaussians
+from segrefinery.refine.entropy_mixture import EntropyMixture, Mixture, fit_two_gaussians
 from segrefinery.refine.pixel_attention.formulas import group_entropy
 from segrefinery.refine.self_labeling.refiner import SelfLabeling
 from segrefinery.report.charts import bar_rows, histogram_chart, line_chart

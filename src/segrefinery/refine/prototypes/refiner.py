@@ -21,13 +21,9 @@ from segrefinery.losses import kl_divergence, mrkld
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.class_features import gather_statistics, require_finite
 from segrefinery.refine.consistency import look_at_strong_view
-from segrefinery.refine.prototypes.formulas import (
-    gather_statistics,
-    move_prototypes,
-    prototype_distances,
-    require_finite,
-)
+from segrefinery.refine.prototypes.formulas import move_prototypes, prototype_distances
 from segrefinery.refine.self_labeling.formulas import rectify
 
 

@@ -1,18 +1,31 @@
 """The formulas of class-balanced pixel self-labelling (CPSL): assignment, rectification, class distribution, sampling.
 
 Li, Li, He, Zhang, Jia, Zhang: Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation,
-CVPR 2022. The refiner is in ``cpsl.py``.
+CVPR 2022.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segrefinery.core.precision import wide
 from segrefinery.labels import IGNORE
+from segrefinery.refine.class_features import by_chunks
 
 SAFE_RANGE = 50.0  # spread of scores / epsilon up to which products of exponentials stay inside float32
+
+
+def cosine_similarities(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosines B x C x h x w between features B x D x h x w and cluster weights C x D (scores of eq. 4); differentiable."""
+    with torch.autocast(features.device.type, enabled=False):
+        directions = F.normalize(wide(prototypes), dim=1)
+
+        def cosines(pixels: Tensor) -> Tensor:
+            return directions @ pixels / pixels.square().sum(dim=0).clamp_min(1e-24).sqrt()
+
+        return by_chunks(cosines, features, prototypes)
 
 
 @torch.no_grad()

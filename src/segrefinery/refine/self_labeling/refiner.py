@@ -1,7 +1,7 @@
 """CPSL: pixels of the target are clustered as training goes, and the clusters rectify the warm-up network's labels.
 
 Li, Li, He, Zhang, Jia, Zhang: Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation,
-CVPR 2022. The formulas are in ``self_labeling.py``.
+CVPR 2022. The formulas are in ``formulas.py``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.class_features import gather_statistics, require_finite
 from segrefinery.refine.consistency import look_at_strong_view, symmetric_kl
-from segrefinery.refine.prototypes.formulas import cosine_similarities, gather_statistics, require_finite
 from segrefinery.refine.self_labeling.bank import FeatureBank
 from segrefinery.refine.self_labeling.formulas import (
     balanced_positions,
+    cosine_similarities,
     rectify,
     sinkhorn,
     uniform_positions,

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from segrefinery.refine.self_labeling.formulas import (
     balanced_positions,
+    cosine_similarities,
     rectify,
     sinkhorn,
     uniform_positions,
@@ -223,3 +225,11 @@ def test_class_distribution_refuses_a_momentum_that_is_no_share(momentum):
 def test_an_epsilon_that_is_not_positive_is_refused(epsilon):
     with pytest.raises(ValueError, match="epsilon"):
         sinkhorn(torch.zeros(2, 2), torch.ones(2), epsilon)
+
+
+def test_cosines():
+    torch.manual_seed(0)
+    features, prototypes = torch.randn(2, 8, 3, 4), torch.randn(5, 8)
+    expected = F.conv2d(F.normalize(features, dim=1), F.normalize(prototypes, dim=1)[:, :, None, None])
+    torch.testing.assert_close(cosine_similarities(features, prototypes), expected)
+    assert not cosine_similarities(torch.zeros(1, 8, 1, 1), prototypes).any()
