@@ -112,6 +112,18 @@ class Numbers:
         return str(index)
 
 
+def test_the_uncertain_classes_are_seen_more_often(lib):
+    """Sky is what the target is unsure of, and one source image of four has it."""
+    image = torch.zeros(1, 3, 4, 4)
+    image[:, 1, :, :2], image[:, 0, :, 2:] = 0.2, 5.0
+    one = ground(lib, image, torch.zeros(1, 4, 4, dtype=torch.long))
+    counts = torch.tensor([[100, 20], [120, 0], [120, 0], [120, 0]])
+    worst, gains = lib.guided_sampling(one, counts, {"mid": 0.3}, uncertain=1)
+    assert worst == [1]
+    assert gains["guided, mid"][1] > gains["balanced, mid"][1] > 1
+    assert gains["guided, mid"][0] == pytest.approx(1, abs=0.1)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("gates") / "run", "source_only")
@@ -124,14 +136,15 @@ def test_all_gates_of_a_tiny_task(run: Path, monkeypatch: pytest.MonkeyPatch):
     task = gates.Task(DAY, DAY.replace("count=6", "count=2") + "@test", NIGHT, TEST)
     found = gates.Gates(task, run, "small", images=2, steps=2, overrides=())
     monkeypatch.setattr(found, "method", narrowed(found.method))
-    head, *parts = gates.page("tiny", found)
+    head, *parts, rooms = gates.page("tiny", found)
     assert "small, source-only" in head
     assert len(parts) == len(gates.PARTS)
     for title, part in zip(gates.PARTS, parts, strict=True):
         assert part.startswith(f"## {title}\n\n| ")
         assert len(part.splitlines()) >= 5
     assert "perfect choice" in parts[1]
-    assert "refined, taught by target labels" in parts[5]
+    assert "| target test, taught by target labels | refined |" in parts[5]
+    assert all(f"| {title} | " in rooms for title in gates.PARTS)
 
 
 def narrowed(method):

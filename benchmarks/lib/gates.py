@@ -119,19 +119,26 @@ def class_gains(pixel_counts: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def guided_sampling(
-    ground: Ground, pixel_counts: Tensor, midpoints: dict[str, float], uncertain: int
+    ground: Ground,
+    pixel_counts: Tensor,
+    midpoints: dict[str, float],
+    uncertain: int,
+    balance: float = 0.9,
+    steepness: float = 80.0,
 ) -> tuple[list[int], dict[str, Tensor]]:
     """The classes that the target finds most uncertain, and each way of sampling -> gain by class.
 
     Args:
         pixel_counts: N x C of the source.
         midpoints: name -> mu of eq. 5; each is tried with the uncertain classes and with all.
+        uncertain: how many classes count as uncertain.
+        balance, steepness: of eq. 3 and 5.
     """
     worst = uncertain_classes(class_entropies(ground.teacher, ground.target, upsample=False), uncertain)
     gains = {}
     for name, midpoint in midpoints.items():
         for what, classes in (("balanced", None), ("guided", worst)):
-            probabilities = soft_balance_probabilities(pixel_counts, classes, midpoint=midpoint)
+            probabilities = soft_balance_probabilities(pixel_counts, classes, balance, steepness, midpoint)
             gains[f"{what}, {name}"] = class_gains(pixel_counts, probabilities)
     return worst, gains
 

@@ -15,7 +15,7 @@ A network is trained on the source alone (``source_only``, resumable, kept besid
 7. CPSL: how precise clusters are, and the teacher on the same pixels.
 
 What the methods train (5 to 7) is trained as their recipes say, beside a network that stays as it is. Each part is
-printed as it is found; all are kept in ``benchmarks/results/gates/TASK.md``.
+printed as it is found, and last what room each of them leaves; all are kept in ``benchmarks/results/gates/TASK.md``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -77,6 +77,13 @@ TASKS = {
 }  # fmt: skip
 
 
+class Part(NamedTuple):
+    """What a gate found, as a Markdown table, and the room that it leaves, in a phrase."""
+
+    table: str
+    room: str
+
+
 class Gates:
     """A task's source-only model, its data in the model's classes, and a part of the page for each gate.
 
@@ -104,6 +111,7 @@ class Gates:
             partial(self.pairs, self.source, target),
             partial(self.pairs, target_labels, target),
         )
+        self.sides = {"source validation": self.ground.validation, "target test": self.ground.test}
 
     def labelled(self, name: str) -> Remapped:
         return Remapped(open_dataset(name), self.model.space, self.model.merge)  # pyright: ignore
@@ -139,76 +147,76 @@ class Gates:
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
-    def warm_up(self) -> str:
+    def warm_up(self) -> Part:
         """1. The plain scores, at the reference's own resolution."""
         model, scores = self.model, {}
         for name, data in (("source validation", self.validation), ("target test", self.test)):
             found = evaluate_network(model.network, data, model.data, model.space.num_classes, model.window)
-            scores[name] = found.total
-        return table(("set", "pixel accuracy", "mIoU"), ((name, *score(one)) for name, one in scores.items()))
+            scores[name] = {"source-only": found.total}
+        validation, test = (each["source-only"].pixel_accuracy for each in scores.values())
+        room = f"right on {percent(validation)} % of the source's pixels and on {percent(test)} % of the target's"
+        return Part(side_by_side(scores), room)
 
-    def two_classifiers(self) -> str:
+    def two_classifiers(self) -> Part:
         """2. IR2F's head-room."""
-        lines = []
-        for name, data in (("source validation", self.ground.validation), ("target test", self.ground.test)):
-            scores, differ = gates.two_classifiers(self.ground, data)
-            lines += [(name, who, *score(one), percent(differ)) for who, one in scores.items()]
-        return table(("set", "labels", "pixel accuracy", "mIoU", "pixels on which they differ"), lines)
+        found = {name: gates.two_classifiers(self.ground, data) for name, data in self.sides.items()}
+        scores = {f"{name}, {percent(differ)} % differ": counts for name, (counts, differ) in found.items()}
+        last = list(scores.values())[-1]
+        return Part(side_by_side(scores), f"{ahead(last, 'perfect choice', 'first')} by a perfect choice on the target")
 
-    def guided_sampling(self) -> str:
+    def guided_sampling(self) -> Part:
         """3. Gain by class: 1 is even sampling."""
-        counts = class_pixel_counts(self.source)
         stage: Any = load_recipe("uncerda_aa", self.scale, self.overrides).stages["align"]
-        midpoints = {f"midpoint {stage.midpoint}": stage.midpoint, "midpoint 0.05": 0.05, "midpoint 0.1": 0.1}
-        worst, gains = gates.guided_sampling(self.ground, counts, midpoints, stage.uncertain)
-        classes = self.model.space.classes
+        midpoints = {f"midpoint {value}": value for value in (stage.midpoint, 0.05, 0.1)}
+        worst, gains = gates.guided_sampling(
+            self.ground, class_pixel_counts(self.source), midpoints, stage.uncertain, stage.balance, stage.steepness
+        )
         lines = (
             (
                 name + (" (uncertain)" if place in worst else ""),
                 *(f"{float(gain[place]):.2f}" for gain in gains.values()),
             )
-            for place, name in enumerate(classes)
+            for place, name in enumerate(self.model.space.classes)
         )
-        return table(("class", *gains), lines)
+        recipes = gains[f"guided, midpoint {stage.midpoint}"][worst]
+        room = f"uncertain classes are seen {recipes.min():.2f} to {recipes.max():.2f} times as often as evenly"
+        return Part(table(("class", *gains), lines), room)
 
-    def equal_coverage(self) -> str:
+    def equal_coverage(self) -> Part:
         """4. Mixtures against thresholds that keep as many."""
-        _, settings, _ = self.method("uncerda", "entropy_mixture")
-        found = gates.equal_coverage(self.ground, settings)
+        found = gates.equal_coverage(self.ground, self.method("uncerda", "entropy_mixture")[1])
         lines = ((name, percent(coverage), percent(precision)) for name, (coverage, precision) in found.items())
-        return table(("labels kept", "coverage", "precision"), lines)
+        mixtures, one = (found[name][1] for name in ("mixtures of the images", "one threshold, as many"))
+        room = f"{100 * (mixtures - one):+.1f} points of precision over one threshold that keeps as many"
+        return Part(table(("labels kept", "coverage", "precision"), lines), room)
 
-    def attended(self) -> str:
+    def attended(self) -> Part:
         """5. SAM's attention, trained on the source."""
         refiner = self.trained("pixel_attention", "pixel_attention", {})
-        return self.on_both(partial(gates.attended, self.ground, refiner))
+        scores = {name: gates.attended(self.ground, refiner, data) for name, data in self.sides.items()}
+        room = ahead(scores["source validation"], "attended", "prediction")
+        return Part(side_by_side(scores), f"{room} by attention on source validation")
 
-    def refined(self) -> str:
+    def refined(self) -> Part:
         """6. PRN's network, trained on the source, and as far as target labels could take it."""
+        unspoiled = {"augment_source": False, "perturbation": "none"}
         refiner = self.trained("prn", "refinement_network", {"augment_source": False})
-        taught = self.trained(
-            "prn", "refinement_network", {"augment_source": False, "perturbation": "none"}, taught=True
+        scores = {name: gates.refined(self.ground, refiner, data) for name, data in self.sides.items()}
+        taught = self.trained("prn", "refinement_network", unspoiled, taught=True)
+        scores["target test, taught by target labels"] = gates.refined(self.ground, taught, self.ground.test)
+        validation, _, last = (ahead(each, "refined", "teacher") for each in scores.values())
+        return Part(
+            side_by_side(scores), f"{validation} by refinement on source validation; {last} taught by target labels"
         )
-        found = gates.refined(self.ground, taught, self.ground.test)
-        last = (("target test", "refined, taught by target labels", *score(found["refined"])),)
-        return self.on_both(partial(gates.refined, self.ground, refiner), last)
 
-    def clusters(self) -> str:
+    def clusters(self) -> Part:
         """7. CPSL's clusters after their training, and the teacher on the same pixels."""
         changes = {"soft_labels": "chain", "consistency_weight": 0.0}
         refiner = self.trained("cpsl", "self_labeling", changes, fit=True)
         every, differ = gates.clusters(self.ground, refiner)
         share = float(differ["teacher"].matrix.sum() / every["teacher"].matrix.sum())
-        where = {"all": every, f"where teacher and clusters differ ({percent(share)} %)": differ}
-        lines = ((name, who, *score(one)) for name, scores in where.items() for who, one in scores.items())
-        return table(("pixels", "labels", "precision", "mIoU"), lines)
-
-    def on_both(self, gate: Any, more: Iterable[Sequence[str]] = ()) -> str:
-        """A gate's scores on the source's validation and the target's test images."""
-        lines = []
-        for name, data in (("source validation", self.ground.validation), ("target test", self.ground.test)):
-            lines += [(name, who, *score(one)) for who, one in gate(data).items()]
-        return table(("set", "labels", "pixel accuracy", "mIoU"), [*lines, *more])
+        scores = {"all pixels": every, f"where teacher and clusters differ ({percent(share)} %)": differ}
+        return Part(side_by_side(scores), f"{ahead(every, 'clusters', 'teacher')} by clusters on the target")
 
 
 PARTS = {
@@ -226,16 +234,33 @@ def page(task: str, found: Gates) -> Iterator[str]:
     """The page's parts, each when it is known."""
     network = found.recipe.model.name
     yield f"# Gates: {task}\n\n{network}, source-only, scale {found.scale}; {machine()}. In per cent.\n"
-    for title, part in PARTS.items():
-        yield f"## {title}\n\n{part(found)}\n"
+    rooms = []
+    for title, gate in PARTS.items():
+        part = gate(found)
+        rooms.append((title, part.room))
+        yield f"## {title}\n\n{part.table}\n"
+    yield f"## Room\n\n{table(('gate', 'room'), rooms)}\n"
+
+
+def side_by_side(scores: dict[str, gates.Scores]) -> str:
+    """Markdown: on each set of pixels, what is compared."""
+    lines = (
+        (name, who, percent(one.pixel_accuracy), percent(one.miou))
+        for name, compared in scores.items()
+        for who, one in compared.items()
+    )
+    return table(("pixels", "labels", "pixel accuracy", "mIoU"), lines)
+
+
+def ahead(scores: gates.Scores, ours: str, theirs: str) -> str:
+    """How far one is ahead of the other."""
+    points = 100 * (scores[ours].miou - scores[theirs].miou)
+    pixels = 100 * (scores[ours].pixel_accuracy - scores[theirs].pixel_accuracy)
+    return f"{points:+.1f} mIoU and {pixels:+.1f} % of the pixels"
 
 
 def percent(share: float) -> str:
     return "—" if share != share else f"{100 * share:.1f}"
-
-
-def score(counts: Any) -> tuple[str, str]:
-    return percent(counts.pixel_accuracy), percent(counts.miou)
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -1,0 +1,23 @@
+"""Every script of the benchmarks still finds what it imports: they are rarely run, and the house moves on."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPTS = sorted(path for path in BENCHMARKS.glob("*/*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_script_is_imported(path: Path, monkeypatch: pytest.MonkeyPatch):
+    for folder in (BENCHMARKS, path.parent):  # the script's own folder comes first, as when it is run
+        monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    assert module.__doc__
