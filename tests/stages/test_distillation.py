@@ -63,6 +63,11 @@ def test_losses_by_hand_without_a_strong_view():
     assert stage.numbers() == {}
 
 
+def test_the_divisor_takes_the_kl_over_classes_too():
+    found = [list(built(strong=None, divisor=divisor).step(batch()))[1] for divisor in ("pixels", "elements")]
+    torch.testing.assert_close(found[1]["distillation"], found[0]["distillation"] / 5)
+
+
 def test_student_and_teacher_see_the_same_strong_view():
     torch.manual_seed(0)
     same = ToySegmenter()

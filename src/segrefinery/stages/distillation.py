@@ -36,6 +36,9 @@ class DistillationSettings(StageSettings):
     """Target pixels the teacher is not surer of than this carry no hard label."""
     kl_weight: float = Field(default=1.0, ge=0)
     """Weight of KL(teacher || student)."""
+    divisor: Literal["pixels", "elements"] = "pixels"
+    """Take the KL as a mean over pixels, or over pixels and classes (1/C of that), for which ProDA's and CPSL's authors
+    chose its weight."""
     source_weight: float = Field(default=1.0, ge=0)
     target_weight: float = Field(default=1.0, ge=0)
     weights: LossWeights = LossWeights()
@@ -104,7 +107,9 @@ class Distillation(Stage):
         losses = head_losses("target", student, label, None, settings.weights)
         losses = {name: settings.target_weight * loss for name, loss in losses.items()}
         if settings.kl_weight:
-            losses["distillation"] = settings.kl_weight * kl_divergence(self.teacher(image).logits, student.logits)
+            share = 1.0 if settings.divisor == "pixels" else 1.0 / student.logits.shape[1]
+            divergence = kl_divergence(self.teacher(image).logits, student.logits)
+            losses["distillation"] = settings.kl_weight * share * divergence
         yield losses
 
     def numbers(self) -> dict[str, float]:

@@ -158,6 +158,25 @@ def test_a_run_that_is_cut_continues_bit_for_bit(preset):
     )
 
 
+@pytest.mark.parametrize("consistency", ["symmetric", "clusters"])
+def test_the_divisor_takes_the_consistency_over_classes_too(consistency):
+    found = []
+    for divisor in ("pixels", "elements"):
+        refiner = built(consistency=consistency, divisor=divisor, self_labeling_weight=0.0)
+        found.append(refiner.losses(step_of(refiner))["consistency"].item())
+    assert found[1] == pytest.approx(found[0] / 5)
+
+
+def test_the_official_preset_averages_raw_features_and_then_normalises():
+    refiner = built(preset="official", initial="pixels")
+    views = [toy_teacher().view(batch.image) for batch in (unlabeled(), unlabeled(seed=9))]
+    features = torch.cat([view.features.movedim(1, -1).flatten(0, 2) for view in views])
+    labels = torch.cat([view.logits.argmax(1).flatten() for view in views])
+    common = int(labels.mode().values)
+    expected = F.normalize(features[labels == common].mean(0), dim=0)
+    torch.testing.assert_close(refiner.head[common].detach(), expected)
+
+
 def test_official_preset():
     settings = SelfLabelingSettings(preset="official")
     assert settings.samples == 256

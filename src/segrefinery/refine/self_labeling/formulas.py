@@ -18,7 +18,7 @@ SAFE_RANGE = 50.0  # spread of scores / epsilon up to which products of exponent
 
 
 def cosine_similarities(features: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosines B x C x h x w between features B x D x h x w and cluster weights C x D (scores of eq. 4); differentiable."""
+    """Cosines B x C x h x w between features B x D x h x w and clusters C x D (scores of eq. 4); differentiable."""
     with torch.autocast(features.device.type, enabled=False):
         directions = F.normalize(wide(prototypes), dim=1)
 

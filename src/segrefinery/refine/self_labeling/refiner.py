@@ -41,6 +41,7 @@ class SelfLabelingSettings(PresetSettings):
     presets: ClassVar = {
         "official": {
             "initial": "images",
+            "initial_features": "raw",
             "samples": 256,
             "sampling": "uniform",
             "distribution_momentum": 1.0,
@@ -48,6 +49,7 @@ class SelfLabelingSettings(PresetSettings):
             "assign_logits": True,
             "wait_for_bank": True,
             "consistency": "clusters",
+            "divisor": "elements",
         }
     }
     preset: Literal["paper", "official"] = "paper"
@@ -62,6 +64,9 @@ class SelfLabelingSettings(PresetSettings):
     """tau, of the cluster softmax; towards 0 the labels follow the clusters."""
     initial: Literal["pixels", "images", "random"] = "pixels"
     """First cluster weights: class means over all pixels, class means of image means, or random (w/o Init)."""
+    initial_features: Literal["normalized", "raw"] = "normalized"
+    """Average features of length 1 for the first clusters, as eq. 7 does, or raw features; the mean is normalised after
+    either."""
     head_momentum: float = Field(default=0.999, ge=0, le=1)
     """Weight of the old copy of the head in its moving average; 0 for none (w/o Mom)."""
     head_factor: float = Field(default=5.0, gt=0)
@@ -91,8 +96,10 @@ class SelfLabelingSettings(PresetSettings):
     consistency_weight: float = Field(default=5.0, ge=0)
     """lambda 2; 0 for w/o Aug."""
     consistency: Literal["symmetric", "clusters"] = "symmetric"
-    """Eq. 13 on the segmentation softmaxes, a mean over pixels; or KL(teacher || student) of the cluster softmaxes, a
-    mean over pixels and classes."""
+    """Eq. 13 on the segmentation softmaxes, or KL(teacher || student) of the cluster softmaxes."""
+    divisor: Literal["pixels", "elements"] = "pixels"
+    """Take the consistency as a mean over pixels, or over pixels and classes (1/C of that), for which the authors chose
+    its weight."""
     strong_view: AffineViewSettings | None = AffineViewSettings()
     """RandAugment, Cutout, jitter and blur by default; null for the stage's photometric view."""
 
@@ -127,7 +134,8 @@ class SelfLabeling(Refiner):
         if self.warmup is not None:
             self.warmup.network.load_state_dict(teacher.network.state_dict())
         mean = "images" if self.settings.initial == "images" else "pixels"
-        found = gather_statistics(teacher, source, target, self.space.classes, mean, normalize=True)
+        normalize = self.settings.initial_features == "normalized"
+        found = gather_statistics(teacher, source, target, self.space.classes, mean, normalize)
         self.distribution.copy_(found.distribution)
         if self.settings.initial != "random":
             self.head.copy_(F.normalize(found.prototypes, dim=1))
@@ -224,11 +232,12 @@ class SelfLabeling(Refiner):
     def consistency_loss(self, step: Step, view: TeacherView) -> Tensor:
         """L_REG between weak and strong view. Reaches the student alone."""
         strong = look_at_strong_view(step, view.image, self.settings.strong_view)
+        share = 1.0 if self.settings.divisor == "pixels" else 1.0 / self.space.num_classes
         if self.settings.consistency == "symmetric":
-            return strong.compare(symmetric_kl, view.logits, strong.prediction.logits)
+            return share * strong.compare(symmetric_kl, view.logits, strong.prediction.logits)
         weak = cosine_similarities(view.features, self.head_copy) / self.settings.temperature
         moved = cosine_similarities(strong.prediction.features, self.head_copy) / self.settings.temperature
-        return strong.compare(kl_divergence, weak, moved) / self.space.num_classes
+        return share * strong.compare(kl_divergence, weak, moved)
 
     @torch.no_grad()
     def remember(self, step: Step) -> None:
