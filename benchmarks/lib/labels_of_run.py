@@ -77,7 +77,8 @@ def labeller_of(run: Path, moment: Moment | None = None) -> Labeller:
     load_state(network, load_safely(path)["model"], path)
     teacher = Teacher(network, settings.teacher)
     chain = [one.eval() for one in refiners.values() if isinstance(one, Refiner)]
-    return Labeller(f"{recipe.name}: {last}, teacher at its {moment}", space, recipe.target_data, teacher, chain)
+    data = recipe.target_data.read_by(network.normalization)
+    return Labeller(f"{recipe.name}: {last}, teacher at its {moment}", space, data, teacher, chain)
 
 
 def hands_on_its_model(settings: object) -> bool:

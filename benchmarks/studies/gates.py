@@ -118,7 +118,10 @@ class Gates:
 
     def pairs(self, labelled: Any, target: Any, steps: int) -> Iterator[tuple[Any, Any]]:
         """Augmented batches for so many steps."""
-        sides = ((labelled, self.recipe.data, 0), (target, self.recipe.target_data, 1))
+        data, target_data = (
+            part.read_by(self.model.segmenter.normalization) for part in (self.recipe.data, self.recipe.target_data)
+        )
+        sides = ((labelled, data, 0), (target, target_data, 1))
         batches = (
             training_batches(one, data, UniformSampler(len(one), seed), steps=steps) for one, data, seed in sides
         )

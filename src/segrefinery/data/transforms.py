@@ -12,10 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
+from segrefinery.core.pixels import IMAGENET, Normalization, Triple
 from segrefinery.core.settings import Settings
 from segrefinery.data.photometric import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     denormalize,
     gaussian_blur,
     jitter_colors,
@@ -67,10 +66,10 @@ class DataSettings(Settings):
     """Processes that read and augment ahead; 0 = in the training process. Batches do not depend on it."""
     cache: bool = False
     """Keep decoded and resized images in memory."""
-    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Mean of each colour channel in [0, 1]."""
-    pixel_std: tuple[float, float, float] = IMAGENET_STD
-    """Standard deviation of each colour channel."""
+    pixel_mean: Triple | None = None
+    """Mean of each colour channel in [0, 1], taken from every image; by default the network's own."""
+    pixel_std: Triple | None = None
+    """Standard deviation of each colour channel, which every image is divided by; by default the network's own."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -78,9 +77,19 @@ class DataSettings(Settings):
             raise ValueError(f"crop must be a height and a width of at least 1 pixel, not {self.crop}")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be (min, max) with 0 < min <= max, not {self.scale}")
-        if min(self.pixel_std) <= 0:
+        if self.pixel_std is not None and min(self.pixel_std) <= 0:
             raise ValueError(f"pixel_std must be positive, not {self.pixel_std}")
         return self
+
+    @property
+    def normalization(self) -> Normalization:
+        """Mean and deviation of the pixels; ImageNet's where neither a recipe nor a network (``read_by``) names any."""
+        return Normalization(self.pixel_mean or IMAGENET.mean, self.pixel_std or IMAGENET.std)
+
+    def read_by(self, normalization: Normalization) -> Self:
+        """The settings with a network's own statistics where none are set."""
+        mean, std = self.pixel_mean or normalization.mean, self.pixel_std or normalization.std
+        return self.model_copy(update={"pixel_mean": mean, "pixel_std": std})
 
 
 class View(NamedTuple):
@@ -201,7 +210,7 @@ class TrainTransform:
         return image
 
     def _normalized(self, image: Tensor) -> Tensor:
-        return normalize(image, self.settings.pixel_mean, self.settings.pixel_std)
+        return normalize(image, *self.settings.normalization)
 
     def _fit(self, cut: Tensor, fill: float, flip: bool) -> Tensor:
         cut = cut.flip(-1) if flip else cut
@@ -235,7 +244,7 @@ def evaluation_size(size: Sequence[int], settings: DataSettings) -> tuple[int, i
 def resize_for_evaluation(image: Tensor, settings: DataSettings) -> Tensor:
     """The whole uint8 image 3 x H x W, resized to ``short_side`` with its aspect kept, as normalised float."""
     resized = resize_image(image, evaluation_size(image.shape[-2:], settings))
-    return normalize(resized, settings.pixel_mean, settings.pixel_std).contiguous()
+    return normalize(resized, *settings.normalization).contiguous()
 
 
 def _zoom(size: Sequence[int], short_side: int | None) -> float:

@@ -90,5 +90,6 @@ def load(path: str | Path, device: torch.device | str | None = None) -> Model:
         network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
     load_weights(network, found[0] / TENSORS)
     network.to(device or default_device())
-    window, data = config.extra["window"], DataSettings.model_validate(config.extra["data"])
+    window = config.extra["window"]
+    data = DataSettings.model_validate(config.extra["data"]).read_by(segmenter.normalization)
     return Model(network.eval(), segmenter.eval(), space, data, window and tuple(window), config.extra.get("merge"))

@@ -24,12 +24,13 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically, step_of
 from segrefinery.engine.compilation import compile_networks, uncompiled
 from segrefinery.engine.environment import code_digest
+from segrefinery.engine.fits import refuse_unfit_batches
 from segrefinery.engine.loop import Hooks, LoopSettings, Pair, train
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.engine.tracker import Tracker
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
-from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.segmenter import Segmenter, reading
 from segrefinery.refine import Refiner
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
 from segrefinery.stages.pseudo_labels import PseudoLabeled
@@ -110,12 +111,17 @@ class Run:
     handed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     read: RunData = field(init=False)
     """The same sets as ``sets``, held in memory where the settings ask for it."""
+    shown: tuple[DataSettings, DataSettings] = field(init=False)
+    """``data`` and ``target_data`` with the pixel statistics that the stage's network wants."""
 
     def execute(self) -> Stage | None:
         """Train every stage that is not finished yet -> the last stage that was trained here, if any."""
         self.read = self.sets.cached(self.data, self.target_data)
         model_settings, initial = self.model, self.new_model(self.model)
         previous = copy.deepcopy(initial)
+        for name, settings in self.stages.items():
+            if settings.model is None:
+                self.refuse_unfit_batches(name, settings, initial)
         chain, source_only, stage = self.data_key, True, None
         for name, settings in plan(self.stages).items():
             own_key = self.stage_key(chain, name, settings)
@@ -124,9 +130,13 @@ class Run:
             if settings.start == "fresh":
                 model_settings = settings.model or self.model
                 model, initial = self.new_model(model_settings), self.new_model(model_settings)
+                self.refuse_unfit_batches(name, settings, model)
             else:
                 model = copy.deepcopy(previous)
-            pixels = (self.data.pixel_mean, self.data.pixel_std)
+            self.shown = tuple(part.read_by(model.normalization) for part in (self.data, self.target_data))
+            pixels = self.shown[0].normalization
+            if pixels != self.data.read_by(previous.normalization).normalization:
+                previous = reading(previous, pixels)
             context = StageContext(model, previous, initial, self.sets.space, self.handed_on, pixels)
             torch.manual_seed(seed_of(self.seed, name, "build"))
             stage = settings.build(context)
@@ -140,6 +150,10 @@ class Run:
                 with uncompiled(self.training.compile):
                     self.on_end(self.end_of(name, settings, model_settings, stage, source_only))
         return stage
+
+    def refuse_unfit_batches(self, name: str, settings: StageSettings, network: Segmenter) -> None:
+        parts = self.fabric.world_size * self.training.accumulate
+        refuse_unfit_batches(name, settings, network, (self.data, self.target_data), parts)
 
     def end_of(
         self, name: str, settings: StageSettings, model: ModelSettings, stage: Stage, source_only: bool
@@ -186,7 +200,7 @@ class Run:
     def batches(self, name: str, settings: StageSettings, stage: Stage, first: int) -> Iterator[Pair]:
         """This rank's share of every step's source and target batch, from step ``first`` on."""
         changed = {key: value for key in ("batch", "crop") if (value := getattr(settings, key)) is not None}
-        data, target_data = (part.model_copy(update=changed) for part in (self.data, self.target_data))
+        data, target_data = (part.model_copy(update=changed) for part in self.shown)
         position = {
             "first_step": first,
             "steps": settings.steps - first,
@@ -221,7 +235,8 @@ class Run:
 
     def passes(self, name: str) -> Passes:
         names = [self.sets.target.name(index) for index in range(len(self.sets.target))]
-        source, target = Pass(self.read.source, self.data), Pass(self.read.target, self.target_data)
+        data, target_data = self.shown
+        source, target = Pass(self.read.source, data), Pass(self.read.target, target_data)
         return Passes(
             OnDevice(source, self.fabric.device, len(self.read.source), self.walked(name, "source images")),
             OnDevice(target, self.fabric.device, len(self.read.target), self.walked(name, "target images")),

@@ -13,6 +13,7 @@ from segrefinery.core.errors import explained_if_out_of_memory
 from segrefinery.core.resize import bilinear
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation
 from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.models.segmenter import normalization_of
 
 TO_NEED_LESS = (
     "predict by overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'; the "
@@ -48,7 +49,7 @@ def predict_probs(
 
     Args:
         network: a segmenter in eval mode.
-        data: how images are resized and normalised (``short_side``, ``pixel_mean``, ``pixel_std``).
+        data: how images are resized (``short_side``), and normalised if not by the network's own statistics.
         window: height and width of overlapping windows (half-way strides) on the resized image; None = the whole image.
         out: size of the result, by default the image's own.
 
@@ -57,7 +58,8 @@ def predict_probs(
     """
     size = out or (image.shape[-2], image.shape[-1])
     with explained_if_out_of_memory(f"an image of {image.shape[-1]} x {image.shape[-2]}", TO_NEED_LESS):
-        resized = resize_for_evaluation(image, data).unsqueeze(0).to(device_of(network))
+        own = data.read_by(normalization_of(network))
+        resized = resize_for_evaluation(image, own).unsqueeze(0).to(device_of(network))
         if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
             return logits_at(network, resized, size).float().softmax(dim=1)[0]
         probs = sliding_probs(network, resized, window, size)

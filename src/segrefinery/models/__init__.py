@@ -2,7 +2,7 @@
 
 from segrefinery.models.build import NETWORKS, ModelSettings, build_model
 from segrefinery.models.foreign import wrap
-from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter, normalization_of
 from segrefinery.models.states import load_weights, read_state
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
 from segrefinery.models.weights import ModelConfig, load_model, save_model
@@ -20,6 +20,7 @@ __all__ = [
     "build_model",
     "load_model",
     "load_weights",
+    "normalization_of",
     "read_state",
     "save_model",
     "wrap",

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.models.encoders import Encoder, create_timm
+from segrefinery.models.encoders import Encoder, create_timm, timm_normalization
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, conv_norm, initialise
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
@@ -42,6 +42,7 @@ class DINOv2Encoder(Encoder):
         depth = len(network.blocks)
         self.taken = [depth * i // 4 - 1 for i in range(1, 5)]
         self.channels = (network.embed_dim,) * 4
+        self.normalization = timm_normalization(name)
         self.network = network
 
     def levels(self, image: Tensor) -> list[Tensor]:
@@ -85,6 +86,7 @@ class DINOv2(Segmenter):
         self.head = LightHead(self.encoder.channels, num_classes, settings)
         self.auxiliary = AuxiliaryHead(self.encoder.channels[-2], num_classes, settings) if settings.auxiliary else None
         self.num_classes = num_classes
+        self.normalization = self.encoder.normalization
         self.feature_channels = self.head.width
         self.level_channels = self.encoder.channels
         self.learner_channels = (self.head.width, self.auxiliary.width) if self.auxiliary else (self.head.width,)

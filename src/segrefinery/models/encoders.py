@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
 from segrefinery.models.padding import pad_to_multiple, unpad
@@ -21,6 +22,11 @@ from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.states import downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 log = logging.getLogger(__name__)
+
+UNKNOWN_STATISTICS = (
+    "the pixel mean and deviation of %s are not known, and ImageNet's are taken; data.pixel_mean and data.pixel_std "
+    "set others"
+)
 
 # Embedding width, depths of the four stages, and width of SegFormer's head (Xie et al. 2021, tables 1 and 6).
 _MIT = {
@@ -54,11 +60,12 @@ class Encoder(nn.Module, ABC):
     Attributes:
         channels: of each level.
         multiple: the largest stride; images are padded to multiples of it, and the levels cut back to the image.
-        channels_last: as in ``Segmenter``.
+        normalization, channels_last: as in ``Segmenter``.
     """
 
     channels: tuple[int, ...]
     multiple: int = 32
+    normalization: Normalization = IMAGENET
     channels_last: bool = False
     network: nn.Module
 
@@ -123,6 +130,7 @@ class TimmEncoder(Encoder):
         if len(strides) < 2 or strides != sorted(set(strides)):
             raise SegRefineryError(f"{name!r} is no multi-level encoder: its levels have the strides {strides}.")
         self.channels = tuple(info.channels()[-4:])
+        self.normalization = timm_normalization(name)
         self.multiple = max(strides)
 
     def levels(self, image: Tensor) -> Sequence[Tensor]:
@@ -150,6 +158,20 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
         raise SegRefineryError(f"timm cannot make {name!r} with {options}: {error}") from error
+
+
+def timm_normalization(name: str) -> Normalization:
+    """The pixel statistics of a timm network's pre-training; where timm has none, ImageNet's, and it is said."""
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # weights that timm does not know, of a network that it does
+        config = timm.get_pretrained_cfg(name.split(".")[0])
+    if config is None or len(config.mean) != 3 or len(config.std) != 3:
+        log.warning(UNKNOWN_STATISTICS, name)
+        return IMAGENET
+    return Normalization(config.mean, config.std)
 
 
 def _timm_weights(name: str) -> Path:
@@ -189,6 +211,7 @@ class EncoderHead(Segmenter):
             AuxiliaryHead(encoder.channels[-2], num_classes, settings, auxiliary_width) if settings.auxiliary else None
         )
         self.num_classes = num_classes
+        self.normalization = encoder.normalization
         self.largest_stride = encoder.multiple
         self.channels_last = encoder.channels_last
         self.feature_channels = head.width

@@ -68,6 +68,7 @@ class HRDA(Segmenter):
         self.settings = settings or HRDASettings()
         self.segmenter = segmenter
         self.num_classes = segmenter.num_classes
+        self.normalization = segmenter.normalization
         self.largest_stride = segmenter.largest_stride
         self.channels_last = segmenter.channels_last
         self.feature_channels = segmenter.feature_channels

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+
+from segrefinery.core.pixels import IMAGENET, Normalization, renormalize
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Segmenter(nn.Module, ABC):
         feature_channels: D of ``Prediction.features``.
         level_channels: channels of each of ``Prediction.levels``.
         learner_channels: channels of ``latent`` of each of ``Prediction.learners``.
+        normalization: mean and deviation of the images that it reads; those of its pre-training.
         largest_stride: pixels a cell of its coarsest level; a training crop is at least as large.
         channels_last: whether its weights are to lie with the channels last in memory, which its maps then do too.
     """
@@ -74,6 +79,7 @@ class Segmenter(nn.Module, ABC):
     feature_channels: int
     level_channels: tuple[int, ...]
     learner_channels: tuple[int, ...]
+    normalization: Normalization = IMAGENET
     largest_stride: int = 1
     channels_last: bool = False
 
@@ -88,3 +94,23 @@ class Segmenter(nn.Module, ABC):
     def backbone_parameters(self) -> list[nn.Parameter]:
         """The parameters that start from pre-trained weights and train at the base rate; all others are heads."""
         return []
+
+
+def normalization_of(network: nn.Module) -> Normalization:
+    """How the images of a segmenter are normalised, or of the one inside a predictor that refiners built around it."""
+    segmenters = (module for module in network.modules() if isinstance(module, Segmenter))
+    found = next(segmenters, None)
+    return IMAGENET if found is None else found.normalization
+
+
+def reading(network: Segmenter, images: Normalization) -> Segmenter:
+    """A copy of a segmenter whose calls take images that are normalised otherwise than it wants them, as those of its
+    student are where that is another network."""
+    wanted = network.normalization
+
+    def convert(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return renormalize(inputs[0], images, wanted), *inputs[1:]
+
+    network = copy.deepcopy(network)
+    network.register_forward_pre_hook(convert)
+    return network

@@ -25,7 +25,7 @@ from segrefinery.engine.tracker import Tracker
 from segrefinery.evaluation.inference import Evaluation, evaluate_network
 from segrefinery.evaluation.results import keep_evaluation, scores_of, write_json
 from segrefinery.labels import LabelSpace
-from segrefinery.models import save_model
+from segrefinery.models import normalization_of, save_model
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
 from segrefinery.refine import PseudoLabels
 from segrefinery.stages.pseudo_labels import write_pseudo_labels
@@ -335,7 +335,7 @@ def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) 
         if name in end.inference_refiners
     }
     extra = {
-        "data": recipe.target_data.model_dump(mode="json"),
+        "data": recipe.target_data.read_by(normalization_of(end.predictor)).model_dump(mode="json"),
         "refine": chain,
         "window": recipe.window,
         "merge": recipe.merge,

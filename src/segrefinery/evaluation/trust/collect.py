@@ -24,6 +24,7 @@ from segrefinery.data.photometric import denormalize, gaussian_blur, jitter_colo
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation, resize_image
 from segrefinery.evaluation.inference import Size, device_of, logits_at, sliding_probs
 from segrefinery.evaluation.trust.scores import joint_counts, soft_neighborhood_density
+from segrefinery.models.segmenter import normalization_of
 
 SEED = 9
 IMAGES = 32
@@ -129,6 +130,7 @@ def look(
     """
     was_training = network.training
     network.eval()
+    data = data.read_by(normalization_of(network))
     chosen = list(sample_images(dataset, seed=seed) if images is None else images)
     names, probs, stable, density = [], [], [], []
     views: dict[str, list[Tensor]] = {view: [] for view in VIEWS}
@@ -146,7 +148,7 @@ def look(
             views[view].append(joint_counts(own, classes, num_classes))
             kept &= (own == classes).cpu()
         other = resize_image(dataset.image(chosen[done % len(chosen)]), size)
-        partner = normalize(other, data.pixel_mean, data.pixel_std)[None].to(image)
+        partner = normalize(other, *data.normalization)[None].to(image)
         expected, seen = mixed(network, image, own, partner, at, window, generator(seed, "trust mix", name))
         views["mix"].append(joint_counts(expected, seen, num_classes))
         sampled = sampled.T.cpu()
@@ -176,9 +178,9 @@ def perturbed(
     if view == "scale":
         small = (max(1, round(size[0] * ZOOM)), max(1, round(size[1] * ZOOM)))
         return probs_at(network, F.interpolate(image, small, mode="bilinear", antialias=True), size, window)
-    plain = denormalize(image[0], data.pixel_mean, data.pixel_std).cpu()
+    plain = denormalize(image[0], *data.normalization).cpu()
     changed = gaussian_blur(jitter_colors(plain, JITTER, random), BLUR).clamp(0, 1)
-    return probs_at(network, normalize(changed, data.pixel_mean, data.pixel_std)[None].to(image), size, window)
+    return probs_at(network, normalize(changed, *data.normalization)[None].to(image), size, window)
 
 
 def mixed(

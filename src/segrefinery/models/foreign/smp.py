@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.core.settings import Settings, choose
+from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.states import in_hub_cache, missing_hub_weights, read_state, require_hub
+
+log = logging.getLogger(__name__)
 
 
 class SMPSettings(Settings):
@@ -76,6 +81,8 @@ class SMP(Segmenter):
             raise missing_hub_weights(repository) from error
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise SegRefineryError(f"smp cannot make {architecture} on {encoder}: {error}") from error
+        if pretrained:
+            self.normalization = pixel_statistics(encoder, repository)
         self.encoder, self.decoder = network.encoder, network.decoder
         self.classifier: nn.Conv2d = network.segmentation_head[0]
         channels = tuple(self.encoder.out_channels)
@@ -96,6 +103,21 @@ class SMP(Segmenter):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
+
+
+def pixel_statistics(encoder: str, repository: str) -> Normalization:
+    """What the encoder's pre-training read, from timm or from the file beside its weights; where that says nothing,
+    ImageNet's, and it is said."""
+    if encoder.startswith("tu-"):
+        return timm_normalization(encoder.removeprefix("tu-"))
+    path = in_hub_cache(repository, "config.json") if "/" in repository else None
+    config = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    if "mean" not in config or "std" not in config:
+        log.warning(UNKNOWN_STATISTICS, encoder)
+        return IMAGENET
+    whole = max(config.get("input_range") or (0, 1))  # some statistics are those of bytes
+    mean, std = (tuple(value / whole for value in config[key]) for key in ("mean", "std"))
+    return Normalization(mean, std)
 
 
 # -- its folders and state dicts ---------------------------------------------------------------------------------------

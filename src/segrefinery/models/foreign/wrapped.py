@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import choose
+from segrefinery.models.encoders import UNKNOWN_STATISTICS
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+
+log = logging.getLogger(__name__)
 
 
 class Wrapped(Segmenter):
@@ -93,15 +98,25 @@ def _logits_of(output: Any, module: nn.Module) -> tuple[Tensor, Tensor | None]:
     )
 
 
-def wrap(module: nn.Module, num_classes: int, feature_layer: str | None = None) -> Segmenter:
+def wrap(
+    module: nn.Module,
+    num_classes: int,
+    feature_layer: str | None = None,
+    normalization: Normalization | None = None,
+) -> Segmenter:
     """A segmenter around any module that returns B x C x h x w logits; a segmenter is returned as it is.
 
     Args:
         feature_layer: dotted name of the submodule whose output is to serve as features; the logits by default.
+        normalization: mean and deviation of the images that the module reads; ImageNet's if unknown, and it is said.
 
     Raises:
         SegRefineryError: no such layer, or an output of another kind or shape.
     """
     if isinstance(module, Segmenter):
         return module
-    return Wrapped(module, num_classes, feature_layer)
+    if normalization is None:
+        log.warning(UNKNOWN_STATISTICS, type(module).__name__)
+    wrapped = Wrapped(module, num_classes, feature_layer)
+    wrapped.normalization = normalization or IMAGENET
+    return wrapped

@@ -1,0 +1,58 @@
+"""Whether a network can learn from the batches that a stage gives it."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.transforms import DataSettings
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.stages.base import StageSettings
+
+log = logging.getLogger(__name__)
+
+
+def refuse_unfit_batches(
+    name: str, settings: StageSettings, network: Segmenter, sets: tuple[DataSettings, ...], parts: int
+) -> None:
+    """Say what is wrong with a stage's crops and batches.
+
+    One image is enough for batch norm, for its pixels are many values, as AdaptSegNet and its followers train; so that
+    is only said. One cell of one image is no statistic.
+
+    Args:
+        sets: how source and target images are cropped and batched, where the stage does not say.
+        parts: into how many parts a batch is split (ranks and accumulation).
+
+    Raises:
+        SegRefineryError: a crop is smaller than the network's largest stride, or a channel has one value in a batch.
+    """
+    stride = network.largest_stride
+    for field, data in zip(("data", "target_data"), sets):
+        crop, batch = settings.crop or data.crop, settings.batch or data.batch
+        where = f"stages.{name}" if settings.crop else field
+        if min(crop) < stride:
+            raise SegRefineryError(
+                f"{where}.crop: {crop[0]} x {crop[1]} pixels are less than one cell of the network's coarsest level; "
+                f"set at least {stride} x {stride}"
+            )
+        if batch > parts or not learns_statistics(network):
+            continue
+        field = f"stages.{name}.batch" if settings.batch else f"{field}.batch"
+        if max(crop) <= stride:
+            raise SegRefineryError(
+                f"{field}: batch norm has one value a channel in one image of {crop[0]} x {crop[1]} pixels; set a "
+                f"batch of at least {2 * parts}, or a crop of at least {2 * stride} x {2 * stride}"
+            )
+        log.warning("%s: batch norm learns from one image at a time; a batch of %d is steadier", field, 2 * parts)
+
+
+def learns_statistics(network: nn.Module) -> bool:
+    """Whether a batch norm of the network uses the statistics of its batch in training."""
+    was_training = network.training
+    network.train()
+    found = any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in network.modules())
+    network.train(was_training)
+    return found
