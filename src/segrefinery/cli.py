@@ -157,9 +157,9 @@ def predict(
     device: Device = None,
 ) -> None:
     """Segment images: index PNG, colour overlay and confidence for each."""
+    from segrefinery.data.label_files import write_manifest
     from segrefinery.data.transforms import resize_image
     from segrefinery.export.predictions import write_prediction
-    from segrefinery.stages.pseudo_labels import write_manifest
     from segrefinery.verbs import api
 
     model = loaded(run, window, device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, save_atomically
+from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, save_state
 from segrefinery.stages.optimizers import OptimizerSettings, build_optimizer, parameter_groups
 from toys import ToySegmenter
 
@@ -52,14 +52,14 @@ def test_only_the_newest_are_kept_and_stages_do_not_mix(tmp_path):
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
-    save_atomically({"format": FORMAT, "value": 1}, path)
+    save_state({"format": FORMAT, "value": 1}, path)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SegRefineryError, match=r"No space left.*--resume"):
-        save_atomically({"format": FORMAT, "value": 2}, path)
+        save_state({"format": FORMAT, "value": 2}, path)
     assert load_safely(path)["value"] == 1
     assert [each.name for each in tmp_path.iterdir()] == ["a.pt"]
 
@@ -89,11 +89,11 @@ def test_damaged_missing_and_foreign_files_are_named(tmp_path):
     path = tmp_path / "a.pt"
     with pytest.raises(SegRefineryError, match="no such checkpoint"):
         load_safely(path)
-    save_atomically({"format": FORMAT, "value": torch.zeros(1000)}, path)
+    save_state({"format": FORMAT, "value": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(SegRefineryError, match=r"a\.pt"):
         load_safely(path)
-    save_atomically({"format": FORMAT + 1}, path)
+    save_state({"format": FORMAT + 1}, path)
     with pytest.raises(SegRefineryError, match=f"format {FORMAT + 1}"):
         load_safely(path)
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.label_files import file_stem
 from segrefinery.export.annotation import read_masks, tool_colors, write_cvat, write_label_studio
 from segrefinery.export.brush import decode_brush, encode_brush
 from segrefinery.export.predictions import write_prediction
 from segrefinery.labels import LabelSpace
-from segrefinery.stages.pseudo_labels import file_stem
 
 SPACE = LabelSpace("three", ("road", "traffic light", "sky & <sun>"), ((0, 0, 0), (9, 9, 9), (9, 9, 9)))
 SIZES = {"000001_a": (6, 9), "000002_b": (5, 4)}

@@ -6,9 +6,9 @@ import csv
 
 import torch
 
+from segrefinery.data.label_files import write_manifest
 from segrefinery.export.predictions import write_prediction
 from segrefinery.labels import LabelSpace
-from segrefinery.stages.pseudo_labels import write_manifest
 
 SPACE = LabelSpace.of("two", ("road", "car"))
 

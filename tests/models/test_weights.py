@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,11 +151,11 @@ def test_a_full_disk_leaves_the_old_model(model, tmp_path, monkeypatch):
     before = (tmp_path / "model.safetensors").read_bytes()
 
     def full(_tensors, path):
-        path.write_bytes(b"half")
+        Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("segrefinery.models.weights.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SegRefineryError, match="No space left"):
         save_model(tmp_path, model, SETTINGS, "own", CLASSES, COLORS)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2

@@ -11,31 +11,20 @@ import torch
 from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import whole_file
 from segrefinery.stages.optimizers import Trained
 
 FORMAT = 1
 
 
-def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write to a temporary file beside ``path``, flush it to the disk, then rename: ``path`` is whole or untouched.
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all.
 
     Raises:
         SegRefineryError: the disk is full or the folder cannot be written; what was there before is kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise SegRefineryError(
-            f"{path}: the checkpoint could not be written ({error}). Earlier checkpoints are intact; free some space "
-            "and continue with --resume"
-        ) from error
+    with whole_file(path) as file:
+        torch.save(state, file)
 
 
 def load_safely(path: Path) -> dict[str, Any]:
@@ -89,7 +78,7 @@ class Checkpoints:
             "module": module.state_dict(),
             "optimizers": optimizers,
         }
-        save_atomically(state, path)
+        save_state(state, path)
         for old in self.paths()[: -self.keep]:
             if old != self.pinned:
                 old.unlink(missing_ok=True)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from segrefinery.core.errors import explained_if_out_of_memory
 from segrefinery.core.randomness import seed_of
+from segrefinery.data.label_files import PseudoLabeled
 from segrefinery.data.loader import Pass, WithTranslations, training_batches, with_cache
 from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler
 from segrefinery.data.scan import class_pixel_counts, fingerprint
 from segrefinery.data.transforms import DataSettings
-from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_atomically, step_of
+from segrefinery.engine.checkpoints import FORMAT, Checkpoints, load_safely, load_state, save_state, step_of
 from segrefinery.engine.compilation import compile_networks, uncompiled
 from segrefinery.engine.environment import code_digest
 from segrefinery.engine.fits import refuse_unfit_batches
@@ -33,7 +34,6 @@ from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import Segmenter, reading
 from segrefinery.refine import Refiner
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
-from segrefinery.stages.pseudo_labels import PseudoLabeled
 from segrefinery.stages.supervised import SupervisedSettings
 
 if TYPE_CHECKING:
@@ -256,9 +256,9 @@ class Run:
         if self.main:
             handed_on = {part: module.state_dict() for part, module in stage.handed_on().items()}
             state = {"format": FORMAT, "key": key, "model": stage.model.state_dict(), "handed_on": handed_on}
-            save_atomically(state, path)
+            save_state(state, path)
             if self.reuse is not None and not is_run(self.reuse):
-                save_atomically(state, self.reuse / f"{key}.pt")
+                save_state(state, self.reuse / f"{key}.pt")
         self.fabric.barrier()
         if not self.main:
             self.load_result(path, stage)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from segrefinery.core.files import cannot_write, unreadable, write_text
 
 
 class Tracker:
@@ -30,8 +31,11 @@ class Tracker:
         """Add a record: ``kind`` is train, evaluation, trust, verdict, warning, ..."""
         if not self.active:
             return
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "step": step, "kind": kind, **values}) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"stage": stage, "step": step, "kind": kind, **values}) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         if kind in ("warning", "note"):
             good = values.get("good_checkpoint")
             self.say(
@@ -58,9 +62,7 @@ class Tracker:
             for line, record in records(self.path)
             if record["stage"] in stages or (record["stage"] == stage and record["step"] <= step)
         ]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -68,11 +70,17 @@ class Tracker:
 
 
 def records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines of a record and what they hold; a line cut short by a crash is left out."""
+    """The lines of a record and what they hold; a line that a crash cut short or a disk damaged is left out."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    for line in lines:
         try:
-            found.append((line, json.loads(line)))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and isinstance(record.get("stage"), str) and isinstance(record.get("step"), int):
+            found.append((line, record))
     return found

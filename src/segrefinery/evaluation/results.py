@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from segrefinery.core.files import read_json, unreadable, whole_file, write_json
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.inference import Evaluation
 from segrefinery.labels import LabelSpace
+
+REMEDY = "delete it and the folder evaluation/, and continue the run with --resume, which makes them again"
 
 
 def scores_of(counts: ConfusionMatrix, space: LabelSpace, left_out: Collection[str] = ()) -> dict[str, Any]:
@@ -39,14 +42,14 @@ def scores_of(counts: ConfusionMatrix, space: LabelSpace, left_out: Collection[s
 
 def keep_evaluation(folder: Path, stage: str, found: Evaluation, space: LabelSpace, source_only: bool) -> None:
     """Add a stage's scores to ``results.json`` and keep its per-image counts as ``evaluation/STAGE.npz``."""
-    (folder / "evaluation").mkdir(exist_ok=True)
     results = read_results(folder)
     results["classes"] = list(space.classes)
     scores = scores_of(found.total, space)
     results.setdefault("stages", {})[stage] = scores
     results["source_only" if source_only else "adapted"] = scores | {"stage": stage}
     write_results(folder, results)
-    np.savez_compressed(folder / "evaluation" / f"{stage}.npz", per_image=found.per_image.numpy())
+    with whole_file(folder / "evaluation" / f"{stage}.npz") as file:
+        np.savez_compressed(file, per_image=found.per_image.numpy())
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
@@ -54,20 +57,17 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     write_json(folder / "results.json", results)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def read_results(folder: Path) -> dict[str, Any]:
     """``results.json`` of a run folder; empty if nothing was evaluated yet."""
     path = folder / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path, REMEDY) if path.exists() else {}
 
 
 def per_image_counts(folder: Path, stage: str) -> torch.Tensor:
     """N x C x C counts of a stage's evaluation."""
-    with np.load(folder / "evaluation" / f"{stage}.npz") as file:
-        return torch.from_numpy(file["per_image"])
+    path = folder / "evaluation" / f"{stage}.npz"
+    try:
+        with np.load(path) as file:
+            return torch.from_numpy(file["per_image"])
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        raise unreadable(path, error, "delete it and continue the run with --resume, which makes it again") from error

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from segrefinery.data.label_files import file_stem, palette_image, save_png, share_image
 from segrefinery.labels import LabelSpace
-from segrefinery.stages.pseudo_labels import file_stem
 
 OPACITY = 0.5
 """Of the colours in the overlay."""
@@ -29,7 +29,6 @@ def write_prediction(
         What was written, by kind: ``label``, ``overlay``, ``confidence``.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     confidence, label = probs.float().max(dim=0)
     stem = folder / file_stem(index, name)
     paths = {
@@ -37,18 +36,10 @@ def write_prediction(
         "overlay": stem.with_name(f"{stem.name}.overlay.png"),
         "confidence": stem.with_name(f"{stem.name}.confidence.png"),
     }
-    palette_image(label, space).save(paths["label"])
-    Image.fromarray(overlay(image, label, space)).save(paths["overlay"])
-    Image.fromarray((confidence * 255).round().to(torch.uint8).cpu().numpy()).save(paths["confidence"])
+    save_png(paths["label"], palette_image(label, space))
+    save_png(paths["overlay"], Image.fromarray(overlay(image, label, space)))
+    save_png(paths["confidence"], share_image(confidence))
     return paths
-
-
-def palette_image(label: Tensor, space: LabelSpace) -> Image.Image:
-    """H x W ids as an 8-bit image whose pixel values are the ids and which shows the classes' colours."""
-    picture = Image.fromarray(label.to(torch.uint8).cpu().numpy(), mode="P")
-    palette = [channel for color in space.colors for channel in color]
-    picture.putpalette(palette + [0] * (768 - len(palette)))
-    return picture
 
 
 def overlay(image: Tensor, label: Tensor, space: LabelSpace, opacity: float = OPACITY) -> np.ndarray:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save_file
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import whole_file, write_text
 from segrefinery.core.settings import Settings
 from segrefinery.models.build import ModelSettings, build_model
 from segrefinery.models.segmenter import Segmenter
@@ -57,7 +56,7 @@ def save_model(
 
     Raises:
         ValueError: the number of classes or colours is not the model's.
-        OSError: the disk is full or the folder not writable; what was there before is whole.
+        SegRefineryError: the disk is full or the folder not writable; what was there before is whole.
     """
     if not len(classes) == len(colors) == model.num_classes:
         raise ValueError(f"classes {len(classes)}, colors {len(colors)}: the model has {model.num_classes} classes")
@@ -69,11 +68,11 @@ def save_model(
         extra=dict(extra or {}),
     )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     # A tensor that two names share would be refused; each name gets its own copy.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    _replace(folder / TENSORS, lambda path: save_file(tensors, path))
-    _replace(folder / CONFIG, lambda path: path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8"))
+    with whole_file(folder / TENSORS) as file:
+        save_file(tensors, file.name)
+    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
     return folder
 
 
@@ -113,18 +112,3 @@ def read_config(path: Path) -> ModelConfig:
     except ValidationError as error:
         wrong = error.errors()[0]
         raise SegRefineryError(f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}.") from error
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from segrefinery.core.files import write_text
 from segrefinery.report.curves import curves_section
 from segrefinery.report.evidence import classes_section, headline, run_section
 from segrefinery.report.gallery import gallery_section
@@ -53,7 +53,5 @@ def write_report(run: str | Path) -> Path:
     subtitle = f"{recipe.get('source')} \N{RIGHTWARDS ARROW} {recipe.get('target')}"
     text = page(str(recipe.get("name")), subtitle, parts, f"Written by SegRefinery {version}. This file works offline.")
     path = folder / FILE
-    temporary = folder / "report.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
     return path

@@ -16,6 +16,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
 from segrefinery.data.align import Alignment, align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.label_files import PseudoLabeled
 from segrefinery.data.transforms import resize_for_evaluation
 from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.checkpoints import load_safely
@@ -27,7 +28,6 @@ from segrefinery.labels import LabelSpace
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
 from segrefinery.models.weights import CONFIG
 from segrefinery.refine import PseudoLabels, Refiner, parse_chain
-from segrefinery.stages.pseudo_labels import PseudoLabeled
 
 
 class Trained(Model):

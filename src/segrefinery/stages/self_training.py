@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.data.batch import LabeledBatch, MixedBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.data.label_files import write_label_set
 from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes
 from segrefinery.data.translation import TranslationSettings, translate_at_random
 from segrefinery.labels import IGNORE
@@ -23,7 +24,6 @@ from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
 from segrefinery.refine import PseudoLabels, RefinerChain, SourceStep, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, RefinedStage, head_losses
-from segrefinery.stages.pseudo_labels import write_pseudo_labels
 from segrefinery.stages.watch import LabelWatch
 
 
@@ -190,8 +190,9 @@ class SelfTraining(RefinedStage):
         for refiner in self.chain:
             refiner.fit(self.teacher, passes.source, passes.target)
         if self.settings.labels == "offline":
-            found = ((self.label(batch)[1], batch) for batch in passes.target)
-            write_pseudo_labels(passes.folder / "labels", found, passes.target_names, self.space)
+            found = ((self.label(batch)[1].resize(batch.image.shape[-2:]), batch.index) for batch in passes.target)
+            files = ((labels.labels, labels.weight, places) for labels, places in found)
+            write_label_set(passes.folder / "labels", files, passes.target_names, self.space)
 
     def target_labels(self, folder: Path) -> Path | None:
         return folder / "labels" if self.settings.labels == "offline" else None

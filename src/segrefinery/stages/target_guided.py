@@ -5,7 +5,6 @@ Wang, Peng & Zhang, "Uncertainty-aware Pseudo Label Refinery", ICCV 2021, sectio
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.files import read_json, write_json
 from segrefinery.core.resize import bilinear
 from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.refine.confidence import normalized_entropy
@@ -48,12 +48,11 @@ class RoundRecord:
         return sum(self.class_entropies) / max(len(self.class_entropies), 1)
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        write_json(folder / FILE, asdict(self), indent=1)
 
     @classmethod
     def load(cls, folder: Path) -> RoundRecord:
-        return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+        return cls(**read_json(folder / FILE, "delete the folder of this stage and continue the run with --resume"))
 
 
 @torch.no_grad()

@@ -13,22 +13,21 @@ import torch
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import write_json, write_text
 from segrefinery.data.align import align, evaluation_view
-from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.data.check import overlaps, refuse_faults
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.label_files import write_label_set
 from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.environment import deterministic, environment
 from segrefinery.engine.model import Model, default_device, load
 from segrefinery.engine.run import Run, RunData, StageEnd
 from segrefinery.engine.tracker import Tracker
 from segrefinery.evaluation.inference import Evaluation, evaluate_network
-from segrefinery.evaluation.results import keep_evaluation, scores_of, write_json
-from segrefinery.labels import LabelSpace
+from segrefinery.evaluation.results import keep_evaluation, scores_of
+from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models import normalization_of, save_model
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
-from segrefinery.refine import PseudoLabels
-from segrefinery.stages.pseudo_labels import write_pseudo_labels
 from segrefinery.verbs.witness import Witness
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def adapt(
     fabric = make_fabric(recipe)
     main = fabric.global_rank == 0
     if main:
-        (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_json(folder / "environment.json", environment(str(fabric.device), fabric.world_size))
     tracker = Tracker(folder, active=main, say=say)
     witness = Witness(folder, sets.target, recipe.target_data, sets.space.num_classes, recipe.window, tracker)
@@ -210,17 +209,19 @@ def pseudo_label(
     model = run if isinstance(run, Model) else load(run)
     dataset, folder = UnlabeledView(open_dataset(str(target))), Path(output)
 
-    def labelled() -> Iterator[tuple[PseudoLabels, UnlabeledBatch]]:
+    def labelled() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for index in range(len(dataset)):
-            image = dataset.image(index)
-            probs = model.predict(image)[None]
-            confidence = probs.amax(dim=1)
-            weight = confidence.masked_fill(confidence < threshold, 0.0)
-            yield PseudoLabels(probs, weight), UnlabeledBatch(image[None], torch.tensor([index]))
+            confidence, label = model.predict(dataset.image(index)).max(dim=0)
+            ignored = confidence < threshold
+            yield (
+                label.masked_fill(ignored, IGNORE)[None],
+                confidence.masked_fill(ignored, 0.0)[None],
+                torch.tensor([index]),
+            )
             progress(index + 1, len(dataset))
 
     names = [dataset.name(index) for index in range(len(dataset))]
-    write_pseudo_labels(folder, labelled(), names, model.space)
+    write_label_set(folder, labelled(), names, model.space)
     classes = [{"id": id, "name": name, "color": list(color)} for id, (name, color) in enumerate(
         zip(model.space.classes, model.space.colors, strict=True))]  # fmt: skip
     write_json(folder / "classes.json", classes)

@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import write_json
 from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.label_files import file_stem, save_png
 from segrefinery.evaluation.confusion import ConfusionMatrix
-from segrefinery.evaluation.results import write_json
 from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.export.annotation import read_masks, write_cvat, write_label_studio
 from segrefinery.models.weights import CONFIG
-from segrefinery.stages.pseudo_labels import file_stem
 from segrefinery.verbs.api import Model, load
 from segrefinery.verbs.compare import SOURCE_ONLY, check_classes, model_folders
 
@@ -113,8 +113,8 @@ def prepare_audit(
         height, width = image.shape[-2:]
         one = Picked(index, name, file_stem(index, name), height, width, doubts[place], stratum, weight)
         mask = model.predict(image).argmax(dim=0).to(torch.uint8).cpu().numpy()
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{one.stem}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{one.stem}.png")
+        save_png(folder / "images" / f"{one.stem}.png", Image.fromarray(image.permute(1, 2, 0).numpy()))
+        save_png(folder / "masks" / f"{one.stem}.png", Image.fromarray(mask))
         picked.append(one)
         masks[one.stem] = mask
     write_cvat(folder, masks, model.space)

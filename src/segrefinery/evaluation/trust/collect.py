@@ -6,7 +6,6 @@ the data alone. What is kept is small and adds up over images, so that images ca
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefinery.core.files import whole_file
 from segrefinery.core.randomness import generator
 from segrefinery.core.resize import bilinear
 from segrefinery.data.mixing import cutmix
@@ -71,12 +71,10 @@ class Observation:
 
     def save(self, path: Path) -> None:
         """Keep it as an ``.npz`` file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"view_{name}": counts.numpy() for name, counts in self.views.items()}
         arrays |= {"probs": self.probs.numpy(), "stable": self.stable.numpy(), "density": self.density.numpy()}
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, names=np.array(self.names), **arrays)
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            np.savez_compressed(file, names=np.array(self.names), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Observation:

@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.batch import UnlabeledBatch
+from segrefinery.data.label_files import PseudoLabeled, file_stem, write_label_set, write_manifest
 from segrefinery.labels import LabelSpace
-from segrefinery.refine import PseudoLabels
-from segrefinery.stages.pseudo_labels import PseudoLabeled, file_stem, write_manifest, write_pseudo_labels
 
 SPACE = LabelSpace.of("two", ("road", "car"))
 NAMES = ["a.b.c 004", "frame.0001", "Straße/夜景, 1", "frame.0002"]
@@ -29,10 +27,10 @@ def written(folder):
     """Image i has class i % 2 everywhere, and the weight (i + 1) / 4."""
     found = []
     for part in ([2, 3], [0, 1]):
-        probs = torch.stack([torch.eye(2)[i % 2][:, None, None].expand(2, 2, 3) for i in part])
-        weight = torch.stack([torch.full((2, 3), (i + 1) / 4) for i in part])
-        found.append((PseudoLabels(probs, weight), UnlabeledBatch(torch.zeros(2, 3, 4, 6), torch.tensor(part))))
-    write_pseudo_labels(folder, found, NAMES, SPACE)
+        label = torch.stack([torch.full((4, 6), i % 2) for i in part])
+        weight = torch.stack([torch.full((4, 6), (i + 1) / 4) for i in part])
+        found.append((label, weight, torch.tensor(part)))
+    write_label_set(folder, found, NAMES, SPACE)
     return folder
 
 

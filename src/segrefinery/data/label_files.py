@@ -1,9 +1,10 @@
-"""Pseudo-labels on disk: one palette PNG an image that a person can look at, one grey PNG for its weight."""
+"""Labels on disk: one palette PNG an image that a person can look at, one grey PNG for its weight, and a list of
+which file is whose."""
 
 from __future__ import annotations
 
 import csv
-import os
+import io
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.batch import UnlabeledBatch
+from segrefinery.core.files import whole_file, write_text
 from segrefinery.labels import LabelSpace
-from segrefinery.refine.base import PseudoLabels
 
 MANIFEST = "files.csv"
 """Which file belongs to which image."""
@@ -37,42 +37,71 @@ def file_stem(index: int, name: str) -> str:
     return f"{index:06d}_{safe.decode(errors='ignore')}"
 
 
+def palette_image(label: Tensor, space: LabelSpace) -> Image.Image:
+    """H x W ids as an 8-bit image whose pixel values are the ids and which shows the classes' colours."""
+    picture = Image.fromarray(label.to(torch.uint8).cpu().numpy(), mode="P")
+    palette = [channel for color in space.colors for channel in color]
+    picture.putpalette(palette + [0] * (768 - len(palette)))
+    return picture
+
+
+def share_image(share: Tensor) -> Image.Image:
+    """H x W values in [0, 1] as a grey image, 0..255."""
+    return Image.fromarray((share * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def save_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture whole or not at all."""
+    with whole_file(path, durable=False) as file:
+        picture.save(file, format="PNG")
+
+
 def write_manifest(folder: Path, rows: Iterable[tuple[int, str, str | Path]]) -> Path:
     """Write ``folder/files.csv``: a line ``number,name,file`` for each image, in order of number.
 
     Args:
         rows: an image's place in the data set, its name there, and the file in ``folder`` with its class ids.
     """
-    path, part = Path(folder) / MANIFEST, Path(folder) / f"{MANIFEST}.part"
-    # A file name on Linux may be no UTF-8: its bytes are written as they are.
-    with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        lines = csv.writer(stream, lineterminator="\n")
-        lines.writerow(("number", "name", "file"))
-        lines.writerows((number, name, Path(file).name) for number, name, file in sorted(rows, key=lambda row: row[0]))
-    os.replace(part, path)
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(("number", "name", "file"))
+    lines.writerows((number, name, Path(file).name) for number, name, file in sorted(rows, key=lambda row: row[0]))
+    path = Path(folder) / MANIFEST
+    write_text(path, text.getvalue())
     return path
 
 
-def write_pseudo_labels(
-    folder: Path, found: Iterable[tuple[PseudoLabels, UnlabeledBatch]], names: Sequence[str], space: LabelSpace
+def write_labels(folder: Path, index: int, name: str, label: Tensor, weight: Tensor, space: LabelSpace) -> str:
+    """Write ``folder/STEM.png`` (class ids in the classes' colours, 255 ignored) and ``folder/STEM.weight.png`` (0..255
+    for a weight of 0..1) of one image -> the name of the first.
+
+    Args:
+        index: the image's place in its data set; ``name`` its name there.
+        label: H x W ids. weight: H x W in [0, 1].
+    """
+    stem = file_stem(index, name)
+    save_png(folder / f"{stem}.weight.png", share_image(weight))
+    save_png(folder / f"{stem}.png", palette_image(label, space))
+    return f"{stem}.png"
+
+
+def write_label_set(
+    folder: Path,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    names: Sequence[str],
+    space: LabelSpace,
 ) -> None:
-    """Write ``folder/STEM.png`` (class ids in the classes' colours, 255 ignored) and ``folder/STEM.weight.png``
-    (0..255 for a weight of 0..1), at the size of the images the teacher saw; last ``folder/files.csv`` with the names
-    (see ``write_manifest``)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    palette = [channel for color in space.colors for channel in color]
-    palette = palette + [0] * (768 - len(palette))
-    rows: list[tuple[int, str, str]] = []
-    for labels, batch in found:
-        full = labels.resize((batch.image.shape[-2], batch.image.shape[-1]))
-        for label, weight, index in zip(full.labels.cpu(), full.weight.cpu(), batch.index.tolist(), strict=True):
+    """Write the labels of many images (see ``write_labels``), and last ``folder/files.csv``.
+
+    Args:
+        batches: label B x H x W, weight B x H x W, and B places in the data set.
+        names: of the images, by place; empty if they have none.
+    """
+    rows = []
+    for labels, weights, places in batches:
+        for label, weight, index in zip(labels, weights, places.tolist(), strict=True):
             name = str(names[index]) if names else ""
-            stem = file_stem(index, name)
-            rows.append((index, name, f"{stem}.png"))
-            mask = Image.fromarray(label.to(torch.uint8).numpy(), mode="P")
-            mask.putpalette(palette)
-            mask.save(folder / f"{stem}.png")
-            Image.fromarray((weight * 255).round().to(torch.uint8).numpy()).save(folder / f"{stem}.weight.png")
+            rows.append((index, name, write_labels(folder, index, name, label, weight, space)))
     write_manifest(folder, rows)
 
 
@@ -105,7 +134,7 @@ class PseudoLabeled:
         try:
             label = np.array(Image.open(f"{stem}.png"))
             weight = np.array(Image.open(f"{stem}.weight.png"))
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:
             raise SegRefineryError(
                 f"{stem}.png: the pseudo-label of this generation cannot be read ({error}); delete the folder of this "
                 "generation and resume, so that it is made again"

@@ -1,0 +1,77 @@
+"""Files that are written whole or not at all, and files that cannot be read."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import read_json, sweep, whole_file, write_json, write_text
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    write_json(tmp_path / "new" / "a.json", {"name": "b\udcff"})
+    assert read_json(tmp_path / "new" / "a.json") == {"name": "b\udcff"}
+    write_text(tmp_path / "names.txt", "b\udcff")
+    assert (tmp_path / "names.txt").read_bytes() == b"b\xff"
+
+
+def test_an_error_on_the_way_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    write_text(path, "old")
+    for error in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")):
+        with pytest.raises(SegRefineryError, match=r"a: cannot be written.*--resume"):
+            write_and_fail(path, error)
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail(path, KeyboardInterrupt())
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def write_and_fail(path, error):
+    with whole_file(path) as file:
+        file.write(b"new")
+        raise error
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SegRefineryError, match=r"file.a: cannot be written"):
+        write_text(tmp_path / "file" / "a", "")
+
+
+def test_a_name_as_long_as_names_may_be_is_written(tmp_path):
+    write_text(tmp_path / ("a" * 255), "")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_killed_writer_leaves_the_old_file_and_its_remains_are_swept(tmp_path):
+    path = tmp_path / "a"
+    write_text(path, "old")
+    code = (
+        "import sys, time; from pathlib import Path; from segrefinery.core.files import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as file: file.write(b'new'); file.flush(); print('there', flush=True); "
+        "time.sleep(60)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env=os.environ)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"there\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    sweep(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_json_that_cannot_be_read_is_one_line(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(SegRefineryError, match=r"a\.json: cannot be read \(.*\); mend it$") as caught:
+        read_json(path, "mend it")
+    assert len(str(caught.value).splitlines()) == 1
