@@ -62,14 +62,6 @@ def test_one_classifier_has_no_choice(lib):
         lib.two_classifiers(one, one.test)
 
 
-def test_the_gain_is_pixels_seen_over_pixels_seen_evenly(lib):
-    counts = torch.tensor([[10, 0, 0], [10, 5, 0], [10, 1, 0], [10, 0, 0]])
-    gains = lib.class_gains(counts, torch.tensor([0.1, 0.7, 0.1, 0.1]))
-    assert gains[:2].tolist() == pytest.approx([1, (0.7 * 5 + 0.1) / 1.5])
-    assert gains[2].isnan()
-    assert lib.class_gains(counts, torch.full((4,), 0.25))[:2].tolist() == pytest.approx([1, 1])
-
-
 def test_thresholds_keep_as_many_as_the_mixtures(lib):
     """An image that is certain throughout and right, one that is uncertain throughout and wrong: the images' mixtures
     keep the better part of both, one threshold knows which image to trust."""

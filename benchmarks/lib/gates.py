@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from segrefinery.refine.refinement_network.refiner import RefinementNetwork
 from segrefinery.refine.self_labeling.formulas import cosine_similarities, rectify
 from segrefinery.refine.self_labeling.refiner import SelfLabeling
 from segrefinery.stages.optimizers import OptimizerSettings, build_optimizer, parameter_groups
-from segrefinery.stages.target_guided import class_entropies, uncertain_classes
+from segrefinery.stages.target_guided import class_entropies, class_gains, uncertain_classes
 
 Scores = dict[str, ConfusionMatrix]
 """What is compared -> its counts, on the same pixels for all."""
@@ -107,21 +108,10 @@ def two_classifiers(ground: Ground, batches: Iterable[LabeledBatch]) -> tuple[Sc
 # -- UncerDA -----------------------------------------------------------------------------------------------------------
 
 
-def class_gains(pixel_counts: Tensor, probabilities: Tensor) -> Tensor:
-    """C: how many times as often a pixel of each class is seen as under even sampling; NaN for a class without any.
-
-    Args:
-        pixel_counts: N x C pixels of each class in each image.
-        probabilities: N sampling probabilities that sum to 1.
-    """
-    counts = pixel_counts.double()
-    return (probabilities.double() @ counts) / counts.mean(dim=0)
-
-
 def guided_sampling(
     ground: Ground,
     pixel_counts: Tensor,
-    midpoints: dict[str, float],
+    midpoints: dict[str, float | Literal["median"]],
     uncertain: int,
     balance: float = 0.9,
     steepness: float = 80.0,

@@ -170,9 +170,10 @@ class Gates:
     def guided_sampling(self) -> Part:
         """3. Gain by class: 1 is even sampling."""
         stage: Any = load_recipe("uncerda_aa", self.scale, self.overrides).stages["align"]
-        midpoints = {f"midpoint {value}": value for value in (stage.midpoint, 0.05, 0.1)}
+        guided = stage.target_guided
+        midpoints = {f"midpoint {value}": value for value in (guided.midpoint, 0.05, 0.1, "median")}
         worst, gains = gates.guided_sampling(
-            self.ground, class_pixel_counts(self.source), midpoints, stage.uncertain, stage.balance, stage.steepness
+            self.ground, class_pixel_counts(self.source), midpoints, guided.uncertain, guided.balance, guided.steepness
         )
         lines = (
             (
@@ -181,7 +182,7 @@ class Gates:
             )
             for place, name in enumerate(self.model.space.classes)
         )
-        recipes = gains[f"guided, midpoint {stage.midpoint}"][worst]
+        recipes = gains[f"guided, midpoint {guided.midpoint}"][worst]
         room = f"uncertain classes are seen {recipes.min():.2f} to {recipes.max():.2f} times as often as evenly"
         return Part(table(("class", *gains), lines), room)
 

@@ -63,6 +63,18 @@ def test_without_balance_every_class_scores_alike():
     assert soft_balance_probabilities(counts, balance=0.0).allclose(torch.tensor(1 / 3, dtype=torch.float64))
 
 
+def test_the_median_parts_the_images_that_hold_a_class_wherever_their_scores_lie():
+    counts = torch.tensor([[100, 90], [90, 100], [50, 60], [60, 50], [70, 0]])
+    paper, median = (soft_balance_probabilities(counts, [1], 0.5, midpoint=value) for value in (0.02, "median"))
+    assert paper[:4].max() / paper[:4].min() < 1.0001  # far above the paper's midpoint, all are alike
+    assert median[4] < median[:4].min()
+    counts = torch.tensor([[100, 90], [100, 9], [100, 5], [100, 1]])
+    paper, median = (soft_balance_probabilities(counts, None, 0.5, midpoint=value) for value in (0.02, "median"))
+    assert paper.max() / paper.min() < 1.001
+    assert median.max() / median.min() > 2
+    assert soft_balance_probabilities(torch.zeros(3, 2), midpoint="median").tolist() == pytest.approx([1 / 3] * 3)
+
+
 def test_clipping_only_touches_scores_above_one():
     counts = torch.tensor([[1000, 0], [1000, 1]])
     clipped, free = soft_balance_probabilities(counts), soft_balance_probabilities(counts, clip=False)

@@ -138,7 +138,9 @@ def test_rounds_are_drawn(run, tmp_path):
     shutil.copy(run / "recipe.yaml", copy)
     classes = ["road", "<b>sky</b>", "car"]
     RoundRecord(1, classes, [], [], "uniform").save(copy / "stages" / "align-1")
-    RoundRecord(2, classes, [0.2, 0.9, 0.5], [1, 2], "target_guided", [0.5, 0.3, 0.2]).save(copy / "stages" / "align-2")
+    RoundRecord(2, classes, [0.2, 0.9, 0.5], [1, 2], "target_guided", [0.5, 0.3, 0.2], [1.0, 2.5, None]).save(
+        copy / "stages" / "align-2"
+    )
     page = write_report(copy).read_text(encoding="utf-8")
     assert "<h2>Rounds</h2>" in page
     assert "&lt;b&gt;sky&lt;/b&gt;, car" in page

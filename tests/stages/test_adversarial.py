@@ -14,7 +14,6 @@ from segrefinery.models.segmenter import Prediction
 from segrefinery.stages.adversarial import Adversarial, AdversarialSettings
 from segrefinery.stages.base import Passes, StageContext, StepBatch
 from segrefinery.stages.common import LossWeights
-from segrefinery.stages.target_guided import RoundRecord
 from toys import ToySegmenter, labeled, unlabeled
 
 SPACE = LabelSpace.of("toy", ["a", "b", "c", "d", "e"])
@@ -207,57 +206,32 @@ def test_only_a_folder_asks_for_translated_images():
     assert found == [None, None, "there"]
 
 
-def rounds(tmp_path, names=("1", "2", "3"), model=None, **settings):
-    """Stages as the engine would run them, without training; what each was built as."""
-    handed_on, stages = {}, []
-    model = model or ToySegmenter()
-    for name in names:
-        stage = build(model, handed_on, sampling="target_guided", rounds=3, **settings)
-        stage.eval()
+@pytest.mark.filterwarnings("ignore:guided sampling is as good as uniform")
+def test_guided_rounds_go_on_from_stage_to_stage(tmp_path):
+    handed_on, stages, model = {}, [], ToySegmenter()
+    for name in ("1", "2", "3"):
+        stage = build(model, handed_on, target_guided={"uncertain": 2}, rounds=3).eval()
         stage.prepare(Passes([], [unlabeled(2)], tmp_path / name))
-        handed_on = {"rounds": copy.deepcopy(stage.handed_on()["rounds"].state_dict())}
+        handed_on = {part: copy.deepcopy(module.state_dict()) for part, module in stage.handed_on().items()}
         stages.append(stage)
-    return stages
-
-
-def test_rounds_guide_the_sampling_and_settle(tmp_path):
-    torch.manual_seed(0)
-    first, second, third = rounds(tmp_path, uncertain=2)
     counts = torch.tensor([[50, 0, 0, 0, 0], [40, 5, 5, 0, 0], [10, 10, 10, 10, 10]])
-    assert not first.guides_sampling
-    assert first.source_probabilities(counts) is None
-    probabilities = second.source_probabilities(counts)
-    assert probabilities is not None
-    assert probabilities.sum().item() == pytest.approx(1)
-    record = RoundRecord.load(tmp_path / "2")
-    assert record.number == 2
-    assert len(record.uncertain) == 2
-    assert record.probabilities == pytest.approx(probabilities.tolist())
-    assert record.class_entropies == pytest.approx(second.rounds.entropies.tolist())
-    assert second.nothing_to_do is None
-    assert "did not change" in (third.nothing_to_do or "")  # nothing was trained in between
-    assert RoundRecord.load(tmp_path / "3").settled == third.nothing_to_do
-    resumed = build(sampling="target_guided", rounds=3, uncertain=2)
-    resumed.load_state_dict(second.state_dict())  # resumed inside the round: prepare does not run again
-    assert torch.equal(resumed.source_probabilities(counts), probabilities)
+    assert [stage.guides_sampling for stage in stages] == [False, True, True]
+    assert stages[0].source_probabilities(counts) is None
+    assert stages[1].source_probabilities(counts).sum().item() == pytest.approx(1)
+    assert [stage.nothing_to_do is None for stage in stages] == [True, True, False]  # nothing was trained in between
 
 
-def test_a_settled_round_ends_all_later_ones(tmp_path):
-    stages = rounds(tmp_path, ("1", "2", "3", "4"))
-    assert stages[3].nothing_to_do == "an earlier round settled"
-
-
-def test_uncertain_classes_that_the_source_lacks_and_more_than_there_are(tmp_path):
-    _, second, _ = rounds(tmp_path, uncertain=99)
-    assert RoundRecord.load(tmp_path / "2").uncertain != []
-    assert second.source_probabilities(torch.zeros(3, 5)).tolist() == pytest.approx([1 / 3] * 3)
-
-
-def test_balanced_sampling_uses_all_classes_from_the_start(tmp_path):
-    stage = build(sampling="balanced")
+def test_without_guidance_nothing_is_measured_or_handed_on(tmp_path):
+    stage = build(rounds=2)
     stage.prepare(Passes([], [], tmp_path))
-    probabilities = stage.source_probabilities(torch.tensor([[10**6, 0, 0, 0, 0], [10**6, 10, 0, 0, 0]]))
-    assert probabilities[1] > probabilities[0]
+    assert not stage.guides_sampling
+    assert stage.source_probabilities(torch.ones(2, 5)) is None
+    assert stage.handed_on() == {}
+
+
+def test_there_is_one_way_to_sample():
+    with pytest.raises(ValueError, match="sampling: uniform"):
+        AdversarialSettings(steps=1, sampling="rare_class", target_guided={})
 
 
 def test_prepare_draws_the_discriminators(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def soft_balance_probabilities(
     classes: Sequence[int] | Tensor | None = None,
     balance: float = 0.9,
     steepness: float = 80.0,
-    midpoint: float = 0.02,
+    midpoint: float | Literal["median"] = 0.02,
     *,
     clip: bool = True,
 ) -> Tensor:
@@ -41,7 +41,8 @@ def soft_balance_probabilities(
         pixel_counts: N x C pixels of each class in each image.
         classes: S, the uncertain classes (ids or a bool mask of C); None = all.
         balance: 0 = none, 1 = class balance (the paper's Table 4; eq. 3 of the paper uses 1 - balance).
-        steepness, midpoint: of the sigmoid, in units of p(x).
+        steepness, midpoint: of the sigmoid, in units of p(x); ``median`` (ours) is that of the images that hold a
+            class of S, so that the sigmoid parts them wherever their scores lie.
         clip: False leaves p^ above 1 as it is.
 
     Returns:
@@ -65,6 +66,9 @@ def soft_balance_probabilities(
     share = share / share.sum(dim=1, keepdim=True).clamp(min=1.0)
     image_score = (share * class_score).sum(dim=1)
 
+    if midpoint == "median":
+        held = image_score[inside.any(dim=1)]
+        midpoint = float(held.median()) if len(held) else 0.0
     smoothed = 0.1 + torch.sigmoid(steepness * (image_score - midpoint))
     smoothed = smoothed.clamp(max=1.0) if clip else smoothed
     return smoothed / smoothed.sum()

@@ -17,7 +17,18 @@ def rounds_section(material: Material) -> Markup | None:
     if not records:
         return None
     rows = [_row(record) for record in records]
-    parts = [table(["round", "source images drawn", "uncertain classes S_k, the worst first", "mean entropy"], rows)]
+    parts = [
+        table(
+            [
+                "round",
+                "source images drawn",
+                "uncertain classes S_k, the worst first",
+                "mean entropy",
+                "seen most often",
+            ],
+            rows,
+        )
+    ]
     charts = []
     guided = [record for record in records if record.class_entropies]
     if guided:
@@ -48,4 +59,11 @@ def _row(record: RoundRecord) -> list[str]:
     how = record.sampling.replace("_", " ")
     if record.settled:
         how = f"not trained: {record.settled}"
-    return [str(record.number), how, classes, f"{record.mean_entropy:.3f}" if record.class_entropies else ""]
+    entropy = f"{record.mean_entropy:.3f}" if record.class_entropies else ""
+    return [str(record.number), how, classes, entropy, ", ".join(_most_favoured(record))]
+
+
+def _most_favoured(record: RoundRecord, number: int = 3) -> list[str]:
+    """The classes whose pixels the sampling shows most often, compared with drawing evenly."""
+    gains = [(gain, name) for gain, name in zip(record.gains, record.classes, strict=False) if gain is not None]
+    return [f"{name} {gain:.2f} times" for gain, name in sorted(gains, reverse=True)[:number]]

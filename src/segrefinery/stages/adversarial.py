@@ -1,8 +1,8 @@
 """Adversarial alignment: predictions on the target are made to look like predictions on the source.
 
 AdaptSegNet (Tsai et al., CVPR 2018): multi-level alignment of softmax outputs. ADVENT (Vu et al., CVPR 2019): alignment
-of entropy maps, and entropy minimisation. UncerDA (Wang et al., ICCV 2021): rounds of the former with source images
-sampled by what the target finds uncertain, and translated source images in the target stream.
+of entropy maps, and entropy minimisation. UncerDA (Wang et al., ICCV 2021): translated source images in the target
+stream; its rounds are in ``target_guided/``.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
 from segrefinery.data.batch import LabeledBatch, TranslatedBatch
-from segrefinery.data.sampling import soft_balance_probabilities
 from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import IGNORE
 from segrefinery.losses import domain_loss, entropy_loss, self_information
@@ -29,10 +27,9 @@ from segrefinery.models.segmenter import Prediction
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.common import LossWeights, head_losses
 from segrefinery.stages.optimizers import OptimizerSettings, Trained, build_optimizer, parameter_groups
-from segrefinery.stages.target_guided import RoundRecord, class_entropies, settled, uncertain_classes
+from segrefinery.stages.target_guided.rounds import TargetGuidedSettings
 
 SOURCE, TARGET = 0.0, 1.0
-FIRST_GUIDED_ROUND = 2
 PERFECT, PATIENCE = 0.999, 50
 
 
@@ -67,20 +64,16 @@ class AdversarialSettings(StageSettings):
     """How much of the target stream they are."""
     translated_ce: bool = True
     """Whether their labels also teach."""
-    sampling: Literal["uniform", "rare_class", "balanced", "target_guided"] = "uniform"  # pyright: ignore
-    """``balanced``: UncerDA's soft balance over all classes; ``target_guided``: over the classes that the target finds
-    most uncertain, from the second round on."""
     rounds: int = Field(default=1, ge=1)
     """How often the stage is repeated, each time with new discriminators. Guided rounds may settle earlier."""
-    uncertain: int = Field(default=7, ge=1)
-    """k: how many classes count as uncertain (the paper's results are stable for 5 to 9)."""
-    balance: float = Field(default=0.9, ge=0, le=1)
-    """0 = sample evenly, 1 = full class balance."""
-    steepness: float = Field(default=80.0, gt=0)
-    midpoint: float = Field(default=0.02, ge=0, le=1)
-    """alpha and mu of eq. 5, made for 19 classes; with fewer classes a higher midpoint keeps the scores apart."""
-    clip: bool = True
-    """Hold UncerDA's sampling score below 1."""
+    target_guided: TargetGuidedSettings | None = None
+    """Draw source images by what the target finds uncertain (UncerDA); null for sampling as ``sampling`` says."""
+
+    @model_validator(mode="after")
+    def _one_way_to_sample(self) -> Self:
+        if self.target_guided is not None and self.sampling != "uniform":
+            raise ValueError("target_guided draws the source images: it needs sampling: uniform")
+        return self
 
     @property
     def repeats(self) -> int:
@@ -94,26 +87,11 @@ class AdversarialSettings(StageSettings):
         return Adversarial(self, context)
 
 
-class Rounds(nn.Module):
-    """What one round hands on to the next: its number, the class entropies it was guided by, and whether it settled."""
-
-    number: Tensor
-    entropies: Tensor
-    ended: Tensor
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.register_buffer("number", torch.tensor(0))
-        self.register_buffer("entropies", torch.zeros(num_classes, dtype=torch.float64))
-        self.register_buffer("ended", torch.tensor(False))
-
-
 class Adversarial(Stage):
-    """The segmenter, one discriminator a learner, and the state of the rounds.
-
-    A stage that follows an adversarial stage continues its rounds.
+    """The segmenter and one discriminator a learner.
 
     Attributes:
+        guidance: of UncerDA's rounds, or None; a stage that follows a guided one continues its rounds.
         nothing_to_do: set by ``prepare``: why this round need not train, or None.
     """
 
@@ -129,11 +107,11 @@ class Adversarial(Stage):
                 if getattr(settings.adversarial, level) and (level == "main" or len(self.model.learner_channels) > 1)
             }
         )
-        self.rounds = Rounds(context.space.num_classes)
-        if "rounds" in context.handed_on:
-            self.rounds.load_state_dict(context.handed_on["rounds"])
+        guided = settings.target_guided
+        self.guidance = guided.build(context.space.classes) if guided is not None else None
+        if self.guidance is not None and "target_guided" in context.handed_on:
+            self.guidance.load_state_dict(context.handed_on["target_guided"])
         self.nothing_to_do: str | None = None
-        self._folder: Path | None = None
         self._accuracy: list[Tensor] = []
         self._perfect_steps = 0
 
@@ -230,60 +208,23 @@ class Adversarial(Stage):
         labels = label.new_full((len(target), *label.shape[1:]), IGNORE)
         return images, labels.index_copy(0, places, label)
 
-    # -- rounds ------------------------------------------------------------------------------------------------------
+    # -- what surrounds it -------------------------------------------------------------------------------------------
 
     def prepare(self, passes: Passes) -> None:
         """Draw the discriminators; in a guided round, measure what the target finds uncertain."""
         for discriminator in self.discriminators.values():
             assert isinstance(discriminator, Discriminator)
             discriminator.draw()
-        before = self._record()
-        self._folder = passes.folder
-        self.rounds.number += 1
-        if self._guided() and not self.rounds.ended:
-            self.rounds.entropies.copy_(class_entropies(self.model, passes.target, self.settings.upsample))
-            if any(before.class_entropies):
-                self.nothing_to_do = settled(before, self._record())
-                self.rounds.ended.fill_(self.nothing_to_do is not None)
-        elif self.rounds.ended:
-            self.nothing_to_do = "an earlier round settled"
-        record = self._record()
-        record.settled = self.nothing_to_do
-        record.save(passes.folder)
+        if self.guidance is not None:
+            self.nothing_to_do = self.guidance.begin(self.model, passes.target, passes.folder, self.settings.upsample)
 
     @property
     def guides_sampling(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.settings.sampling == "balanced" or self._guided()
+        return self.guidance is not None and self.guidance.guides_sampling
 
     def source_probabilities(self, pixel_counts: Tensor) -> Tensor | None:
-        if not self.guides_sampling:
-            return None
-        record, settings = self._record(), self.settings
-        chosen = record.uncertain if self._guided() else None
-        probabilities = soft_balance_probabilities(
-            pixel_counts, chosen, settings.balance, settings.steepness, settings.midpoint, clip=settings.clip
-        )
-        if self._folder is not None:
-            record.probabilities = probabilities.tolist()
-            record.save(self._folder)
-        return probabilities
-
-    def _guided(self) -> bool:
-        return self.settings.sampling == "target_guided" and int(self.rounds.number) >= FIRST_GUIDED_ROUND
-
-    def _record(self) -> RoundRecord:
-        """This round as its state tells it."""
-        guided = self._guided()
-        sampling = "uniform" if self.settings.sampling == "target_guided" and not guided else self.settings.sampling
-        return RoundRecord(
-            int(self.rounds.number),
-            list(self.space.classes),
-            self.rounds.entropies.tolist() if guided else [],
-            uncertain_classes(self.rounds.entropies, self.settings.uncertain) if guided else [],
-            sampling,
-        )
-
-    # -- what surrounds it -------------------------------------------------------------------------------------------
+        guided = self.guidance is not None and self.guidance.guides_sampling
+        return self.guidance.probabilities(pixel_counts) if guided else None
 
     def optimizers(self) -> dict[str, Trained]:
         settings = self.settings
@@ -301,7 +242,7 @@ class Adversarial(Stage):
         return trained
 
     def handed_on(self) -> dict[str, nn.Module]:
-        return {"rounds": self.rounds}
+        return {} if self.guidance is None else {"target_guided": self.guidance}
 
     def numbers(self) -> dict[str, float]:
         """``discriminator_accuracy``: 0.5 where it cannot tell source from target, 1 where it has won. Warns when it

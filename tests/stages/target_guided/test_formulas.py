@@ -1,10 +1,12 @@
+"""Which classes are uncertain, and what a way of sampling gains."""
+
 import pytest
 import torch
 from torch import nn
 
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.stages.target_guided import RoundRecord, class_entropies, settled, uncertain_classes
+from segrefinery.stages.target_guided.formulas import class_entropies, class_gains, uncertain_classes
 from toys import ToySegmenter, unlabeled
 
 
@@ -13,10 +15,6 @@ class Echo(nn.Module):
 
     def forward(self, image):
         return Prediction(image, image)
-
-
-def record(entropies, uncertain, number=2):
-    return RoundRecord(number, ["a", "b", "c"], entropies, uncertain, "target_guided")
 
 
 def test_entropies_by_hand_and_a_class_never_predicted():
@@ -45,16 +43,9 @@ def test_uncertain_classes():
         uncertain_classes(entropies, 0)
 
 
-def test_when_rounds_settle():
-    before = record([0.5, 0.5, 0.2], [0, 1])
-    assert "did not change" in (settled(before, record([0.4, 0.5, 0.2], [1, 0], 3)) or "")
-    assert "no longer falls" in (settled(before, record([0.5, 0.2, 0.5], [0, 2], 3)) or "")
-    assert settled(before, record([0.4, 0.2, 0.5], [2, 0], 3)) is None
-
-
-def test_a_record_survives_its_file(tmp_path):
-    one = record([0.5, 0.25, 1.0], [2, 0])
-    one.probabilities = [0.25, 0.75]
-    one.save(tmp_path / "new")
-    assert RoundRecord.load(tmp_path / "new") == one
-    assert one.mean_entropy == pytest.approx(1.75 / 3)
+def test_the_gain_is_pixels_seen_over_pixels_seen_evenly():
+    counts = torch.tensor([[10, 0, 0], [10, 5, 0], [10, 1, 0], [10, 0, 0]])
+    gains = class_gains(counts, torch.tensor([0.1, 0.7, 0.1, 0.1]))
+    assert gains[:2].tolist() == pytest.approx([1, (0.7 * 5 + 0.1) / 1.5])
+    assert gains[2].isnan()
+    assert class_gains(counts, torch.full((4,), 0.25))[:2].tolist() == pytest.approx([1, 1])
