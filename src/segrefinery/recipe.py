@@ -14,7 +14,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.settings import Mistake, Settings, choose, mistakes_of
+from segrefinery.core.settings import BUDGET, Mistake, Settings, beyond_budget, choose, mistakes_of
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import ModelSettings
@@ -32,15 +32,15 @@ class Recipe(Settings):
     name: str
     about: str = ""
     """What the recipe does and where it comes from."""
-    model: ModelSettings
+    model: Annotated[ModelSettings, BUDGET]
     data: DataSettings
     target_data: DataSettings
     """How target images are read: ``data`` with what is given here laid over it (another ``short_side``, say)."""
-    training: TrainingSettings = TrainingSettings()
-    window: tuple[int, int] | None = None
+    training: Annotated[TrainingSettings, BUDGET] = TrainingSettings()
+    window: Annotated[tuple[int, int] | None, BUDGET] = None
     """Height and width of overlapping windows at prediction, on the resized image; by default the whole image."""
     stages: Annotated[dict[str, SerializeAsAny[StageSettings]], BeforeValidator(parse_stages)]
-    scale: str = "paper"
+    scale: Annotated[str, BUDGET] = "paper"
     """``paper``: the settings of the publication; ``small``: two processor cores."""
     seed: int = Field(default=0, ge=0)
     source: str | None = None
@@ -83,12 +83,12 @@ class Recipe(Settings):
                 source, target = getattr(self.data, field), getattr(self.target_data, field)
                 if getattr(stage, field) is not None or source == target:
                     continue
-                if getattr(stage, "mixing", "none") != "none":
+                if stage.mixes:
                     raise ValueError(
                         f"stages.{name} mixes source and target images, but data.{field} is {source} and "
                         f"target_data.{field} is {target}; make them equal, or set stages.{name}.{field}"
                     )
-                if field == "batch" and stage.kind != "supervised":  # pyright: ignore[reportAttributeAccessIssue]
+                if field == "batch" and stage.takes_target:
                     raise ValueError(
                         f"stages.{name} takes as many target images a step as source images, but data.batch is "
                         f"{source} and target_data.batch is {target}; make them equal, or set stages.{name}.batch"
@@ -99,8 +99,8 @@ class Recipe(Settings):
     def _batches_split_evenly(self) -> Self:
         parts = self.training.accumulate
         for name, stage in self.stages.items():
-            labels_of_target = getattr(stage, "learn_from", None) == "target_labels"
-            field, batch = ("target_data", self.target_data.batch) if labels_of_target else ("data", self.data.batch)
+            field, data = ("target_data", self.target_data) if stage.reads_target_labels else ("data", self.data)
+            batch = data.batch
             field, batch = (f"{field}.batch", batch) if stage.batch is None else (f"stages.{name}.batch", stage.batch)
             if batch % parts:
                 divisors = " or ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
@@ -130,6 +130,7 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
     *_, (_, raw) = layers(name, scale, overrides, fields)
     found = check(raw)
     if isinstance(found, Recipe):
+        refuse_another_method(name, scale)
         return found
     # Whoever a mistake came with is to blame. We look for them only now: parts of a recipe need not be valid.
     blamed: dict[Mistake, str] = {}
@@ -138,6 +139,24 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
         now = [] if isinstance(now, Recipe) else now
         blamed = {mistake: blamed.get(mistake, who) for mistake in now}
     raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}" for mistake in found))
+
+
+def refuse_another_method(name: str | Path, scale: str | None) -> None:
+    """A scale is a budget: what it changes besides makes it another method.
+
+    Raises:
+        SegRefineryError: names the file, the scale and the keys.
+    """
+    if not scale or scale == "paper":
+        return
+    *_, (_, paper) = layers(name, None, (), {})
+    *_, (place, _), (_, scaled) = layers(name, scale, (), {})
+    whole, small = check(paper), check(scaled)
+    if isinstance(whole, Recipe) and isinstance(small, Recipe) and (keys := beyond_budget(whole, small)):
+        raise SegRefineryError(
+            f"{place}{', '.join('.'.join(key) for key in keys)}: a scale changes budgets (steps, sizes, batches, "
+            "rates, widths, momenta, the network) and nothing else; write a recipe of its own that extends this one"
+        )
 
 
 def layers(
@@ -153,13 +172,25 @@ def layers(
         yield f"{place}: ", {key: value for key, value in raw.items() if key != "scales"}
     raw.pop("scales", None)
     if scale and scale != "paper":
-        raw = merge(raw, choose({"paper": {}, **scales}, scale, f"scale of {place}") or {})
+        change = choose({"paper": {}, **scales}, scale, f"scale of {place}") or {}
+        raw = merge(raw, _for_every_stage(change, raw))
         raw["scale"] = scale
         yield f"{place}, scale {scale}: ", raw
     for override in overrides:
         assign(raw, override)
         yield f"--set {override}: ", raw
     yield "", raw | {key: value for key, value in fields.items() if value is not None}
+
+
+def _for_every_stage(change: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A scale with its stage ``*`` written out: each stage of the recipe has those changes below its own."""
+    stages = dict(_stages(change))
+    common = stages.pop("*", None)
+    if common:
+        for name in _stages(raw):
+            if name not in stages or isinstance(stages[name], Mapping):
+                stages[name] = {**common, **(stages.get(name) or {})}
+    return {**change, "stages": stages} if stages else {key: value for key, value in change.items() if key != "stages"}
 
 
 def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
@@ -250,7 +281,13 @@ def validate_recipe(raw: dict[str, Any], place: str) -> Recipe:
 
 def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's file laid over what it extends, scales included. A stage that the file removes is gone at every scale;
-    of one that only a scale of it removes, the null stays there until ``merge`` lays that scale over."""
+    of one that only a scale of it removes, the null stays there until ``merge`` lays that scale over. What a scale says
+    of a chain that the file replaces goes with it."""
+    for name, stage in _stages(change).items():
+        if isinstance(stage, Mapping) and isinstance(stage.get("refine"), Mapping) and stage["refine"].get("replace"):
+            base = copy.deepcopy(dict(base))
+            for scale in (base.get("scales") or {}).values():
+                (_stages(scale).get(name) or {}).pop("refine", None)
     result = merge(base, change)
     removed = {name for name, stage in _stages(change).items() if stage is None}
     scales = change.get("scales") or {}
@@ -262,10 +299,17 @@ def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``change`` laid over it, mappings merged key by key; a null removes a stage or a key."""
+    """``base`` with ``change`` laid over it, mappings merged key by key; a null removes a stage or a key. A chain of
+    refiners is laid over the one before like any mapping, unless it says ``replace: true``."""
     result = copy.deepcopy(dict(base))
     for key, value in change.items():
         old = result.get(key)
+        if key == "refine" and isinstance(value, list):
+            value = _as_mapping(value)
+        if key == "refine" and isinstance(value, Mapping) and "replace" in value:
+            value, old = dict(value), {} if value["replace"] else old
+            del value["replace"]
+            result[key] = {}
         if value is None and (isinstance(old, Mapping) or old is None):
             result.pop(key, None)
         elif isinstance(value, Mapping) and isinstance(old, list):

@@ -16,10 +16,39 @@ from segrefinery.core.errors import SegRefineryError
 T = TypeVar("T")
 
 
+class Budget:
+    """Marks a setting as budget: with another value the method is the same, only larger or smaller. The scales of a
+    recipe may change such settings and no others."""
+
+
+BUDGET = Budget()
+
+
 class Settings(BaseModel):
     """Frozen settings that refuse unknown keys; a field's description is its documentation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+def beyond_budget(paper: Settings, scaled: Settings) -> list[tuple[str, ...]]:
+    """The keys in which two settings differ though none of them is marked as budget, each with the way to it."""
+    if type(paper) is not type(scaled):
+        return [()]
+    found: list[tuple[str, ...]] = []
+    for key, field in type(paper).model_fields.items():
+        if not any(isinstance(mark, Budget) for mark in field.metadata):
+            found += [(key, *rest) for rest in _differences(getattr(paper, key), getattr(scaled, key))]
+    return found
+
+
+def _differences(old: Any, new: Any) -> list[tuple[str, ...]]:
+    if isinstance(old, Settings) and isinstance(new, Settings):
+        return beyond_budget(old, new)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if list(old) != list(new):  # an order is a method too
+            return [(str(key),) for key in [*old, *new] if (key in old) != (key in new)] or [()]
+        return [(str(key), *rest) for key in old for rest in _differences(old[key], new[key])]
+    return [] if old == new else [()]
 
 
 class PresetSettings(Settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
 from segrefinery.core.pixels import IMAGENET, Normalization, Triple
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET, Settings
 from segrefinery.data.photometric import (
     denormalize,
     gaussian_blur,
@@ -41,9 +41,12 @@ TRIES = 10
 class DataSettings(Settings):
     """How images are read, cropped and batched."""
 
-    short_side: int | None = Field(default=None, ge=1)
+    short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
     """Shorter side in pixels that every image is resized to, its aspect kept; None leaves images as they are."""
-    crop: tuple[int, int] = (512, 512)
+    evaluation_short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
+    """Shorter side of whole images that are only looked at: evaluation, prediction, passes before a stage. By default
+    ``short_side`` (CPSL trains at 1100 and is evaluated at 1024)."""
+    crop: Annotated[tuple[int, int], BUDGET] = (512, 512)
     """Height and width of a training crop in pixels."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Smallest and largest random scale, on top of the resize."""
@@ -55,16 +58,16 @@ class DataSettings(Settings):
     """Probability of a Gaussian blur of source images, sigma U(0.15, 1.15)."""
     max_class_share: float = Field(default=1.0, gt=0, le=1)
     """Draw a labelled crop again, up to ten times, while one class covers more of it than this (DAFormer: 0.75)."""
-    rare_min_pixels: int = Field(default=3000, ge=0)
+    rare_min_pixels: Annotated[int, BUDGET] = Field(default=3000, ge=0)
     """Rare class sampling: an image counts for a class if it has more than this many pixels of it."""
     rare_crop_ratio: float = Field(default=0.5, ge=0)
     """Rare class sampling: draw the crop again, up to ten times, until it has more than this times
     ``rare_min_pixels`` pixels of the wanted class (DAFormer 0.5, HRDA and MIC 2)."""
-    batch: int = Field(default=2, ge=1)
+    batch: Annotated[int, BUDGET] = Field(default=2, ge=1)
     """Source and target images per step, each, over all ranks."""
-    workers: int = Field(default=2, ge=0)
+    workers: Annotated[int, BUDGET] = Field(default=2, ge=0)
     """Processes that read and augment ahead; 0 = in the training process. Batches do not depend on it."""
-    cache: bool = False
+    cache: Annotated[bool, BUDGET] = False
     """Keep decoded and resized images in memory."""
     pixel_mean: Triple | None = None
     """Mean of each colour channel in [0, 1], taken from every image; by default the network's own."""
@@ -236,8 +239,8 @@ def resize_map(values: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def evaluation_size(size: Sequence[int], settings: DataSettings) -> tuple[int, int]:
-    """Height and width after the aspect-true resize to ``short_side``."""
-    zoom = _zoom(size, settings.short_side)
+    """Height and width of a whole image after the aspect-true resize."""
+    zoom = _zoom(size, settings.evaluation_short_side or settings.short_side)
     return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
 
 

@@ -87,7 +87,7 @@ def load(path: str | Path, device: torch.device | str | None = None) -> Model:
     segmenter = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
     network: nn.Module = segmenter
     for settings in parse_chain(config.extra["refine"]).values():
-        network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
+        network = settings.build(segmenter, space).predictor(network)
     load_weights(network, found[0] / TENSORS)
     network.to(device or default_device())
     window = config.extra["window"]

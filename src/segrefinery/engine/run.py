@@ -34,7 +34,6 @@ from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import Segmenter, reading
 from segrefinery.refine import Refiner
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
-from segrefinery.stages.supervised import SupervisedSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -126,7 +125,7 @@ class Run:
         for name, settings in plan(self.stages).items():
             own_key = self.stage_key(chain, name, settings)
             chain = digest(chain, own_key)
-            source_only = source_only and getattr(settings, "learn_from", None) == "source"
+            source_only = source_only and settings.source_only
             if settings.start == "fresh":
                 model_settings = settings.model or self.model
                 model, initial = self.new_model(model_settings), self.new_model(model_settings)
@@ -145,7 +144,7 @@ class Run:
                 self.train_stage(name, settings, stage, end)
                 self.save_finished(name, own_key, stage)
             self.handed_on |= {part: module.state_dict() for part, module in stage.handed_on().items()}
-            if getattr(settings, "hands_on", "model") == "model":
+            if settings.hands_on_model:
                 previous = stage.model
                 with uncompiled(self.training.compile):
                     self.on_end(self.end_of(name, settings, model_settings, stage, source_only))
@@ -194,12 +193,11 @@ class Run:
 
     def look_every(self, settings: StageSettings) -> int:
         """Steps between looks in a stage; training on the source alone is only looked at when it ends."""
-        source_only = isinstance(settings, SupervisedSettings) and settings.learn_from == "source"
-        return 0 if source_only else self.training.look_every
+        return 0 if settings.source_only else self.training.look_every
 
     def batches(self, name: str, settings: StageSettings, stage: Stage, first: int) -> Iterator[Pair]:
         """This rank's share of every step's source and target batch, from step ``first`` on."""
-        changed = {key: value for key in ("batch", "crop") if (value := getattr(settings, key)) is not None}
+        changed = settings.model_dump(include={"batch", "crop"}, exclude_none=True)
         data, target_data = (part.model_copy(update=changed) for part in self.shown)
         position = {
             "first_step": first,
@@ -210,11 +208,11 @@ class Run:
         raw, source = self.sets.source, self.read.source
         if settings.translated_folder is not None:
             source = WithTranslations(source, self.read.translated[settings.translated_folder])
-        if getattr(settings, "learn_from", None) == "target_labels":
+        if settings.reads_target_labels:
             raw, source = self.sets.oracle, self.read.oracle
             data = target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur})
         sources = training_batches(source, data, self.source_sampler(name, settings, stage, raw), **position)
-        if isinstance(settings, SupervisedSettings):
+        if not settings.takes_target:
             return ((batch, None) for batch in sources)
         target = self.read.target
         if (labels := stage.target_labels(self.stage_folder(name))) is not None:
@@ -327,10 +325,10 @@ class Run:
             described["translated"] = fingerprint(self.sets.translated[settings.translated_folder])
         if before == self.data_key:
             described["start"] = "fresh"
-        if not isinstance(settings, SupervisedSettings) or described["start"] != "fresh":
+        if settings.takes_target or described["start"] != "fresh":
             return digest(before, name, described)
-        labels = self.sets.source if settings.learn_from == "source" else self.sets.oracle
-        inherited = sorted(set(settings.refine) & set(self.handed_on))
+        labels = self.sets.oracle if settings.reads_target_labels else self.sets.source
+        inherited = sorted(set(settings.chain) & set(self.handed_on))
         return digest(before if inherited else self.determinants(labels), name, described)
 
     @cached_property

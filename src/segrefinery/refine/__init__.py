@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from segrefinery.core.settings import Settings, choose
-from segrefinery.refine.base import PseudoLabels, Refiner, SourceStep, Step, TargetStep
+from segrefinery.core.settings import choose
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, SourceStep, Step, TargetStep
 from segrefinery.refine.class_balanced import ClassBalancedSettings, InstanceAdaptiveSettings
 from segrefinery.refine.confidence import ConfidenceShareSettings, ConfidenceThresholdSettings
 from segrefinery.refine.contrastive import PixelContrastSettings
@@ -24,7 +24,7 @@ from segrefinery.refine.prototypes.refiner import PrototypesSettings
 from segrefinery.refine.refinement_network.refiner import RefinementNetworkSettings
 from segrefinery.refine.self_labeling.refiner import SelfLabelingSettings
 
-REFINERS: dict[str, type[Settings]] = {
+REFINERS: dict[str, type[RefinerSettings]] = {
     "confidence_threshold": ConfidenceThresholdSettings,
     "confidence_share": ConfidenceShareSettings,
     "class_balanced": ClassBalancedSettings,
@@ -42,7 +42,7 @@ REFINERS: dict[str, type[Settings]] = {
 }
 
 
-def parse_chain(value: Any) -> dict[str, Settings]:
+def parse_chain(value: Any) -> dict[str, RefinerSettings]:
     """An ordered chain from a recipe: a list of names and single-key mappings, or one mapping name -> settings.
 
     Raises:
@@ -61,7 +61,7 @@ def parse_chain(value: Any) -> dict[str, Settings]:
                 raise ValueError(f"each refiner is a name or 'name: settings', got {item!r}")
     else:
         raise ValueError("refine is a list of refiners")
-    chain: dict[str, Settings] = {}
+    chain: dict[str, RefinerSettings] = {}
     for name, settings in items:
         kind = choose(REFINERS, name, "refiner")
         if name in chain:
@@ -71,6 +71,6 @@ def parse_chain(value: Any) -> dict[str, Settings]:
     return chain
 
 
-RefinerChain = Annotated[dict[str, SerializeAsAny[Settings]], BeforeValidator(parse_chain)]
+RefinerChain = Annotated[dict[str, SerializeAsAny[RefinerSettings]], BeforeValidator(parse_chain)]
 
-__all__ = ["REFINERS", "PseudoLabels", "Refiner", "RefinerChain", "SourceStep", "Step", "TargetStep"]
+__all__ = ["REFINERS", "PseudoLabels", "Refiner", "RefinerChain", "RefinerSettings", "SourceStep", "Step", "TargetStep"]

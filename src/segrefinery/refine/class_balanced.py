@@ -6,20 +6,20 @@ CBST: Zou et al., ECCV 2018; CRST: Zou et al., ICCV 2019; IAST: Mei et al., ECCV
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import mrkld
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 from segrefinery.refine.confidence import class_thresholds, confidence_histogram
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ def balanced_scores(probs: Tensor, thresholds: Tensor) -> Tensor:
     return probs.float() / divisor[:, None, None]
 
 
-class ClassBalancedSettings(Settings):
+class ClassBalancedSettings(RefinerSettings):
     """Keep the same share of every class, by a re-weighted argmax."""
 
     kind: Literal["cbst", "mrkld", "lrent"] = "cbst"
     """``mrkld``: also keep the student from being too sure where it learns; ``lrent``: soft labels."""
     portion: float = Field(default=0.2, gt=0, le=1)
     """Share of each class to keep; CBST starts at 0.2 and adds 0.05 a generation, up to 0.5."""
-    bins: int = Field(default=10000, ge=10, le=10000)
+    bins: Annotated[int, BUDGET] = Field(default=10000, ge=10, le=10000)
     """Confidence bins of [0, 1]; the resolution of a threshold."""
     mrkld_weight: float = Field(default=0.1, ge=0)
     """Of MRKLD's regulariser."""
@@ -94,14 +94,14 @@ class ClassBalanced(Refiner):
         return {"mrkld": self.settings.mrkld_weight / logits.shape[1] * mrkld(logits, learned)}
 
 
-class InstanceAdaptiveSettings(Settings):
+class InstanceAdaptiveSettings(RefinerSettings):
     """Thresholds a class that follow each image."""
 
     alpha: float = Field(default=0.2, gt=0, le=1)
     """Share of an image's pixels of a class that are kept where the threshold is 1."""
     gamma: float = Field(default=8.0, ge=0)
     """How much less is kept of classes with a low threshold."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: Annotated[float, BUDGET] = Field(default=0.9, ge=0, lt=1)
     """Weight of the old threshold."""
     start: float = Field(default=0.9, ge=0, le=1)
     cap: float = Field(default=0.999, ge=0, le=1)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from segrefinery.core.precision import wide
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 
 if TYPE_CHECKING:
     from segrefinery.labels import LabelSpace
@@ -85,7 +85,7 @@ def confidence_histogram(probs: Tensor, bins: int) -> Tensor:
     return torch.bincount(label[known] * bins + place, minlength=classes * bins).view(classes, bins)
 
 
-class ConfidenceThresholdSettings(Settings):
+class ConfidenceThresholdSettings(RefinerSettings):
     """Learn only from pixels whose confidence reaches a threshold."""
 
     threshold: float = Field(default=0.0, ge=0, le=1)
@@ -96,9 +96,9 @@ class ConfidenceThresholdSettings(Settings):
     """Share of each class to keep: 0.5 = class median (BDL, SAM), 0.34 = FDA."""
     cap: float = Field(default=0.9, ge=0, le=1)
     """No class threshold is higher."""
-    bins: int = Field(default=1000, ge=10, le=10000)
+    bins: Annotated[int, BUDGET] = Field(default=1000, ge=10, le=10000)
     """Confidence bins of [0, 1]; the resolution of a class threshold."""
-    momentum: float = Field(default=0.99, ge=0, lt=1)
+    momentum: Annotated[float, BUDGET] = Field(default=0.99, ge=0, lt=1)
     """Weight of the past in a running histogram, per step."""
 
     @model_validator(mode="after")
@@ -157,7 +157,7 @@ class ConfidenceThreshold(Refiner):
         return class_thresholds(histogram, settings.portion, settings.cap)
 
 
-class ConfidenceShareSettings(Settings):
+class ConfidenceShareSettings(RefinerSettings):
     """Trust an image as far as the share of its confident pixels (DACS, DAFormer)."""
 
     threshold: float = Field(default=0.968, ge=0, le=1)

@@ -9,6 +9,7 @@ can follow any other refiner.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,31 +17,31 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import pixel_contrastive_loss
 from segrefinery.models.heads import Norm, conv_norm
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.base import Refiner, RefinerSettings, Step
 
 
-class PixelContrastSettings(Settings):
+class PixelContrastSettings(RefinerSettings):
     """Draws together the student's features of one class, source and target alike."""
 
     weight: float = Field(0.1, ge=0)
     """Of the loss."""
     temperature: float = Field(0.1, gt=0)
-    warmup: int = Field(1500, ge=0)
+    warmup: Annotated[int, BUDGET] = Field(1500, ge=0)
     """Steps before the loss begins: as many as the labels need to be worth following."""
-    min_pixels: int = Field(100, ge=0)
+    min_pixels: Annotated[int, BUDGET] = Field(100, ge=0)
     """A class takes part in an image if more of the features' pixels than this carry it; lower it on small grids."""
-    samples: int = Field(1024, gt=0)
+    samples: Annotated[int, BUDGET] = Field(1024, gt=0)
     """Size of the pool of source and target pixels, shared by all pairs of image and class."""
-    samples_per_class: int = Field(100, gt=0)
+    samples_per_class: Annotated[int, BUDGET] = Field(100, gt=0)
     """At most, of one class in one image."""
-    width: int = Field(256, ge=8, multiple_of=8)
+    width: Annotated[int, BUDGET] = Field(256, ge=8, multiple_of=8)
     """Channels of the projection."""
-    norm: Norm = "batch"
+    norm: Annotated[Norm, BUDGET] = "batch"
     """Of the projection head; ``group`` suits batches of one or two small images."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelContrast:

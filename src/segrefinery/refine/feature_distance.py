@@ -14,10 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.settings import Settings
 from segrefinery.labels import LabelSpace, match
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.base import Refiner, RefinerSettings, Step
 
 THINGS = (
     "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
@@ -55,7 +54,7 @@ def masked_feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -
     return (distance * mask).sum() / mask.sum().clamp_min(1)
 
 
-class FeatureDistanceSettings(Settings):
+class FeatureDistanceSettings(RefinerSettings):
     """Feature distance to the pre-trained encoder, on source images."""
 
     classes: tuple[str, ...] | None = None

@@ -7,18 +7,18 @@ labels made from the whole image. (Reference code: lhoyer/MIC seg/mmseg/models/u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 
 
 def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequence[torch.Generator]) -> Tensor:
@@ -42,10 +42,10 @@ def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequ
     return F.interpolate(kept.float(), size, mode="nearest")
 
 
-class MaskedConsistencySettings(Settings):
+class MaskedConsistencySettings(RefinerSettings):
     """Masked image consistency; the defaults are those of 1024 x 1024 crops (32 for blocks at 512 x 512)."""
 
-    block: int = Field(default=64, gt=0)
+    block: Annotated[int, BUDGET] = Field(default=64, gt=0)
     """Side of a masked block in pixels."""
     ratio: float = Field(default=0.7, ge=0, le=1)
     """Share of blocks that are hidden."""

@@ -165,7 +165,7 @@ class Material:
         try:
             for name, settings in parse_chain(self.final["settings"].get("refine") or {}).items():
                 assert self.last is not None
-                refiner = settings.build(self.last.segmenter, self.last.space)  # pyright: ignore[reportAttributeAccessIssue]
+                refiner = settings.build(self.last.segmenter, self.last.space)
                 given = self.final["handed_on"].get(name, {})
                 refiner.load_state_dict({key: given.get(key, value) for key, value in refiner.state_dict().items()})
                 built[name] = refiner.to(device_of(self.last.segmenter)).eval()
@@ -216,7 +216,7 @@ class Material:
             size = (image.shape[-2], image.shape[-1])
             before, after = (part and part.probs(image, size) for part in (self.before, self.after))
             pseudo = _from_files(written, index, self) if written else self.refined(image)
-            label = dataset.label(index) if labelled else None  # pyright: ignore[reportAttributeAccessIssue]
+            label = dataset.label(index) if labelled else None
             shots.append(Shot(dataset.name(index), image, label, before, after, pseudo))
         return shots
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import BUDGET
 from segrefinery.data.batch import LabeledBatch, TranslatedBatch
 from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import IGNORE
@@ -37,18 +38,18 @@ class AdversarialSettings(StageSettings):
     """Align the target's predictions with the source's; the defaults are AdaptSegNet's, which UncerDA keeps."""
 
     kind: Literal["adversarial"] = "adversarial"
-    optimizer: OptimizerSettings = OptimizerSettings(
+    optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings(
         name="sgd", lr=2.5e-4, weight_decay=5e-4, power=0.9, horizon=250_000
     )
-    discriminator_optimizer: OptimizerSettings = OptimizerSettings(
+    discriminator_optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings(
         name="adam", lr=1e-4, weight_decay=0.0, betas=(0.9, 0.99), power=0.9, horizon=250_000
     )
-    discriminator_width: int = Field(default=64, ge=1)
+    discriminator_width: Annotated[int, BUDGET] = Field(default=64, ge=1)
     """Channels of the first of its five layers."""
     disc_input: Literal["softmax", "entropy"] = "softmax"
     """What is aligned: class probabilities (AdaptSegNet, UncerDA) or their self-information (ADVENT)."""
     objective: Literal["vanilla", "least_squares"] = "vanilla"
-    upsample: bool = True
+    upsample: Annotated[bool, BUDGET] = True
     """Discriminate at the images' size, as the papers do, or on the network's own grid, which is far cheaper."""
     weights: LossWeights = LossWeights()
     """Of the supervised loss on the source."""
@@ -64,7 +65,7 @@ class AdversarialSettings(StageSettings):
     """How much of the target stream they are."""
     translated_ce: bool = True
     """Whether their labels also teach."""
-    rounds: int = Field(default=1, ge=1)
+    rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
     """How often the stage is repeated, each time with new discriminators. Guided rounds may settle earlier."""
     target_guided: TargetGuidedSettings | None = None
     """Draw source images by what the target finds uncertain (UncerDA); null for sampling as ``sampling`` says."""
@@ -74,6 +75,10 @@ class AdversarialSettings(StageSettings):
         if self.target_guided is not None and self.sampling != "uniform":
             raise ValueError("target_guided draws the source images: it needs sampling: uniform")
         return self
+
+    @property
+    def passes(self) -> float:
+        return 2.3  # source, target, and discriminators
 
     @property
     def repeats(self) -> int:

@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET, Settings
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter
+from segrefinery.refine.base import RefinerSettings
 from segrefinery.stages.optimizers import OptimizerSettings, Trained
 
 
 class StageSettings(Settings):
     """What every stage lets a recipe choose."""
 
-    steps: int = Field(gt=0)
+    steps: Annotated[int, BUDGET] = Field(gt=0)
     """Optimizer steps."""
-    optimizer: OptimizerSettings = OptimizerSettings()
+    optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings()
     start: Literal["previous", "fresh"] = "previous"
     """Train on from the weights the last stage left, or from a newly built network."""
-    model: ModelSettings | None = None
+    model: Annotated[ModelSettings | None, BUDGET] = None
     """The network of a fresh start, by default the recipe's (a distilled student may be another)."""
-    batch: int | None = Field(default=None, gt=0)
+    batch: Annotated[int | None, BUDGET] = Field(default=None, gt=0)
     """Images of each domain a step; by default the recipe's ``data.batch``."""
-    crop: tuple[int, int] | None = None
+    crop: Annotated[tuple[int, int] | None, BUDGET] = None
     """Height and width of the training crop; by default the recipe's ``data.crop``."""
     sampling: Literal["uniform", "rare_class"] = "uniform"
     """How source images are drawn: evenly, or by DAFormer's rare class sampling."""
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether a step takes a batch of the target beside that of the source."""
+        return True
+
+    @property
+    def reads_target_labels(self) -> bool:
+        """Whether the labelled batches are of the target (an oracle), instead of the source."""
+        return False
+
+    @property
+    def mixes(self) -> bool:
+        """Whether source and target images are pasted into each other, and so must have one size."""
+        return False
+
+    @property
+    def hands_on_model(self) -> bool:
+        """Whether the next stage goes on from this one's network; if not, only what its refiners learned goes on."""
+        return True
+
+    @property
+    def chain(self) -> Mapping[str, RefinerSettings]:
+        """Its refiners, in order."""
+        return {}
+
+    @property
+    def passes(self) -> float:
+        """What a step costs, in forward and backward passes of one batch; one without gradients is a third."""
+        return 2.0
+
+    @property
+    def source_only(self) -> bool:
+        """Whether it trains on nothing but the source."""
+        return not self.takes_target and not self.reads_target_labels
 
     @property
     def repeats(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segrefinery.core.settings import Settings
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
-from segrefinery.refine import Refiner, Step
+from segrefinery.refine import Refiner, RefinerSettings, Step
 from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
 
@@ -42,11 +42,11 @@ def head_losses(
     return losses
 
 
-def build_refiners(chain: Mapping[str, Settings], context: StageContext) -> nn.ModuleDict:
+def build_refiners(chain: Mapping[str, RefinerSettings], context: StageContext) -> nn.ModuleDict:
     """The chain's refiners by name, in order; what an earlier stage handed on under the same name is loaded."""
     refiners = nn.ModuleDict()
     for name, settings in chain.items():
-        refiner = settings.build(context.initial, context.space)  # pyright: ignore[reportAttributeAccessIssue]
+        refiner = settings.build(context.initial, context.space)
         if name in context.handed_on:
             own, given = refiner.state_dict(), context.handed_on[name]
             refiner.load_state_dict({key: given.get(key, value) for key, value in own.items()})
@@ -62,7 +62,7 @@ class RefinedStage(Stage):
         micro_steps: the steps since the optimizer last moved (several with accumulation), for the refiners' updates.
     """
 
-    def __init__(self, settings: StageSettings, chain: Mapping[str, Settings], context: StageContext) -> None:
+    def __init__(self, settings: StageSettings, chain: Mapping[str, RefinerSettings], context: StageContext) -> None:
         super().__init__()
         self.optimizer_settings, self.steps = settings.optimizer, settings.steps
         self.space = context.space

@@ -6,13 +6,14 @@ Hard labels of the confident pixels and KL(teacher || student), both on strong v
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.resize import bilinear
+from segrefinery.core.settings import BUDGET
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.labels import IGNORE
 from segrefinery.losses import kl_divergence
@@ -30,7 +31,7 @@ class DistillationSettings(StageSettings):
     start: Literal["previous", "fresh"] = "fresh"
     """The student: a newly built network (with its pre-trained encoder, for instance a self-supervised one), or the
     teacher itself."""
-    rounds: int = Field(default=1, ge=1)
+    rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
     """How often the stage is repeated; the student of a round teaches the next."""
     confidence: float = Field(default=0.95, ge=0, le=1)
     """Target pixels the teacher is not surer of than this carry no hard label."""
@@ -44,6 +45,10 @@ class DistillationSettings(StageSettings):
     weights: LossWeights = LossWeights()
     strong: StrongViewSettings | None = StrongViewSettings()
     """Photometric strong view that student and teacher see of the target; null for none."""
+
+    @property
+    def passes(self) -> float:
+        return 1.0 + 1 / 3 + (1.0 if self.source_weight else 0.0)
 
     @property
     def repeats(self) -> int:

@@ -28,6 +28,8 @@ class OptimizerSettings(Settings):
     betas: tuple[float, float] = (0.9, 0.999)
     power: float = Field(default=1.0, ge=0)
     """Poly decay: lr * (1 - step / horizon) ** power; 0 keeps the rate."""
+    drop_every: int | None = Field(default=None, gt=0)
+    """Steps after which the rate falls to a tenth, again and again (FCN-8s: 50,000); by default never."""
     horizon: int | None = Field(default=None, gt=0)
     """Step at which the rate would reach 0; by default the length of the stage."""
     warmup: int = Field(default=0, ge=0)
@@ -48,11 +50,12 @@ class Trained:
 
 def schedule(settings: OptimizerSettings, steps: int) -> Callable[[int], float]:
     """Factor on the base rate at each step: poly decay times linear warm-up (DAFormer's poly10warm for power 1 and a
-    ratio of 1e-6)."""
+    ratio of 1e-6), times a tenth for every ``drop_every`` steps."""
     horizon = settings.horizon or max(steps, 1)
 
     def rate(step: int) -> float:
-        return max(1.0 - step / horizon, 0.0) ** settings.power * warm(step)
+        dropped = 0.1 ** (step // settings.drop_every) if settings.drop_every else 1.0
+        return max(1.0 - step / horizon, 0.0) ** settings.power * dropped * warm(step)
 
     def warm(step: int) -> float:
         if step >= settings.warmup:

@@ -12,8 +12,6 @@ from segrefinery.core.settings import Mistake, as_validation_error, choose, did_
 from segrefinery.refine import REFINERS, parse_chain
 from segrefinery.stages import STAGES
 from segrefinery.stages.base import StageSettings
-from segrefinery.stages.common import LossWeights
-from segrefinery.stages.supervised import SupervisedSettings
 
 
 def parse_stages(value: Any) -> dict[str, StageSettings]:
@@ -33,7 +31,8 @@ def parse_stages(value: Any) -> dict[str, StageSettings]:
             mistakes += [Mistake((name, *item["loc"]), item["msg"]) for item in error.errors()]
     if mistakes:
         raise as_validation_error(mistakes)
-    return with_attention(stages)
+    check_lessons(stages)
+    return stages
 
 
 def parse_stage(name: str, settings: Any, stages: Mapping[str, Any]) -> StageSettings:
@@ -77,23 +76,20 @@ def _mistakes_of_refiners(chain: Any) -> list[Mistake]:
     return mistakes
 
 
-def with_attention(stages: dict[str, StageSettings]) -> dict[str, StageSettings]:
-    """Let SAM be added to any recipe by naming ``pixel_attention`` in a chain. Where no stage before has trained the
-    module, one is put there: the first supervised stage again, on a copy of the network that is then thrown away."""
-    found: dict[str, StageSettings] = {}
-    pattern: SupervisedSettings | None = None
-    trained = False
+def check_lessons(stages: Mapping[str, StageSettings]) -> None:
+    """A refiner that must have been trained (SAM's attention) needs an earlier stage that does it.
+
+    Raises:
+        ValueError: names the stage and says what to write.
+    """
+    taught: set[str] = set()
     for name, stage in stages.items():
-        asked = getattr(stage, "refine", {}).get("pixel_attention")
-        if asked is not None and not trained and pattern is not None and (lesson := asked.to_train_first()) is not None:
-            changes = {
-                "start": "previous", "model": None, "hands_on": "refiners", "weights": LossWeights(main=0, aux=0),
-                "refine": {"pixel_attention": lesson},
-            }  # fmt: skip
-            found["attention"] = pattern.model_copy(update=changes)
-            trained = True
-        trained = trained or (asked is not None and asked.train)
-        if pattern is None and isinstance(stage, SupervisedSettings):
-            pattern = stage
-        found[name] = stage
-    return found
+        for refiner, settings in stage.chain.items():
+            if settings.must_be_taught and refiner not in taught:
+                raise ValueError(
+                    f"stages.{name}.refine.{refiner} needs a stage before it that trains it. Put one between: "
+                    f"attention: {{kind: supervised, hands_on: refiners, steps: {stage.steps}, "
+                    f"weights: {{main: 0, aux: 0}}, refine: {{{refiner}: {{train: true}}}}}}"
+                )
+            if settings.teaches_first:
+                taught.add(refiner)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from segrefinery.core.settings import BUDGET
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.data.batch import LabeledBatch, MixedBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.label_files import write_label_set
@@ -36,7 +37,7 @@ class SelfTrainingSettings(StageSettings):
     labels: Literal["online", "offline"] = "online"
     """``online``: the teacher follows the student and labels every batch. ``offline``: the last stage's network labels
     the whole target set once a generation, as PNG files, and the student learns from those."""
-    generations: int = Field(default=1, ge=1)
+    generations: Annotated[int, BUDGET] = Field(default=1, ge=1)
     """How often the stage is repeated, each time from the labels of the network before."""
     teacher: TeacherSettings = TeacherSettings()
     mixing: Literal["classmix", "cutmix", "none"] = "classmix"
@@ -47,6 +48,8 @@ class SelfTrainingSettings(StageSettings):
     translation: TranslationSettings | None = None
     """Show the source images of this stage, those that are mixed in too, in the style of a random target image of the
     batch (``fda``, ``color``); null leaves them as they are."""
+    batch_norm: Literal["network", "train"] = "network"
+    """``train``: also learn the scales and shifts that the network keeps fixed (UncerDA's self-training)."""
     weights: LossWeights = LossWeights()
     source_weight: float = Field(default=1.0, ge=0)
     target_weight: float = Field(default=1.0, ge=0)
@@ -61,6 +64,19 @@ class SelfTrainingSettings(StageSettings):
                 "to the whole run instead, outside of the stages, as translated: PATH"
             )
         return self
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixing != "none"
+
+    @property
+    def chain(self) -> RefinerChain:
+        return self.refine
+
+    @property
+    def passes(self) -> float:
+        teacher = 1 / 3 if self.labels == "online" else 0.0
+        return (1.0 if self.source_weight else 0.0) + 1.0 + teacher
 
     @property
     def repeats(self) -> int:
@@ -78,6 +94,10 @@ class SelfTraining(RefinedStage):
         self.settings, self.normalization = settings, context.normalization
         self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
         self.watch = LabelWatch(context.space.num_classes)
+        if settings.batch_norm == "train":
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.requires_grad_(True)
         self._seen: dict[str, list[Tensor]] = {}
 
     # -- the method --------------------------------------------------------------------------------------------------

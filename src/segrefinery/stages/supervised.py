@@ -25,6 +25,26 @@ class SupervisedSettings(StageSettings):
     refine: RefinerChain = Field(default_factory=dict)
     """Refiners whose own losses also train on the source (SAM's attention, IR2F's function)."""
 
+    @property
+    def takes_target(self) -> bool:
+        return False
+
+    @property
+    def reads_target_labels(self) -> bool:
+        return self.learn_from == "target_labels"
+
+    @property
+    def hands_on_model(self) -> bool:
+        return self.hands_on == "model"
+
+    @property
+    def chain(self) -> RefinerChain:
+        return self.refine
+
+    @property
+    def passes(self) -> float:
+        return 1.0
+
     def build(self, context: StageContext) -> Supervised:
         return Supervised(self, context)
 

@@ -279,7 +279,7 @@ def open_sets(
         if problem.severity == "error":
             raise SegRefineryError(str(problem))
         say(f"warning: {problem}")
-    needs_oracle = any(getattr(stage, "learn_from", None) == "target_labels" for stage in recipe.stages.values())
+    needs_oracle = any(stage.reads_target_labels for stage in recipe.stages.values())
     if needs_oracle and recipe.oracle is None:
         raise SegRefineryError("oracle: this recipe trains on target labels; name them with --oracle NAME:PATH[@SPLIT]")
     if recipe.translated is not None:
@@ -332,7 +332,7 @@ def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) 
     """The network of a finished stage, with all that ``load`` needs."""
     chain = {
         name: settings.model_dump(mode="json")
-        for name, settings in getattr(end.settings, "refine", {}).items()
+        for name, settings in end.settings.chain.items()
         if name in end.inference_refiners
     }
     extra = {

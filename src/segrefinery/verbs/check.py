@@ -26,10 +26,6 @@ PATIENCE = 6.0
 """Seconds that the timed pass at the recipe's own crop may be expected to take; beyond, a smaller crop is timed."""
 SMALLEST = 64
 """Shortest side of a crop that is timed."""
-PASSES = {"supervised": 1.0, "adversarial": 2.3, "self_training": 2.0, "distillation": 1.33}
-"""What a step costs, in forward and backward passes of one batch: source and target, discriminators, and a third for
-every pass without gradients."""
-TEACHER_PASS = 1 / 3
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
 """Copies of the weights that an optimizer keeps."""
 
@@ -207,15 +203,12 @@ def timed_pass(
 
 def step_seconds(cost: Cost, stage: StageSettings, recipe: Recipe) -> float:
     """Time of one optimizer step of a stage."""
-    passes = PASSES.get(getattr(stage, "kind", ""), 2.0)
-    if getattr(stage, "labels", None) == "online":
-        passes += TEACHER_PASS
-    return cost.seconds * passes * _relative_size(stage, recipe)
+    return cost.seconds * stage.passes * _relative_size(stage, recipe)
 
 
 def step_bytes(cost: Cost, stage: StageSettings, recipe: Recipe) -> float:
     """Memory of a stage: weights, gradients, the optimizer's moments, a teacher, and one micro-batch's activations."""
-    copies = 2 + MOMENTS.get(stage.optimizer.name, 2) + (0 if getattr(stage, "kind", "") == "supervised" else 1)
+    copies = 2 + MOMENTS.get(stage.optimizer.name, 2) + (1 if stage.takes_target else 0)
     return 4.0 * copies * cost.parameters + cost.activations * _relative_size(stage, recipe)
 
 

@@ -6,17 +6,17 @@ Wang, Peng & Zhang, "Uncertainty-aware Pseudo Label Refinery", ICCV 2021, sectio
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings
 from segrefinery.refine.confidence import normalized_entropy
 from segrefinery.refine.entropy_mixture.formulas import Mixture, fit_binned
 from segrefinery.refine.entropy_mixture.rules import MIN_GAP, MIN_STD, Rule, quantile, statistics
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segrefinery.labels import LabelSpace
 
 
-class EntropyMixtureSettings(Settings):
+class EntropyMixtureSettings(RefinerSettings):
     """Keep the pixels whose entropy belongs to the certain Gaussian of their class."""
 
     gmm_scope: Literal["image", "dataset"] = "image"
@@ -34,9 +34,9 @@ class EntropyMixtureSettings(Settings):
     """Weigh pixels by the posterior of the certain component, instead of keeping those above 1/2."""
     guard: bool = True
     """Also keep entropies below the certain mean, where a wide uncertain Gaussian may overtake a narrow certain one."""
-    min_pixels: int = Field(default=100, ge=2)
+    min_pixels: Annotated[int, BUDGET] = Field(default=100, ge=2)
     """A class with fewer pixels in an image uses the target set's mixture."""
-    bins: int = Field(default=256, ge=16, le=4096)
+    bins: Annotated[int, BUDGET] = Field(default=256, ge=16, le=4096)
     """Bins of [0, 1] that entropies are gathered in."""
     iterations: int = Field(default=100, ge=1)
     tolerance: float = Field(default=1e-6, gt=0)

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import learner_cross_entropy
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 from segrefinery.refine.implicit_rectification.continuous import nearest_pixel
 from segrefinery.refine.implicit_rectification.formulas import (
     ImplicitRectification,
@@ -43,14 +43,14 @@ __all__ = [
 ]
 
 
-class ImplicitRectificationSettings(Settings):
+class ImplicitRectificationSettings(RefinerSettings):
     """Continuous rectification by a mixture of learners; the defaults are our reading of the paper."""
 
     weighting: Weighting = "implicit"
     """``implicit``: decoded at every point. To compare: ``equal`` weights; the host's own ``heuristic`` (HRDA's scale
     attention; for two classifiers exp(-KL) on the target's loss, as in MRNet); ``discrete``: the same function on the
     first learner's grid, up-sampled."""
-    queries: int = Field(default=16384, gt=0)
+    queries: Annotated[int, BUDGET] = Field(default=16384, gt=0)
     """Random points an image on which the mixture is trained."""
     source_weight: float = Field(default=1.0, ge=0)
     target_weight: float = Field(default=1.0, ge=0)
@@ -76,7 +76,7 @@ class ImplicitRectificationSettings(Settings):
     """Keep the weights' gradient from the network."""
     pixel_weight: Literal["none", "mixture", "noise"] = "none"
     """Also multiply the labels' weight by the mixture's largest probability, or by 1 minus the noise's weight."""
-    hidden: int = Field(default=256, gt=0)
+    hidden: Annotated[int, BUDGET] = Field(default=256, gt=0)
     """Width of the function's layers."""
 
     @model_validator(mode="after")

@@ -16,16 +16,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.refine.base import Refiner, SourceStep, Step
+from segrefinery.refine.base import Refiner, RefinerSettings, SourceStep, Step
 from segrefinery.refine.pixel_attention.formulas import AttentionModule
 
 log = logging.getLogger(__name__)
 
 
-class PixelAttentionSettings(Settings):
+class PixelAttentionSettings(RefinerSettings):
     """A frozen attention module teaches the student which pixels belong together (SAM)."""
 
     train: bool = False
@@ -48,9 +47,13 @@ class PixelAttentionSettings(Settings):
     weight: float = Field(0.1, ge=0)
     """Weight of the loss: 0.1 (DeepLab), 0.001 (FCN-8s), 0.005 beside ProDA."""
 
-    def to_train_first(self) -> PixelAttentionSettings | None:
-        """What a supervised stage must train before this can teach; None where there is nothing to train."""
-        return None if self.train or not self.kernel else self.model_copy(update={"train": True})
+    @property
+    def teaches_first(self) -> bool:
+        return self.train
+
+    @property
+    def must_be_taught(self) -> bool:
+        return not self.train and self.kernel > 0
 
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelAttention:
         return PixelAttention(self, segmenter)

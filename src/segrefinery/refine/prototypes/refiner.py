@@ -6,28 +6,28 @@ Zhang, Zhang, Zhang, Chen, Wang, Wen: Prototypical Pseudo Label Denoising and Ta
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from segrefinery.core.settings import PresetSettings
+from segrefinery.core.settings import BUDGET, PresetSettings
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence, mrkld
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 from segrefinery.refine.class_features import gather_statistics, require_finite
 from segrefinery.refine.consistency import look_at_strong_view
 from segrefinery.refine.prototypes.formulas import move_prototypes, prototype_distances
 from segrefinery.refine.self_labeling.formulas import rectify
 
 
-class PrototypesSettings(PresetSettings):
+class PrototypesSettings(RefinerSettings, PresetSettings):
     """ProDA. The ``paper`` preset takes means over pixels; ``official`` does as the authors' code does."""
 
     presets: ClassVar = {
@@ -47,13 +47,13 @@ class PrototypesSettings(PresetSettings):
     """Divides the distances."""
     initial: Literal["pixels", "images"] = "pixels"
     """First prototypes: means over all pixels of a class, or means of the images' class means."""
-    momentum: float = Field(default=0.9999, ge=0, le=1)
+    momentum: Annotated[float, BUDGET] = Field(default=0.9999, ge=0, le=1)
     """Weight of the old prototype in each move."""
     update: Literal["batch", "image"] = "batch"
     """One move a batch, or one an image."""
     update_labels: Literal["refined", "teacher"] = "refined"
     """Whose classes move the prototypes: the refined labels, or the teacher's own argmax."""
-    min_pixels: int = Field(default=10, ge=1)
+    min_pixels: Annotated[int, BUDGET] = Field(default=10, ge=1)
     """A class with fewer pixels moves no prototype."""
     structure_weight: float = Field(default=10.0, ge=0)
     """gamma 1: of the KL between the prototype softmaxes of weak and strong view."""

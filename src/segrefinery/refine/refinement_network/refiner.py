@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,19 +21,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.heads import Norm, conv_norm
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 from segrefinery.refine.refinement_network.perturbation import Perturbation, perturb
 
 log = logging.getLogger(__name__)
 
 
-class RefinementNetworkSettings(Settings):
+class RefinementNetworkSettings(RefinerSettings):
     """A network that repairs pseudo-labels and masks the ones it distrusts (PRN)."""
 
     refine: bool = True
@@ -50,11 +50,11 @@ class RefinementNetworkSettings(Settings):
     """Weight of the mask's loss beside the refinement's."""
     residual: bool = False
     """Refined logits = input logits + output."""
-    warmup: int = Field(1500, ge=0)
+    warmup: Annotated[int, BUDGET] = Field(1500, ge=0)
     """Steps the network trains before its labels and mask are used."""
-    width: int = Field(256, ge=8, multiple_of=8)
+    width: Annotated[int, BUDGET] = Field(256, ge=8, multiple_of=8)
     """Channels inside."""
-    norm: Norm = "batch"
+    norm: Annotated[Norm, BUDGET] = "batch"
     """``group`` suits batches of one or two small images."""
     dropout: float = Field(0.1, ge=0, lt=1)
     augment_source: bool = False

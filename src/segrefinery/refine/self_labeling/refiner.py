@@ -7,21 +7,21 @@ CVPR 2022. The formulas are in ``formulas.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import PresetSettings
+from segrefinery.core.settings import BUDGET, PresetSettings
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 from segrefinery.refine.class_features import gather_statistics, require_finite
 from segrefinery.refine.consistency import look_at_strong_view, symmetric_kl
 from segrefinery.refine.self_labeling.bank import FeatureBank
@@ -35,7 +35,7 @@ from segrefinery.refine.self_labeling.formulas import (
 )
 
 
-class SelfLabelingSettings(PresetSettings):
+class SelfLabelingSettings(RefinerSettings, PresetSettings):
     """CPSL. Each component of the paper's ablations is a field; w/o Mom also needs the stage's ``teacher.decay: 0``."""
 
     presets: ClassVar = {
@@ -67,23 +67,23 @@ class SelfLabelingSettings(PresetSettings):
     initial_features: Literal["normalized", "raw"] = "normalized"
     """Average features of length 1 for the first clusters, as eq. 7 does, or raw features; the mean is normalised after
     either."""
-    head_momentum: float = Field(default=0.999, ge=0, le=1)
+    head_momentum: Annotated[float, BUDGET] = Field(default=0.999, ge=0, le=1)
     """Weight of the old copy of the head in its moving average; 0 for none (w/o Mom)."""
-    head_factor: float = Field(default=5.0, gt=0)
+    head_factor: Annotated[float, BUDGET] = Field(default=5.0, gt=0)
     """Learning rate of the head over the base rate."""
-    samples: int = Field(default=512, ge=1)
+    samples: Annotated[int, BUDGET] = Field(default=512, ge=1)
     """M, pixels drawn from each image."""
     sampling: Literal["balanced", "uniform"] = "balanced"
     """By class (eq. 9), or evenly (w/o CB)."""
     marginal: Literal["distribution", "uniform"] = "distribution"
     """Class shares of the assignment: those of the labels (eq. 12), or equal ones (w/o CB)."""
-    distribution_momentum: float = Field(default=0.999, ge=0, le=1)
+    distribution_momentum: Annotated[float, BUDGET] = Field(default=0.999, ge=0, le=1)
     """Weight of the old class distribution in eq. 11; 1 keeps that of the warm-up network."""
     epsilon: float = Field(default=0.05, gt=0)
     """Temperature of the assignment (eq. 6)."""
     iterations: int = Field(default=3, ge=1)
     """Sinkhorn iterations; 3 leave the class marginal approximate, 50 meet it."""
-    bank: int = Field(default=65_536, ge=1)
+    bank: Annotated[int, BUDGET] = Field(default=65_536, ge=1)
     """Pixel features remembered."""
     wait_for_bank: bool = False
     """Leave the bank out of the assignment until it is full."""
