@@ -13,6 +13,7 @@ from segrefinery.recipe import load_recipe
 from segrefinery.verbs import api
 
 TINY = (
+    "model.name=small",
     "model.options.width=16",
     "model.options.blocks=1",
     "data.short_side=32",
@@ -45,12 +46,11 @@ def narrow(recipe: str, steps: dict[str, int]) -> tuple[str, ...]:
     for stage, settings in found.stages.items():
         overrides.append(f"stages.{stage}.steps={steps[settings.kind]}")
         for refiner, changes in NARROW.items():
-            if refiner in getattr(settings, "refine", {}):
+            if refiner in settings.chain:
                 overrides += [f"stages.{stage}.refine.{refiner}.{key}={value}" for key, value in changes.items()]
     if found.model.name.startswith("hrda:"):
+        overrides += ["model.name=hrda:small"]
         overrides += ["model.options={detail: 32, divisor: 8, attention_width: 16, attention_norm: group}"]
-    elif found.model.name != "small":
-        overrides += ["model.options={}"]
     return tuple(overrides)
 
 

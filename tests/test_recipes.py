@@ -1,6 +1,7 @@
 """Every shipped recipe loads at every scale, and runs unattended at scale small."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -76,7 +77,7 @@ def test_it_runs_unattended_at_scale_small(name, tmp_path):
         ("stages.adapt.kind=selftraining", "unknown kind of stage 'selftraining'.*self_training"),
         ("stages.adapt.optimizer.speed=1", r"stages\.adapt.*optimizer\.speed: unknown key"),
         ("model.name=deeplab", "unknown model 'deeplab'"),
-        ("target_data.crop=[64, 64]", r"stages\.adapt mixes .*data\.crop is \(128, 128\)"),
+        ("target_data.crop=[64, 64]", r"stages\.adapt mixes .*data\.crop is \(192, 192\)"),
         ("nonsense", r"a\.b\.c=value"),
         ("name.of.it=1", "no parts to set"),
         ("format=99", "format 99"),
@@ -123,21 +124,53 @@ def test_a_file_that_extends_itself_is_named_with_the_way_around(tmp_path, monke
 def test_a_null_removes_a_stage_at_every_scale(scale, tmp_path):
     assert list(load_recipe("self_training", scale, ["stages.adapt=null"]).stages) == ["source"]
     assert list(load_recipe("oracle", scale).stages) == ["oracle"]
-    own = "scales: {small: {stages: {adapt: {steps: 3}}}}"
+    own = "scales: {small: {stages: {adapt: {steps: 3}}}}"  # of a stage that is gone
     base = written(tmp_path, "base", f"extends: self_training\nstages: {{adapt: null}}\n{own}")
     assert list(load_recipe(base, scale).stages) == ["source"]
     # in a file that extends this one the stage may be there again, as a new one
     stage = "{kind: distillation, steps: 7}"
     again = load_recipe(written(tmp_path, "again", f"extends: {base}\nstages: {{adapt: {stage}}}"), scale)
-    assert (again.stages["adapt"].kind, again.stages["adapt"].steps) == ("distillation", 7)
+    steps = {"paper": 7, "small": 400}[scale]  # that of every stage at scale small
+    assert (again.stages["adapt"].kind, again.stages["adapt"].steps) == ("distillation", steps)
 
 
-def test_a_null_in_a_scale_removes_the_stage_at_that_scale(tmp_path):
-    scales = "scales: {small: {stages: {adapt: null}}}"
-    base = written(tmp_path, "base", f"extends: self_training\n{scales}")
-    for file in (base, written(tmp_path, "child", f"extends: {base}")):
-        assert list(load_recipe(file, "small").stages) == ["source"]
-        assert list(load_recipe(file).stages) == ["source", "adapt"]
+def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
+    budget = "adapt: {steps: 3, optimizer: {lr: 1.0e-5}, teacher: {decay: 0.9}, crop: [64, 64]}"
+    within = written(tmp_path, "within", f"extends: self_training\nscales: {{tiny: {{stages: {{{budget}}}}}}}")
+    assert load_recipe(within, "tiny").stages["adapt"].steps == 3
+    for change, key in [
+        ("adapt: {mixing: cutmix}", "stages.adapt.mixing"),
+        ("adapt: {sampling: rare_class}", "stages.adapt.sampling"),
+        ("adapt: {labels: offline}", "stages.adapt.labels"),
+        ("adapt: {refine: {confidence_threshold: {portion: 0.3}}}", "stages.adapt.refine.confidence_threshold.portion"),
+        ("adapt: {refine: {masked_consistency: {}}}", "stages.adapt.refine.masked_consistency"),
+        ("source: {weights: {aux: 0.5}}", "stages.source.weights.aux"),
+        ("adapt: null", "stages.adapt"),
+    ]:
+        file = written(tmp_path, "beyond", f"extends: self_training\nscales: {{tiny: {{stages: {{{change}}}}}}}")
+        with pytest.raises(
+            SegRefineryError, match=rf"beyond\.yaml, scale tiny: {re.escape(key)}: a scale changes budgets"
+        ):
+            load_recipe(file, "tiny")
+    # whoever runs it may change anything
+    assert load_recipe("self_training", "small", ["stages.adapt.mixing=cutmix"]).stages["adapt"].mixing == "cutmix"
+
+
+def test_a_scale_says_of_every_stage_what_is_common(tmp_path):
+    scale = 'scales: {tiny: {stages: {"*": {steps: 7, optimizer: {lr: 1.0e-5}}, source: {steps: 9}}}}'
+    recipe = load_recipe(written(tmp_path, "tiny", f"extends: self_training\n{scale}"), "tiny")
+    assert {name: stage.steps for name, stage in recipe.stages.items()} == {"source": 9, "adapt": 7}
+    assert {stage.optimizer.lr for stage in recipe.stages.values()} == {1e-5}
+
+
+def test_a_chain_is_laid_over_the_one_before_unless_it_says_replace(tmp_path):
+    def chain(refine):
+        file = written(tmp_path, "chain", f"extends: self_training\nstages: {{adapt: {{refine: {refine}}}}}")
+        return list(load_recipe(file).stages["adapt"].refine)
+
+    assert chain("{masked_consistency: {}}") == ["confidence_threshold", "masked_consistency"]
+    assert chain("[masked_consistency]") == ["confidence_threshold", "masked_consistency"]
+    assert chain("{replace: true, masked_consistency: {}}") == ["masked_consistency"]
 
 
 def test_an_error_names_what_it_came_with_and_the_full_key(tmp_path):
@@ -205,35 +238,24 @@ def test_a_summary_is_the_first_sentence_in_one_line():
 
 
 def test_a_refiner_can_be_added_and_switched_off_from_the_command_line():
-    recipe = load_recipe("cpsl", "small", ["stages.adapt.refine.pixel_attention.weight=0.005"])
-    assert list(recipe.stages["adapt"].refine) == ["confidence_threshold", "self_labeling", "pixel_attention"]
+    recipe = load_recipe("cpsl", "small", ["stages.adapt.refine.masked_consistency.block=8"])
+    assert list(recipe.stages["adapt"].refine) == ["self_labeling", "masked_consistency"]
     recipe = load_recipe("self_training", "small", ["stages.adapt.refine.confidence_threshold=false"])
     assert recipe.stages["adapt"].refine == {}
 
 
-def test_naming_pixel_attention_in_a_chain_puts_the_stage_that_trains_it_before():
-    added = "stages.adapt.refine.pixel_attention={weight: 0.005, kernel: 3}"
-    recipe = load_recipe("proda", "small", [added])
-    assert list(recipe.stages) == ["source", "warmup", "attention", "adapt"]
-    stage, source = recipe.stages["attention"], recipe.stages["source"]
-    assert (stage.start, stage.hands_on, stage.steps) == ("previous", "refiners", source.steps)
-    assert stage.weights.main == stage.weights.aux == 0
-    assert stage.refine["pixel_attention"].train
-    assert stage.refine["pixel_attention"].kernel == 3
-    # nothing is added where a stage before trains it, or where there is nothing to train
-    assert list(load_recipe("pixel_attention", "small").stages) == ["source", "attention", "adapt"]
-    without = "stages.adapt.refine.pixel_attention={kernel: 0}"
-    assert "attention" not in load_recipe("proda", "small", [without]).stages
-
-
-def test_pixel_attention_added_in_one_line_is_trained_before_it_teaches(tmp_path, caplog):
-    added = "stages.adapt.refine.pixel_attention={}"
-    run = tiny_run(tmp_path / "run", "self_training", ("stages.source.steps=4", "stages.adapt.steps=3", added))
-    assert (run / "stages" / "attention" / "result.pt").exists()
-    assert "never trained" not in caplog.text
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert any("attention_target" in record for record in records if record["stage"] == "adapt")
-    assert list(load_recipe(run / "recipe.yaml").stages) == ["source", "attention", "adapt"]
+def test_pixel_attention_without_the_stage_that_trains_it_says_what_to_write():
+    added = "stages.adapt.refine.pixel_attention={weight: 0.005}"
+    with pytest.raises(
+        SegRefineryError, match=r"adapt\.refine\.pixel_attention needs a stage before it.*hands_on"
+    ) as found:
+        load_recipe("proda", "small", [added])
+    _, _, line = str(found.value).partition("Put one between: ")
+    name, _, settings = line.partition(": ")
+    assert yaml.safe_load(settings)["refine"]["pixel_attention"] == {"train": True}
+    assert load_recipe("pixel_attention", "small").stages[name].hands_on == "refiners"
+    # without a convolution there is nothing to train
+    load_recipe("proda", "small", ["stages.adapt.refine.pixel_attention={kernel: 0}"])
 
 
 def test_the_tiny_settings_of_the_tests_are_valid():
