@@ -3,7 +3,10 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import segrefinery
+from segrefinery.refine import REFINERS
 
 ROOT = Path(segrefinery.__file__).parent
 FLOORS = [
@@ -59,3 +62,42 @@ def test_no_room_reaches_upwards_or_across():
 def test_files_stay_short():
     long = {str(path): count for path in ROOT.rglob("*.py") if (count := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+# -- the reader's path -------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "entropy_mixture": "uncerda",
+    "self_labeling": "cpsl",
+    "pixel_attention": "pixel_attention",
+    "refinement_network": "prn",
+    "implicit_rectification": "ir2f",
+}
+"""The five methods: the folder, named as the refiner's key, and the recipe."""
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_method_is_a_folder_named_as_its_key(key):
+    assert (ROOT / "refine" / key / "formulas.py").exists()
+    assert REFINERS[key].__module__ == f"segrefinery.refine.{key}.refiner"
+    assert key in (ROOT / "recipes" / f"{METHODS[key]}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_who_reads_one_method_opens_at_most_eight_files(key):
+    """Its page, formulas, refiner and what else lies in the folder (``__init__`` only re-exports), its recipe, the
+    refiner's contract and the loop."""
+    folder = {path for path in (ROOT / "refine" / key).iterdir() if path.suffix in (".py", ".md")}
+    folder -= {ROOT / "refine" / key / "__init__.py"}
+    shared = {ROOT / "recipes" / f"{METHODS[key]}.yaml", ROOT / "refine/base.py", ROOT / "stages/self_training.py"}
+    assert all(path.exists() for path in shared)
+    assert len(folder | shared) <= 8, sorted(path.name for path in folder)
+
+
+@pytest.mark.parametrize("key", [*METHODS, "prototypes"])
+def test_formulas_are_functions_on_tensors(key):
+    """No modules, settings or refiners among them."""
+    for node in ast.parse((ROOT / "refine" / key / "formulas.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            bases = {ast.unparse(base) for base in node.bases}
+            assert not bases & {"nn.Module", "Refiner", "Settings", "RefinerSettings"}, node.name

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine
 from segrefinery.engine.environment import keep_freed_memory
 from segrefinery.models.segmenter import Learner
-from segrefinery.refine.implicit_rectification.refiner import ImplicitRectification
+from segrefinery.refine.implicit_rectification.function import ImplicitRectification
 
 CLASSES, DEPTH, HIDDEN = 19, 256, 256
 IMAGE = (512, 1024)

@@ -10,7 +10,8 @@ from segrefinery.data.transforms import resize_for_evaluation
 from segrefinery.evaluation.inference import device_of
 from segrefinery.labels import LabelSpace
 from segrefinery.refine.implicit_rectification.refiner import ImplicitRectifier
-from segrefinery.refine.pixel_attention.formulas import AttentionModule, attention_map
+from segrefinery.refine.pixel_attention.formulas import attention_map
+from segrefinery.refine.pixel_attention.network import AttentionModule
 from segrefinery.refine.pixel_attention.refiner import PixelAttention
 from segrefinery.report.markup import Markup, element, figure, section
 from segrefinery.report.material import Material

@@ -26,21 +26,7 @@ from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
 from segrefinery.refine.implicit_rectification.continuous import nearest_pixel
-from segrefinery.refine.implicit_rectification.formulas import (
-    ImplicitRectification,
-    Weighting,
-    log_mixture,
-    mixture_nll,
-)
-
-__all__ = [
-    "ImplicitRectification",
-    "ImplicitRectificationSettings",
-    "ImplicitRectifier",
-    "RectifiedSegmenter",
-    "log_mixture",
-    "mixture_nll",
-]
+from segrefinery.refine.implicit_rectification.function import ImplicitRectification, Weighting
 
 
 class ImplicitRectificationSettings(RefinerSettings):

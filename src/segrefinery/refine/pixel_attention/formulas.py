@@ -7,13 +7,16 @@ pixels; here no more than a strip of it exists at any time, so memory grows with
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.precision import wide
+from segrefinery.core.resize import bilinear
+from segrefinery.labels import IGNORE
 
 # Entries of the strip of the attention matrix held at a time: 8 MiB in float32 stay in the cache of a CPU or GPU.
 STRIP = 2**21
@@ -129,34 +132,6 @@ def _strips(unit: Tensor, block: int, tiles: int):
         yield rows, scratch[:, : rows.stop - start].unbind(0)
 
 
-class AttentionModule(nn.Module):
-    """Pixel attention with the convolution that makes the embedding.
-
-    The paper does not state the convolution's kernel, width and start; ours starts at the identity plus N(0, 0.01).
-
-    Args:
-        channels: C of the maps it attends.
-        kernel: 1 or 3; 0 = no convolution, similarity is that of the maps themselves.
-        width: channels of the embedding; None = C.
-    """
-
-    def __init__(self, channels: int, kernel: int = 1, width: int | None = None) -> None:
-        super().__init__()
-        self.embed: nn.Module = nn.Identity()
-        if kernel:
-            self.embed = nn.Conv2d(channels, width or channels, kernel, padding=kernel // 2)
-            weight, bias = self.embed.parameters()
-            with torch.no_grad():
-                nn.init.dirac_(weight).add_(0.01 * torch.randn_like(weight))
-                bias.zero_()
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """B x C x h x w -> attended B x C x h x w, in float32 or better."""
-        with torch.autocast(maps.device.type, enabled=False):
-            maps = wide(maps)
-            return pixel_attention(maps, self.embed(maps))
-
-
 def similarity_map(maps: Tensor, position: tuple[int, int]) -> Tensor:
     """Rectified cosine similarity of every pixel to one pixel (eq. 13, one row).
 
@@ -191,3 +166,30 @@ def group_entropy(probs: Tensor, mask: Tensor) -> Tensor:
     """
     entropy = torch.special.entr(probs.float()).sum(dim=1)
     return entropy[mask].mean()
+
+
+def mean_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of attended logits (section 4.2): the mean over labelled pixels, at the label's size.
+
+    Args:
+        logits: B x C x h x w.
+        label: B x H x W int64, 255 ignored. Where all are, the result is 0.
+    """
+    logits = bilinear(logits.float(), label.shape[-2:])
+    labelled = (label != IGNORE).sum().clamp(min=1)
+    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / labelled
+
+
+def attention_distance(maps: Tensor, wanted: Tensor, form: Literal["l1", "kl", "cosine"] = "l1") -> Tensor:
+    """How far maps are from what they are pulled to (eq. 8, 9; appendix B).
+
+    Args:
+        maps, wanted: B x C x h x w.
+        form: ``l1`` = mean over pixels and channels; ``kl`` (of softmaxes) and ``cosine`` = mean over pixels.
+    """
+    if form == "l1":
+        return F.l1_loss(maps, wanted)
+    if form == "kl":
+        divergence = F.kl_div(maps.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
+        return divergence.sum(dim=1).mean()
+    return (1 - F.cosine_similarity(maps, wanted, dim=1)).mean()

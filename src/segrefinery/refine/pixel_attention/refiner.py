@@ -11,15 +11,14 @@ import logging
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.resize import bilinear
-from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, RefinerSettings, SourceStep, Step
-from segrefinery.refine.pixel_attention.formulas import AttentionModule
+from segrefinery.refine.pixel_attention.formulas import attention_distance, mean_cross_entropy
+from segrefinery.refine.pixel_attention.network import AttentionModule
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ class PixelAttention(Refiner):
             if self.settings.train_skip:
                 attended = maps.float() + attended
             logits = self.classifier(attended) if layer == "features" and self.classifier is not None else attended
-            total = total + _mean_cross_entropy(logits, source.batch.label)
+            total = total + mean_cross_entropy(logits, source.batch.label)
         return total
 
     def _pull(self, prediction: Prediction) -> Tensor:
@@ -120,25 +119,9 @@ class PixelAttention(Refiner):
                 wanted = self.attention[layer](maps)
                 if self.settings.target == "skip":
                     wanted = wanted + maps.float()
-            total = total + _distance(maps.float(), wanted, self.settings.form)
+            total = total + attention_distance(maps.float(), wanted, self.settings.form)
         return self.settings.weight * total
 
 
 def _maps(prediction: Prediction, layers: tuple[str, ...]):
     return ((layer, getattr(prediction, layer)) for layer in layers)
-
-
-def _mean_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean over labelled pixels, at the label's size; 0 where there is none."""
-    logits = bilinear(logits.float(), label.shape[-2:])
-    labelled = (label != IGNORE).sum().clamp(min=1)
-    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / labelled
-
-
-def _distance(maps: Tensor, wanted: Tensor, form: str) -> Tensor:
-    if form == "l1":
-        return F.l1_loss(maps, wanted)
-    if form == "kl":
-        divergence = F.kl_div(maps.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
-        return divergence.sum(dim=1).mean()
-    return (1 - F.cosine_similarity(maps, wanted, dim=1)).mean()

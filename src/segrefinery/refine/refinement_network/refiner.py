@@ -11,23 +11,22 @@ form and weights of the losses, what the mask is taught, the warm-up, and the ot
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import BUDGET
-from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.labels import LabelSpace
 from segrefinery.losses import weighted_cross_entropy
-from segrefinery.models.heads import Norm, conv_norm
+from segrefinery.models.heads import Norm
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
+from segrefinery.refine.refinement_network.formulas import noise_mask_loss
+from segrefinery.refine.refinement_network.network import Refinement, RefinementDecoder
 from segrefinery.refine.refinement_network.perturbation import Perturbation, perturb
 
 log = logging.getLogger(__name__)
@@ -71,52 +70,6 @@ class RefinementNetworkSettings(RefinerSettings):
 
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> RefinementNetwork:
         return RefinementNetwork(self, segmenter)
-
-
-@dataclass
-class Refinement:
-    """What the decoder says: refined class logits B x C x h x w and noise logits B x h x w (> 0 = do not trust)."""
-
-    logits: Tensor
-    noise: Tensor
-
-
-class RefinementDecoder(nn.Module):
-    """Teacher's levels and class logits in, a ``Refinement`` on the logits' grid out.
-
-    Modelled on SegFormer's all-MLP head (prn.md section 3): every level and the logits are brought to one width and one
-    grid, joined, mixed by a 1 x 1 and a 3 x 3 convolution, and read by two heads. Any number of levels, any strides.
-    """
-
-    def __init__(
-        self,
-        level_channels: Sequence[int],
-        num_classes: int,
-        width: int = 256,
-        norm: Norm = "batch",
-        dropout: float = 0.1,
-        residual: bool = False,
-    ) -> None:
-        super().__init__()
-        self.residual = residual
-        self.levels = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in level_channels)
-        self.opinion = conv_norm(num_classes, width, norm=norm)
-        self.mix = nn.Sequential(
-            conv_norm((len(level_channels) + 1) * width, width, norm=norm),
-            conv_norm(width, width, kernel=3, norm=norm),
-            nn.Dropout2d(dropout),
-        )
-        self.classes = nn.Conv2d(width, num_classes, 1)
-        self.noise = nn.Conv2d(width, 1, 1)
-
-    def forward(self, levels: Sequence[Tensor], logits: Tensor) -> Refinement:
-        size = logits.shape[-2:]
-        read = [bilinear(project(level), size) for project, level in zip(self.levels, levels, strict=True)]
-        mixed = self.mix(torch.cat([*read, self.opinion(logits)], dim=1))
-        refined = self.classes(mixed).float()
-        if self.residual:
-            refined = refined + logits.float()
-        return Refinement(refined, self.noise(mixed)[:, 0].float())
 
 
 class RefinementNetwork(Refiner):
@@ -200,21 +153,3 @@ class RefinementNetwork(Refiner):
                 int(self.trained_steps),
             )
         self._rejects_all = rejects_all
-
-
-def noise_mask_loss(noise: Tensor, judged: Tensor, label: Tensor) -> Tensor:
-    """Binary cross-entropy of the noise logits with "argmax of ``judged`` is wrong", mean over labelled pixels.
-
-    Wrong pixels count clip(#right / #wrong, 1, 10) times, for they are few.
-
-    Args:
-        noise: B x h x w.
-        judged: B x C x h x w logits whose mistakes are to be found.
-        label: B x h x w int64, 255 ignored.
-    """
-    known = label != IGNORE
-    wrong = (judged.argmax(dim=1) != label) & known
-    total, mistakes = known.sum(), wrong.sum()
-    balance = ((total - mistakes) / mistakes.clamp(min=1)).clamp(1.0, 10.0)
-    loss = F.binary_cross_entropy_with_logits(noise.float(), wrong.float(), pos_weight=balance, reduction="none")
-    return loss.masked_fill(~known, 0.0).sum() / total.clamp(min=1)

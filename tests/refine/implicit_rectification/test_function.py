@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from segrefinery.models.segmenter import Learner
 from segrefinery.refine.implicit_rectification.continuous import pixel_centres
-from segrefinery.refine.implicit_rectification.formulas import ImplicitRectification, log_mixture, mixture_nll
+from segrefinery.refine.implicit_rectification.formulas import log_mixture, mixture_nll
+from segrefinery.refine.implicit_rectification.function import ImplicitRectification
 
 CLASSES = 4
 BOX = (0.25, 0.0, 0.75, 0.5)

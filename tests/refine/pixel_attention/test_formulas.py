@@ -8,12 +8,12 @@ import torch.nn.functional as F
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.refine.pixel_attention.formulas import (
-    AttentionModule,
     attention_map,
     group_entropy,
     pixel_attention,
     similarity_map,
 )
+from segrefinery.refine.pixel_attention.network import AttentionModule
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -12,14 +12,14 @@ from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
 from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.models.teacher import Teacher
+from segrefinery.models.teacher import Teacher, TeacherSettings
 from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.implicit_rectification.continuous import nearest_pixel, pixel_centres
+from segrefinery.refine.implicit_rectification.formulas import mixture_nll
 from segrefinery.refine.implicit_rectification.refiner import (
     ImplicitRectificationSettings,
     ImplicitRectifier,
     RectifiedSegmenter,
-    mixture_nll,
 )
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
@@ -207,6 +207,18 @@ def test_average_follows_as_the_teacher_does():
     trained = [name for name, parameter in refiner.named_parameters() if parameter.requires_grad]
     assert trained
     assert all(name.startswith("function.") for name in trained)
+
+
+@pytest.mark.parametrize(("settings", "kept"), [({"ramp": False, "decay": 0.9}, 0.9), ({"decay": 1.0}, 1.0)])
+def test_average_follows_whatever_the_teacher_is_set_to(settings, kept):
+    student = ToySegmenter()
+    refiner, step = rectifier(student), make_step(student)
+    target_of(step).teacher = Teacher(student, TeacherSettings(**settings))
+    with torch.no_grad():
+        refiner.function.psi[-1].weight.add_(1.0)
+    old = refiner.average.psi[-1].weight.clone()
+    finish(refiner, step)
+    torch.testing.assert_close(refiner.average.psi[-1].weight, old + 1.0 - kept)
 
 
 def test_a_restored_state_goes_on_exactly():

@@ -13,12 +13,7 @@ from segrefinery.core.randomness import generator
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels, Step, TargetStep
 from segrefinery.refine.refinement_network.perturbation import perturb
-from segrefinery.refine.refinement_network.refiner import (
-    RefinementDecoder,
-    RefinementNetwork,
-    RefinementNetworkSettings,
-    noise_mask_loss,
-)
+from segrefinery.refine.refinement_network.refiner import RefinementNetwork, RefinementNetworkSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
 
@@ -39,37 +34,6 @@ def step_of(number: int = 0, target_size: tuple[int, int] = (32, 48), target_bat
 
 def parts(step: Step) -> tuple[TeacherView, PseudoLabels]:
     return view_of(step), target_of(step).labels
-
-
-def test_decoder_takes_any_number_of_levels():
-    for channels, strides in (((4,), (8,)), ((4, 6, 8, 10), (4, 8, 16, 32))):
-        levels = [torch.randn(2, c, 64 // s, 96 // s) for c, s in zip(channels, strides)]
-        seen = RefinementDecoder(channels, 5, width=16, norm="group")(levels, torch.randn(2, 5, 16, 24))
-        assert seen.logits.shape == (2, 5, 16, 24)
-        assert seen.noise.shape == (2, 16, 24)
-
-
-def test_residual_adds_the_input():
-    torch.manual_seed(0)
-    decoder = RefinementDecoder((4,), 3, width=8, residual=True).eval()
-    levels, logits = [torch.randn(1, 4, 2, 2)], torch.randn(1, 3, 2, 2)
-    with_input = decoder(levels, logits).logits
-    decoder.residual = False
-    torch.testing.assert_close(with_input, decoder(levels, logits).logits + logits)
-
-
-def test_noise_mask_loss_by_hand():
-    noise = torch.tensor([[[0.5, -1.0, 2.0, 9.0]]])
-    label = torch.tensor([[[0, 0, 1, 255]]])
-    judged = torch.zeros(1, 2, 1, 4)
-    judged[:, 0] = 1  # says 0 everywhere: right, right, wrong, unknown
-    per_pixel = torch.stack([F.softplus(noise[0, 0, 0]), F.softplus(noise[0, 0, 1]), 2 * F.softplus(-noise[0, 0, 2])])
-    torch.testing.assert_close(noise_mask_loss(noise, judged, label), per_pixel.mean())
-    # Nothing wrong: the factor is clipped; nothing known: 0.
-    torch.testing.assert_close(
-        noise_mask_loss(noise[..., :2], judged[..., :2], label[..., :2]), F.softplus(noise[0, 0, :2]).mean()
-    )
-    assert noise_mask_loss(noise, judged, torch.full_like(label, 255)) == 0
 
 
 def test_losses_train_the_network_and_nothing_else():
