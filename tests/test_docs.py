@@ -24,16 +24,19 @@ from segrefinery.data.folder import FolderSettings, read_labelmap
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.build import NETWORKS
-from segrefinery.recipe import assign, load_recipe, merge, read_recipe, recipe_names, validate_recipe
+from segrefinery.recipe import assign, layers, load_recipe, read_recipe, recipe_names, validate_recipe
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from toys import ToySegmenter, labeled, toy_teacher, toy_view
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), BENCHMARKS / "README.md"]
+READMES = sorted((ROOT / "src" / "segrefinery").rglob("README.md"))
+PAGES = [*READMES, *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), BENCHMARKS / "README.md"]
 NOTES = sorted((BENCHMARKS / "results").rglob("*.md"))
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 SECTIONS = {part.partition("\n")[0]: part for part in METHODS.split("\n## ")[1:]}
+SECTIONS |= {page.parent.name: page.read_text(encoding="utf-8") for page in READMES}
+SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") + METHODS
 COMMANDS = typer.main.get_command(app).commands
 
 
@@ -117,7 +120,17 @@ def test_a_link_leads_somewhere(page, link):
         assert anchor in [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.parent.name)
+def test_an_equation_of_a_method_leads_to_its_function(page):
+    """What a README links as code is defined in the file that the link opens."""
+    found = re.findall(r"\[`(\w+)`\]\(([^)\s]+\.py)\)", page.read_text(encoding="utf-8"))
+    assert len(found) > 4
+    for name, path in found:
+        code = (page.parent / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:def|class) {name}\b", code, flags=re.M), f"{name} is not in {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_named_in_the_text_exist(page):
     for name in re.findall(r"`([a-z_]+(?:/[a-z_0-9]+)*\.py)`", page.read_text(encoding="utf-8")):
         assert any((root / name).exists() for root in (ROOT, ROOT / "src" / "segrefinery")), name
@@ -296,9 +309,8 @@ def plain():
     """(name, scale) -> every shipped recipe as a mapping, and what it resolves to; read once."""
     found = {}
     for name in recipe_names():
-        paper = read_recipe(name)[0]
-        small = merge(paper, paper.pop("scales")["small"])
-        for scale, raw in (("paper", paper), ("small", small)):
+        for scale in ("paper", "small"):
+            *_, (_, raw) = layers(name, scale, (), {})
             found[name, scale] = raw, resolved(raw, name)
     return found
 
@@ -353,7 +365,7 @@ def test_a_switch_without_effect_is_noticed(switch, name, plain):
 
 def settings_tables():
     """(refiner, [(field, default)]) of the tables under "Settings of ..."."""
-    found = re.findall(r"^Settings of `(\w+)`:\n\n((?:\|.*\n)+)", METHODS, flags=re.M)
+    found = re.findall(r"^Settings of `(\w+)`:\n\n((?:\|.*\n)+)", SETTINGS, flags=re.M)
     return [(name, re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, flags=re.M)) for name, table in found]
 
 
