@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from segrefinery.core.randomness import generator
 from segrefinery.labels import LabelSpace
@@ -115,3 +116,33 @@ def test_settings():
     assert settings.confidence == 0.95
     with pytest.raises(ValueError, match="confidence"):
         DistillationSettings(steps=10, confidence=1.5)
+
+
+def test_a_source_that_weighs_nothing_is_not_looked_at():
+    stage = built(strong=None, source_weight=0.0)
+    looked_at = []
+    stage.model.register_forward_pre_hook(lambda _, given: looked_at.append(given[0]))
+    one = batch()
+    (losses,) = stage.step(one)
+    assert len(looked_at) == 1
+    assert torch.equal(looked_at[0], one.target.image)
+    assert losses.keys() == {"target", "target_aux", "distillation"} & losses.keys()
+
+
+def test_refiners_that_only_add_losses_join_a_distillation():
+    stage = built(strong=None, refine={"pixel_attention": {"kernel": 0}, "masked_consistency": {"block": 8}})
+    (losses,) = stage.step(batch())
+    assert {"source", "target", "attention_source", "attention_target", "masked"} <= losses.keys()
+    assert losses["attention_target"] > 0
+    assert losses["masked"].requires_grad
+    plain = list(built(strong=None).step(batch()))
+    torch.testing.assert_close(losses["distillation"], plain[1]["distillation"])
+    stage.after_step(batch())
+    assert not stage.micro_steps
+
+
+def test_refiners_that_change_labels_are_refused_in_a_distillation():
+    with pytest.raises(
+        ValidationError, match=r"prototypes: distillation .* only refiners that add losses: pixel_"
+    ):
+        DistillationSettings(steps=1, refine={"prototypes": {}, "pixel_contrast": {}})

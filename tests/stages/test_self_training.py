@@ -233,3 +233,34 @@ def test_translation_draws_from_the_images_own_generators():
 def test_a_folder_is_refused_with_the_key_that_takes_it():
     with pytest.raises(ValidationError, match="translated: PATH"):
         SelfTrainingSettings(steps=1, translation={"kind": "folder", "folder": "there"})
+
+
+class CountedBatchNorm(ToySegmenter):
+    """A network that remembers what it looked at, and whose statistics move."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.looked_at = torch.nn.BatchNorm2d(3), []
+
+    def forward(self, image):
+        self.looked_at.append(image)
+        return super().forward(self.norm(image))
+
+
+@pytest.mark.parametrize(("weight", "refine", "passes"), [
+    (0.0, {}, 1), (1.0, {}, 2),
+    (0.0, {"masked_consistency": {}}, 2),  # its own pass over the masked target
+    (0.0, {"pixel_attention": {"kernel": 0}}, 2),  # it asks what the student says of the source
+])  # fmt: skip
+def test_a_source_that_weighs_nothing_is_not_looked_at(weight, refine, passes):
+    torch.manual_seed(0)
+    model = CountedBatchNorm().train()
+    settings = SelfTrainingSettings(steps=2, strong=None, mixing="none", source_weight=weight, refine=refine)
+    stage = settings.build(StageContext(model, model, model, SPACE))
+    model.looked_at.clear()
+    batch = batch_of()
+    losses = losses_of(stage, batch)
+    assert len(model.looked_at) == passes == int(model.norm.num_batches_tracked)
+    seen = [torch.equal(image, batch.source.image) for image in model.looked_at]
+    assert any(seen) == (weight > 0 or "pixel_attention" in refine)
+    assert ("source" in losses) == (weight > 0)

@@ -80,6 +80,11 @@ class MixedBatch(_Batch):
     weight: Tensor
     pasted: Tensor
 
+    @classmethod
+    def unmixed(cls, image: Tensor, label: Tensor) -> MixedBatch:
+        """Target images as they are; a label teaches wherever it is not ignored."""
+        return cls(image, label, (label != IGNORE).float(), torch.zeros_like(label, dtype=torch.bool))
+
     @property
     def target_label(self) -> Tensor:
         """B x H x W int64: the labels of the target's own pixels that teach something; 255 at all others."""

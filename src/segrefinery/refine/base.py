@@ -110,6 +110,11 @@ class RefinerSettings(Settings):
     """What a recipe says of a refiner. Each declares what others need to know of it."""
 
     @property
+    def only_adds_losses(self) -> bool:
+        """Whether the refiner leaves labels and their weights as they are."""
+        return False
+
+    @property
     def teaches_first(self) -> bool:
         """Whether these settings train what the same refiner needs in a later stage (SAM's attention)."""
         return False

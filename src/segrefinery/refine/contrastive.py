@@ -44,6 +44,10 @@ class PixelContrastSettings(RefinerSettings):
     norm: Annotated[Norm, BUDGET] = "batch"
     """Of the projection head; ``group`` suits batches of one or two small images."""
 
+    @property
+    def only_adds_losses(self) -> bool:
+        return True
+
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelContrast:
         return PixelContrast(self, segmenter)
 

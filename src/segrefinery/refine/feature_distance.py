@@ -64,6 +64,10 @@ class FeatureDistanceSettings(RefinerSettings):
     weight: float = Field(default=0.005, ge=0)
     """Weight of the loss."""
 
+    @property
+    def only_adds_losses(self) -> bool:
+        return True
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> FeatureDistance:
         """The loss against a frozen copy of ``segmenter``, which must be the network as it was built, before training:
         that is what a stage gives.

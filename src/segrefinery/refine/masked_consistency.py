@@ -58,6 +58,10 @@ class MaskedConsistencySettings(RefinerSettings):
     labels: Literal["refined", "teacher"] = "refined"
     """Learn the refined labels, or the teacher's own; either way as far as the refined labels are trusted."""
 
+    @property
+    def only_adds_losses(self) -> bool:
+        return True
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> MaskedConsistency:
         """A consistency term; it needs nothing of the network."""
         return MaskedConsistency(self)

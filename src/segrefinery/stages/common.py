@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.settings import Settings
+from segrefinery.data.batch import LabeledBatch
+from segrefinery.labels import IGNORE
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
-from segrefinery.refine import Refiner, RefinerSettings, Step
+from segrefinery.refine import PseudoLabels, Refiner, RefinerSettings, SourceStep, Step
 from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
 
@@ -54,6 +58,18 @@ def build_refiners(chain: Mapping[str, RefinerSettings], context: StageContext) 
     return refiners
 
 
+class UnseenSource(SourceStep):
+    """The source's half of a step that learns nothing from it: the student looks only if a refiner asks what it says,
+    so that its pass costs nothing and moves no statistics."""
+
+    def __init__(self, batch: LabeledBatch, student: nn.Module) -> None:
+        self.batch, self.student = batch, student
+
+    @cached_property
+    def prediction(self) -> Prediction:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.student(self.batch.image)
+
+
 class RefinedStage(Stage):
     """A student and a chain of refiners, trained by one optimizer; a stage adds its ``step``.
 
@@ -80,6 +96,16 @@ class RefinedStage(Stage):
         """Those that add a loss."""
         return [refiner for refiner in self.chain if type(refiner).losses is not Refiner.losses]
 
+    def learn_source(
+        self, source: LabeledBatch, factor: float, weights: LossWeights
+    ) -> tuple[SourceStep, dict[str, Tensor]]:
+        """The source's half of a step and its losses, ``factor`` times. With 0 the student does not look at it."""
+        if not factor:
+            return UnseenSource(source, self.model), {}
+        prediction = self.model(source.image)
+        losses = head_losses("source", prediction, source.label, None, weights)
+        return SourceStep(source, prediction), {name: factor * loss for name, loss in losses.items()}
+
     def optimizers(self) -> dict[str, Trained]:
         refiners = [(refiner, refiner.learning_rate_factor) for refiner in self.chain]
         groups = parameter_groups(self.model, self.optimizer_settings, refiners)
@@ -100,3 +126,11 @@ class RefinedStage(Stage):
 
     def handed_on(self) -> dict[str, nn.Module]:
         return dict(self.refiners.items())
+
+
+def from_hard_labels(label: Tensor, weight: Tensor, num_classes: int) -> PseudoLabels:
+    """Labels read back from files, as one-hot probabilities; ignored pixels are uniform and weigh 0."""
+    ignored = label == IGNORE
+    one_hot = nn.functional.one_hot(label.masked_fill(ignored, 0), num_classes).movedim(-1, 1).float()
+    probs = torch.where(ignored[:, None], 1.0 / num_classes, one_hot)
+    return PseudoLabels(probs, weight.masked_fill(ignored, 0.0))

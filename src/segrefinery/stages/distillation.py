@@ -5,23 +5,26 @@ Hard labels of the confident pixels and KL(teacher || student), both on strong v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import BUDGET
 from segrefinery.data.augment import StrongViewSettings, strong_view
+from segrefinery.data.batch import MixedBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import kl_divergence
-from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.teacher import Teacher
-from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, head_losses
-from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
+from segrefinery.refine import REFINERS, RefinerChain, RefinerSettings, SourceStep, Step, TargetStep
+from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
+from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses
 
 
 class DistillationSettings(StageSettings):
@@ -45,6 +48,24 @@ class DistillationSettings(StageSettings):
     weights: LossWeights = LossWeights()
     strong: StrongViewSettings | None = StrongViewSettings()
     """Photometric strong view that student and teacher see of the target; null for none."""
+
+    refine: RefinerChain = Field(default_factory=dict)
+    """Refiners that only add losses, in order (SAM in ProDA's third stage)."""
+
+    @field_validator("refine")
+    @classmethod
+    def _labels_stay(cls, chain: dict[str, RefinerSettings]) -> dict[str, RefinerSettings]:
+        if changing := [name for name, settings in chain.items() if not settings.only_adds_losses]:
+            fitting = [name for name, kind in REFINERS.items() if kind().only_adds_losses]
+            raise ValueError(
+                f"{', '.join(changing)}: distillation learns its teacher's labels as they are, so it takes only "
+                f"refiners that add losses: {', '.join(fitting)}"
+            )
+        return chain
+
+    @property
+    def chain(self) -> Mapping[str, RefinerSettings]:
+        return self.refine
 
     @property
     def passes(self) -> float:
@@ -78,44 +99,69 @@ def confident_labels(network: Segmenter | Teacher, image: Tensor, confidence: fl
     return torch.cat(labels)
 
 
-class Distillation(Stage):
-    """A student and its frozen teacher."""
+class Distillation(RefinedStage):
+    """A student, its frozen teacher, and refiners that add losses."""
 
     def __init__(self, settings: DistillationSettings, context: StageContext) -> None:
-        super().__init__()
+        super().__init__(settings, settings.refine, context)
         self.settings = settings
-        self.model = context.model
         self.teacher = Teacher(context.previous)
         self.normalization = context.normalization
         self._kept: list[Tensor] = []
 
-    def optimizers(self) -> dict[str, Trained]:
-        groups = parameter_groups(self.model, self.settings.optimizer)
-        return {"model": build_optimizer(groups, self.settings.optimizer, self.settings.steps)}
+    def prepare(self, passes: Passes) -> None:
+        for refiner in self.chain:
+            refiner.fit(self.teacher, passes.source, passes.target)
 
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
         settings, source, target = self.settings, batch.source, batch.target
         assert source is not None
         assert target is not None
 
-        on_source = self.model(source.image)
-        losses = head_losses("source", on_source, source.label, None, settings.weights)
-        yield {name: settings.source_weight * loss for name, loss in losses.items()}
+        seen_source, losses = self.learn_source(source, settings.source_weight, settings.weights)
+        if losses and not self.chain_with_losses:
+            yield losses  # frees the source's graph before the target's is built
+            losses = {}
 
         label = confident_labels(self.teacher, target.image, settings.confidence)
         self._kept.append((label != IGNORE).float().mean())
-        image = target.image
-        if settings.strong is not None:
-            image = strong_view(image, batch.generators[: len(image)], settings.strong, *self.normalization)
+        image = self.strong(target.image, batch.generators)
 
         student = self.model(image)
-        losses = head_losses("target", student, label, None, settings.weights)
-        losses = {name: settings.target_weight * loss for name, loss in losses.items()}
+        on_target = head_losses("target", student, label, None, settings.weights)
+        losses |= {name: settings.target_weight * loss for name, loss in on_target.items()}
         if settings.kl_weight:
             share = 1.0 if settings.divisor == "pixels" else 1.0 / student.logits.shape[1]
             divergence = kl_divergence(self.teacher(image).logits, student.logits)
             losses["distillation"] = settings.kl_weight * share * divergence
+        if self.chain_with_losses:
+            step = self.refined(batch, seen_source, MixedBatch.unmixed(image, label), student)
+            for refiner in self.chain_with_losses:
+                losses |= refiner.losses(step)
+            self.micro_steps.append(step)
         yield losses
+
+    def refined(self, batch: StepBatch, source: SourceStep, seen: MixedBatch, student: Prediction) -> Step:
+        """The step as refiners see it: the teacher's view of the weak images, and its confident labels."""
+        assert batch.target is not None
+        view = self.teacher.view(batch.target.image, batch.target.index)
+        label = interpolate(seen.label[:, None].float(), view.logits.shape[-2:], mode="nearest")[:, 0].long()
+        labels = from_hard_labels(label, torch.ones_like(label, dtype=torch.float32), self.space.num_classes)
+        return Step(
+            batch.number,
+            self.model,
+            source,
+            TargetStep(self.teacher, view, labels, seen, student),
+            strong=partial(self.strong, random=batch.generators),
+            normalization=self.normalization,
+            generators=batch.generators,
+        )
+
+    def strong(self, image: Tensor, random: list[torch.Generator]) -> Tensor:
+        """The strong view of B x 3 x H x W normalised images; the same geometry."""
+        if self.settings.strong is None:
+            return image
+        return strong_view(image, random[: len(image)], self.settings.strong, *self.normalization)
 
     def numbers(self) -> dict[str, float]:
         numbers = {"label_weight": float(torch.stack(self._kept).mean())} if self._kept else {}

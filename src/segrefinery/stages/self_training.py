@@ -22,9 +22,9 @@ from segrefinery.labels import IGNORE
 from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
 from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.refine import PseudoLabels, RefinerChain, SourceStep, Step, TargetStep
+from segrefinery.refine import PseudoLabels, RefinerChain, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, RefinedStage, head_losses
+from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses
 from segrefinery.stages.watch import LabelWatch
 
 
@@ -112,9 +112,7 @@ class SelfTraining(RefinedStage):
         mixed = self.mix(source, target, labels, random)
         mixed = replace(mixed, image=self.strong(mixed.image, random))
 
-        on_source = self.model(source.image)
-        losses = head_losses("source", on_source, source.label, None, self.settings.weights)
-        losses = self.weighted(self.settings.source_weight, losses)
+        seen_source, losses = self.learn_source(source, self.settings.source_weight, self.settings.weights)
         if losses and not self.chain_with_losses:
             yield losses  # frees the source's graph before the target's is built
             losses = {}
@@ -126,7 +124,7 @@ class SelfTraining(RefinedStage):
         step = Step(
             batch.number,
             self.model,
-            SourceStep(source, on_source),
+            seen_source,
             TargetStep(self.teacher, view, labels, mixed, on_mixed),
             strong=partial(self.strong, random=random),
             normalization=self.normalization,
@@ -235,11 +233,3 @@ class SelfTraining(RefinedStage):
         confidence = labels.probs.amax(dim=1).mean()
         for name, value in {"label_weight": labels.weight.mean(), "label_confidence": confidence}.items():
             self._seen.setdefault(name, []).append(value)
-
-
-def from_hard_labels(label: Tensor, weight: Tensor, num_classes: int) -> PseudoLabels:
-    """Labels read back from files, as one-hot probabilities; ignored pixels are uniform and weigh 0."""
-    ignored = label == IGNORE
-    one_hot = nn.functional.one_hot(label.masked_fill(ignored, 0), num_classes).movedim(-1, 1).float()
-    probs = torch.where(ignored[:, None], 1.0 / num_classes, one_hot)
-    return PseudoLabels(probs, weight.masked_fill(ignored, 0.0))

@@ -47,6 +47,10 @@ class PixelAttentionSettings(RefinerSettings):
     """Weight of the loss: 0.1 (DeepLab), 0.001 (FCN-8s), 0.005 beside ProDA."""
 
     @property
+    def only_adds_losses(self) -> bool:
+        return True
+
+    @property
     def teaches_first(self) -> bool:
         return self.train
 
