@@ -59,6 +59,17 @@ def test_no_room_reaches_upwards_or_across():
     assert not wrong, wrong
 
 
+def test_settings_are_asked_for_what_they_declare():
+    probes = []
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and room_of(path) != "core":
+                whom, what = ast.unparse(node.args[0]), node.args[1]
+                if (whom == "stage" or whom.endswith("settings")) and isinstance(what, ast.Constant):
+                    probes.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    assert not probes, probes
+
+
 def test_files_stay_short():
     long = {str(path): count for path in ROOT.rglob("*.py") if (count := len(path.read_text().splitlines())) > 400}
     assert not long
