@@ -142,7 +142,5 @@ def test_refiners_that_only_add_losses_join_a_distillation():
 
 
 def test_refiners_that_change_labels_are_refused_in_a_distillation():
-    with pytest.raises(
-        ValidationError, match=r"prototypes: distillation .* only refiners that add losses: pixel_"
-    ):
+    with pytest.raises(ValidationError, match=r"prototypes: distillation .* only refiners that add losses: pixel_"):
         DistillationSettings(steps=1, refine={"prototypes": {}, "pixel_contrast": {}})
