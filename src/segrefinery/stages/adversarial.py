@@ -228,8 +228,9 @@ class Adversarial(Stage):
         return self.guidance is not None and self.guidance.guides_sampling
 
     def source_probabilities(self, pixel_counts: Tensor) -> Tensor | None:
-        guided = self.guidance is not None and self.guidance.guides_sampling
-        return self.guidance.probabilities(pixel_counts) if guided else None
+        if self.guidance is None or not self.guidance.guides_sampling:
+            return None
+        return self.guidance.probabilities(pixel_counts)
 
     def optimizers(self) -> dict[str, Trained]:
         settings = self.settings
