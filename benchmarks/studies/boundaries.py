@@ -23,12 +23,12 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import study
 from lib.machine import machine
+from segrefinery.core.resize import bilinear
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
@@ -78,7 +78,7 @@ def looks(model: Model, image: Tensor, factor: float, out: Size) -> Iterator[tup
     yield "shipped", logits_at(model.network, seen, out).float().softmax(dim=1)[0]
     if isinstance(model.network, RectifiedSegmenter):
         learners = model.network.segmenter(seen).learners
-        own = [F.interpolate(one.logits.float(), out, mode="bilinear", align_corners=False) for one in learners]
+        own = [bilinear(one.logits.float(), out, one.aligned) for one in learners]
         probs = [one.softmax(dim=1)[0] for one in own]
         yield from ((f"learner {number}", one) for number, one in enumerate(probs, 1))
         yield "plain average", torch.stack(probs).mean(dim=0)

@@ -93,6 +93,7 @@ def draw(run: Path, source: str | None, target: str | None, path: Path, rows: in
     from torchvision.utils import save_image
 
     from segrefinery import load
+    from segrefinery.core.resize import bilinear
     from segrefinery.data.datasets import Remapped, open_dataset
     from segrefinery.data.transforms import evaluation_size, resize_for_evaluation, resize_image, resize_map
 
@@ -115,13 +116,14 @@ def draw(run: Path, source: str | None, target: str | None, path: Path, rows: in
     for index in range(rows):
         images = [one.image(index) for one in sets]
         size = evaluation_size(images[0].shape[-2:], model.data)
-        seen = [model.network(resize_for_evaluation(image, model.data)[None]).logits for image in images]
-        clean, found = (F.interpolate(one, size, mode="bilinear", align_corners=False)[0].argmax(dim=0) for one in seen)
+        said = [model.network(resize_for_evaluation(image, model.data)[None]) for image in images]
+        seen, aligned = [one.logits for one in said], said[0].aligned
+        clean, found = (bilinear(one, size, aligned)[0].argmax(dim=0) for one in seen)
         truth = resize_map(sets[1].label(index), size).long()
         panels = [resize_image(images[0], size) / 255, colored(clean)]
         for strength in (0.05, 0.2):
             spoiled = perturb(seen[0], seen[1], "fourier", strength, [generator("benchmark", index)])
-            spoiled = F.interpolate(spoiled, size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+            spoiled = bilinear(spoiled, size, aligned)[0].argmax(dim=0)
             panels += [known(spoiled, spoiled != clean)]
         panels += [resize_image(images[1], size) / 255, colored(found), colored(truth)]
         panels += [known(found, (found != truth) & (truth != 255))]

@@ -14,7 +14,9 @@ from segrefinery.core.resize import bilinear
 from segrefinery.labels import IGNORE
 
 
-def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor, label: Tensor, weight: Tensor | None = None, *, aligned: bool = False
+) -> Tensor:
     """Pixel-weighted cross-entropy, divided by *all* pixels, ignored ones included.
 
     Dividing by a fixed number keeps the pull of every pixel the same however many are ignored, and makes the loss of
@@ -24,20 +26,21 @@ def weighted_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None 
         logits: B x C x h x w; up-sampled to the label's size where they differ (bilinear).
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1], or None for 1.
+        aligned: as in ``core.resize.bilinear``.
     """
-    loss = F.cross_entropy(_by_pixel(logits, label), label.flatten(), ignore_index=IGNORE, reduction="none")
+    loss = F.cross_entropy(_by_pixel(logits, label, aligned), label.flatten(), ignore_index=IGNORE, reduction="none")
     if weight is not None:
         loss = loss * weight.flatten()
     return loss.mean()
 
 
-def _by_pixel(logits: Tensor, label: Tensor) -> Tensor:
+def _by_pixel(logits: Tensor, label: Tensor, aligned: bool) -> Tensor:
     """Logits B x C x h x w at the size of labels B x H x W, as BHW x C in float32 or better. With the classes of a
     pixel side by side in memory, softmax and its gradient cost half as much."""
     logits = wide(logits)
     if logits.shape[-2:] != label.shape[-2:]:
         logits = logits.contiguous(memory_format=torch.channels_last)
-        logits = bilinear(logits, label.shape[-2:])
+        logits = bilinear(logits, label.shape[-2:], aligned)
     return logits.movedim(1, -1).flatten(0, 2)
 
 
@@ -46,6 +49,7 @@ class SeesABox(Protocol):
 
     logits: Tensor
     box: tuple[float, float, float, float]
+    aligned: bool
 
 
 def crop_to_box(pixels: Tensor, box: tuple[float, float, float, float]) -> Tensor:
@@ -68,11 +72,18 @@ def learner_cross_entropy(learner: SeesABox, label: Tensor, weight: Tensor | Non
         weight: B x H x W in [0, 1], or None for 1.
     """
     inside = crop_to_box(label, learner.box)
-    return weighted_cross_entropy(learner.logits, inside, None if weight is None else crop_to_box(weight, learner.box))
+    weight = None if weight is None else crop_to_box(weight, learner.box)
+    return weighted_cross_entropy(learner.logits, inside, weight, aligned=learner.aligned)
 
 
 def symmetric_cross_entropy(
-    logits: Tensor, label: Tensor, weight: Tensor | None = None, alpha: float = 0.1, beta: float = 1.0
+    logits: Tensor,
+    label: Tensor,
+    weight: Tensor | None = None,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    *,
+    aligned: bool = False,
 ) -> Tensor:
     """alpha * CE(prediction, label) + beta * CE(label, prediction): bounded where a label is wrong (ProDA, CPSL).
 
@@ -85,7 +96,7 @@ def symmetric_cross_entropy(
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1], or None for 1.
     """
-    rows, flat = _by_pixel(logits, label), label.flatten()
+    rows, flat = _by_pixel(logits, label, aligned), label.flatten()
     valid = flat != IGNORE
     probs = rows.softmax(dim=1).clamp_min(1e-7)
     of_label = probs.gather(1, flat.masked_fill(~valid, 0)[:, None])[:, 0]
@@ -166,7 +177,7 @@ def pixel_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float =
 
 
 def variance_regularized_loss(
-    logits: Tensor, other_logits: Tensor, label: Tensor, weight: Tensor | None = None
+    logits: Tensor, other_logits: Tensor, label: Tensor, weight: Tensor | None = None, *, aligned: bool = False
 ) -> Tensor:
     """exp(-D) CE + D of one classifier: where two classifiers disagree the label is doubted, at a price (MRNet eq. 12).
 
@@ -178,7 +189,7 @@ def variance_regularized_loss(
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1] on the CE, or None for 1.
     """
-    here, other = (_by_pixel(x, label).log_softmax(dim=1) for x in (logits, other_logits))
+    here, other = (_by_pixel(x, label, aligned).log_softmax(dim=1) for x in (logits, other_logits))
     divergence = (other.exp() * (other - here)).sum(dim=1)
     cost = F.nll_loss(here, label.flatten(), ignore_index=IGNORE, reduction="none")
     if weight is not None:

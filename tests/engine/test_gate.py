@@ -11,6 +11,7 @@ from runs import same, tiny_run, weights
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.checkpoints import Checkpoints
 from segrefinery.engine.gate import Collapse, suspicions
+from segrefinery.models import Prediction
 from segrefinery.stages.watch import WINDOW, LabelWatch
 from toys import ToySegmenter
 
@@ -24,6 +25,10 @@ def watch(early, late, agreement=0.8, best=0.8, source=None):
     seen.best.fill_(best)
     seen.steps.fill_(100)
     return seen
+
+
+def said(logits):
+    return Prediction(logits, logits)
 
 
 EVEN = [0.25, 0.25, 0.25, 0.25]
@@ -50,16 +55,19 @@ def test_running_means_by_hand():
     label = torch.tensor([[[0, 0, 1, 255]] * 4])
     learned = torch.ones(1, 4, 4, dtype=torch.bool)
     seen.see(
-        probs, label, torch.tensor([3.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4), label.masked_fill(~learned, 255)
+        probs,
+        label,
+        said(torch.tensor([3.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)),
+        label.masked_fill(~learned, 255),
     )
     assert seen.late.tolist() == [1, 0]
     assert seen.source.tolist() == pytest.approx([2 / 3, 1 / 3])
     assert float(seen.agreement) == pytest.approx(2 / 3)
-    seen.see(probs.flip(1), label, torch.zeros(1, 2, 4, 4), torch.full_like(label, 255))
+    seen.see(probs.flip(1), label, said(torch.zeros(1, 2, 4, 4)), torch.full_like(label, 255))
     assert seen.late.tolist() == [0.5, 0.5]
     assert float(seen.agreement) == pytest.approx(2 / 3)  # nothing was learned, so nothing was said
     for _ in range(5 * WINDOW):
-        seen.see(probs, label, torch.zeros(1, 2, 4, 4), label.masked_fill(~learned, 255))
+        seen.see(probs, label, said(torch.zeros(1, 2, 4, 4)), label.masked_fill(~learned, 255))
     assert float(seen.late[0]) > 0.99
     assert float(seen.early[0]) == pytest.approx((WINDOW - 1) / WINDOW)
 

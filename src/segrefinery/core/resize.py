@@ -11,8 +11,10 @@ from torch import Tensor
 from segrefinery.core.precision import wide
 
 
-def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps at another resolution, corners not aligned: B x C x h x w -> B x C x ``size``; ``maps`` itself at its own.
+def bilinear(maps: Tensor, size: Sequence[int], aligned: bool = False) -> Tensor:
+    """Maps at another resolution: B x C x h x w -> B x C x ``size``; ``maps`` itself at its own.
+
+    ``aligned``: the outermost cells lie in the corner pixels (DeepLab-v2); otherwise cells tile the image.
 
     On a GPU torch's own operation has no deterministic gradient, and where one is asked for torch falls back on what it
     calls a slow decomposition; two small matrix products do the same.
@@ -20,20 +22,35 @@ def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if maps.is_cpu or not torch.are_deterministic_algorithms_enabled():
-        return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+        return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=aligned)
     for dim, length in zip((-2, -1), size, strict=True):
         if maps.shape[dim] != length:
-            maps = resample(maps, dim, length)
+            maps = resample(maps, dim, length, aligned=aligned)
     return maps
 
 
-def resample(maps: Tensor, dim: int, length: int, share: float = 1.0) -> Tensor:
+def nearest(values: Tensor, size: Sequence[int], aligned: bool = False) -> Tensor:
+    """Labels, masks or weights B x H x W on another grid, each cell with the value of one pixel: its first, or where
+    the cells are ``aligned`` the one under its centre. The type stays."""
+    if aligned:
+        for dim, length in zip((-2, -1), size, strict=True):
+            last = values.shape[dim] - 1
+            place = torch.linspace(0, last, length, device=values.device, dtype=torch.float64)
+            values = values.index_select(dim, place.round().long())
+        return values
+    return F.interpolate(values[:, None].float(), tuple(size), mode="nearest")[:, 0].to(values.dtype)
+
+
+def resample(maps: Tensor, dim: int, length: int, share: float = 1.0, aligned: bool = False) -> Tensor:
     """The first ``share`` of an axis at ``length`` places, each between its two neighbours; a matrix product.
 
     Float32 under autocast, as torch's interpolation is there; else in the type of ``maps``.
     """
     old = maps.shape[dim]
-    centre = (torch.arange(length, device=maps.device) + 0.5) * (old * share / length) - 0.5
+    place = torch.arange(length, device=maps.device)
+    centre = (
+        place * ((old - 1) * share / max(length - 1, 1)) if aligned else (place + 0.5) * (old * share / length) - 0.5
+    )
     distance = (centre.clamp(0, old - 1)[:, None] - torch.arange(old, device=maps.device)).abs()
     weights = (1 - distance).clamp(min=0)
     with torch.autocast(maps.device.type, enabled=False):

@@ -71,7 +71,8 @@ def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
     decode = getattr(network, "predict", None)
     if decode is not None:
         return decode(image, size)
-    return bilinear(network(image).logits.float(), size)
+    seen = network(image)
+    return bilinear(seen.logits.float(), size, seen.aligned)
 
 
 def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) -> Tensor:

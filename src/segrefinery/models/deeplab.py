@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.settings import Settings
+from segrefinery.models.padding import unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.states import downloaded, load_state, read_state
 
@@ -180,11 +182,21 @@ class DeepLabV2(Segmenter):
                 module.eval()
         return self
 
+    def _levels(self, image: Tensor) -> list[Tensor]:
+        """The encoder's levels. With ``ceil_pooling`` cells lie at the pixels 0, 8, ...; where the last of them would
+        not be the image's last pixel or the one after it, the border is repeated and the grid cut back."""
+        size = image.shape[-2:]
+        if not self.settings.ceil_pooling or all(side % 8 in (0, 1) for side in size):
+            return self.encoder(image)
+        padded = F.pad(image, (0, (1 - size[1]) % 8, 0, (1 - size[0]) % 8), mode="replicate")
+        return [unpad(level, padded.shape[-2:], size, aligned=True) for level in self.encoder(padded)]
+
     def forward(self, image: Tensor) -> Prediction:
-        levels = self.encoder(image)
-        learners = [Learner(*self.head(levels[-1]))]
+        levels = self._levels(image)
+        aligned = self.settings.ceil_pooling
+        learners = [Learner(*self.head(levels[-1]), aligned=aligned)]
         if self.auxiliary is not None:
-            learners.append(Learner(*self.auxiliary(levels[-2])))
+            learners.append(Learner(*self.auxiliary(levels[-2]), aligned=aligned))
         return Prediction.of(learners, levels)
 
     def backbone_parameters(self) -> list[nn.Parameter]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import Settings
+from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.states import downloaded, load_state, read_state
 
@@ -77,14 +78,19 @@ class FCN8s(Segmenter):
             load_state(stage, own, url)
 
     def forward(self, image: Tensor) -> Prediction:
-        pool3 = self.encoder[0](image)
+        # Poolings that round up would put the cells of the three strides at different places of other images.
+        padded = pad_to_multiple(image, self.largest_stride)
+        pool3 = self.encoder[0](padded)
         pool4 = self.encoder[1](pool3)
         pool5 = self.encoder[2](pool4)
         deep = self.dropout(self.relu(self.fc6(pool5)))
         deep = self.dropout(self.relu(self.fc7(deep)))
         middle = bilinear(self.score32(deep), pool4.shape[-2:]) + self.score16(pool4 * 0.01)
         logits = bilinear(middle, pool3.shape[-2:]) + self.score8(pool3 * 0.0001)
-        return Prediction(logits, bilinear(deep, pool3.shape[-2:]), levels=(pool3, pool4, pool5))
+        size, whole = image.shape[-2:], padded.shape[-2:]
+        maps = (logits, bilinear(deep, pool3.shape[-2:]), pool3, pool4, pool5)
+        logits, features, *levels = (unpad(one, whole, size) for one in maps)
+        return Prediction(logits, features, levels)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return [parameter for module in (self.encoder, self.fc6, self.fc7) for parameter in module.parameters()]

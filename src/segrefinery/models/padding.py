@@ -22,18 +22,22 @@ def pad_to_multiple(image: Tensor, multiple: int, square: bool = False) -> Tenso
     return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
 
 
-def unpad(x: Tensor, padded: Sequence[int], size: Sequence[int]) -> Tensor:
+def unpad(x: Tensor, padded: Sequence[int], size: Sequence[int], aligned: bool = False) -> Tensor:
     """The part of a feature map that shows the image itself.
 
     Args:
         x: B x D x h x w, computed from an image of size ``padded``.
         padded, size: (H, W) of the padded and of the original image.
+        aligned: whether the outermost cells lie in the corner pixels.
 
     Returns:
         B x D x ceil(h H / H_padded) x ceil(w W / W_padded), bilinearly resampled so that its grid spans exactly the
-        original image; ``x`` itself where nothing was padded.
+        original image; ``x`` itself where nothing was padded. If ``aligned``, a cell more, from corner to corner.
     """
+    one = int(aligned)  # a grid from corner to corner has one cell and one pixel more than it has steps
     for dim, (whole, part) in zip((-2, -1), zip(padded, size)):
         if whole != part:
-            x = resample(x, dim, math.ceil(x.shape[dim] * part / whole - 1e-6), part / whole).to(x.dtype)
+            share = (part - one) / (whole - one)
+            cells = math.ceil((x.shape[dim] - one) * share - 1e-6) + one
+            x = resample(x, dim, cells, share, aligned).to(x.dtype)
     return x

@@ -23,12 +23,14 @@ class Learner:
         box: the part of the image it sees as (top, left, bottom, right) in fractions of it; by default the whole.
         share: B x C x h x w (of any size) over the box: how much of the prediction the network itself gives to this
             learner, for each class, where it has an opinion of that (HRDA's scale attention); else None.
+        aligned: whether the outermost cells lie in the corner pixels; otherwise cells tile the box.
     """
 
     logits: Tensor
     latent: Tensor
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     share: Tensor | None = None
+    aligned: bool = False
 
 
 @dataclass
@@ -40,21 +42,24 @@ class Prediction:
         features: B x D x h x w, what the classifier read.
         levels: the encoder's feature maps, finest first, each B x D_i x h_i x w_i; by default the features.
         learners: the classifiers to be weighed, the main one first; by default it alone.
+        aligned: of logits, features and levels, as in ``Learner``; whoever enlarges a map, or shrinks a label to one,
+            asks.
     """
 
     logits: Tensor
     features: Tensor
     levels: Sequence[Tensor] = ()
     learners: Sequence[Learner] = ()
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         self.levels = self.levels or (self.features,)
-        self.learners = self.learners or (Learner(self.logits, self.features),)
+        self.learners = self.learners or (Learner(self.logits, self.features, aligned=self.aligned),)
 
     @classmethod
     def of(cls, learners: Sequence[Learner], levels: Sequence[Tensor] = ()) -> Prediction:
         """What a network says whose opinion is that of its first learner."""
-        return cls(learners[0].logits, learners[0].latent, levels, learners)
+        return cls(learners[0].logits, learners[0].latent, levels, learners, learners[0].aligned)
 
     @property
     def aux_logits(self) -> Tensor | None:

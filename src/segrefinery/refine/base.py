@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrefinery.core.resize import bilinear
+from segrefinery.core.resize import bilinear, nearest
 from segrefinery.core.settings import Settings
 from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
@@ -25,16 +24,18 @@ class PseudoLabels:
     Attributes:
         probs: B x C x h x w, sums to 1 over classes.
         weight: B x h x w in [0, 1]; 0 = learn nothing here. The one currency of reliability: refiners multiply it.
+        aligned: whether the outermost cells lie in the corner pixels, as in ``Prediction``.
     """
 
     probs: Tensor
     weight: Tensor
+    aligned: bool = False
 
     @classmethod
     def from_view(cls, view: TeacherView) -> PseudoLabels:
         """The teacher's own opinion, fully trusted: where every chain of refiners starts."""
         probs = view.probs
-        return cls(probs, torch.ones_like(probs[:, 0]))
+        return cls(probs, torch.ones_like(probs[:, 0]), view.aligned)
 
     @property
     def labels(self) -> Tensor:
@@ -44,15 +45,13 @@ class PseudoLabels:
 
     def weighted(self, factor: Tensor) -> PseudoLabels:
         """The same labels, trusted ``factor`` (B x h x w, in [0, 1]) times as much."""
-        return PseudoLabels(self.probs, self.weight * factor.to(self.weight.dtype))
+        return replace(self, weight=self.weight * factor.to(self.weight.dtype))
 
     def resize(self, size: tuple[int, int]) -> PseudoLabels:
         """At another resolution: probabilities bilinear, weights nearest, so that a rejected pixel stays rejected."""
         if tuple(self.probs.shape[-2:]) == tuple(size):
             return self
-        probs = bilinear(self.probs, size)
-        weight = F.interpolate(self.weight[:, None], size, mode="nearest")[:, 0]
-        return PseudoLabels(probs, weight)
+        return PseudoLabels(bilinear(self.probs, size, self.aligned), nearest(self.weight, size, self.aligned))
 
 
 @dataclass

@@ -6,6 +6,7 @@ CBST: Zou et al., ECCV 2018; CRST: Zou et al., ICCV 2019; IAST: Mei et al., ECCV
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -83,13 +84,14 @@ class ClassBalanced(Refiner):
             probs, kept = powers.softmax(dim=1), powers.logsumexp(dim=1) > 0
         else:
             probs, kept = scores / scores.sum(dim=1, keepdim=True), scores.amax(dim=1) >= 1
-        return PseudoLabels(probs, labels.weight).weighted(kept)
+        return replace(labels, probs=probs).weighted(kept)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         if self.settings.kind != "mrkld" or step.target is None:
             return {}
         learned = step.target.mixed.target_label != IGNORE
-        logits = bilinear(step.target.prediction.logits.float(), learned.shape[-2:])
+        prediction = step.target.prediction
+        logits = bilinear(prediction.logits.float(), learned.shape[-2:], prediction.aligned)
         # CRST takes the mean over classes, where ``losses.mrkld`` takes the sum.
         return {"mrkld": self.settings.mrkld_weight / logits.shape[1] * mrkld(logits, learned)}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.precision import wide
 from segrefinery.core.randomness import generator
+from segrefinery.core.resize import nearest
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.teacher import Teacher, TeacherView
 
@@ -112,7 +113,7 @@ def gather_statistics(
     missing = weights == 0
     if bool(missing.any()):
         known = ((teacher.view(batch.image, batch.index), batch.label) for batch in source)
-        fitted = ((view, _nearest(label, view.features)) for view, label in known)
+        fitted = ((view, nearest(label, view.features.shape[-2:], view.aligned)) for view, label in known)
         from_source, found, _ = _class_means(labelled(fitted), len(classes), "pixels", least, wanted=missing)
         prototypes = torch.where((missing & (found > 0))[:, None], from_source, prototypes)
         nowhere = missing & (found == 0)
@@ -146,10 +147,6 @@ def _class_means(
     if means is None or weights is None or pixels is None:
         raise SegRefineryError("there is no image to gather class prototypes from; check data.source and data.target")
     return means, weights, pixels.to(means.device)
-
-
-def _nearest(labels: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(labels[:, None].float(), like.shape[-2:], mode="nearest")[:, 0].long()
 
 
 def _warn(classes: Sequence[str], chosen: Tensor, what: str) -> None:

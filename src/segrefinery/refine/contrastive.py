@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.resize import bilinear
+from segrefinery.core.resize import bilinear, nearest
 from segrefinery.core.settings import BUDGET
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import pixel_contrastive_loss
@@ -59,9 +58,9 @@ class ProjectionHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(conv_norm(sum(level_channels), width, norm=norm), nn.Conv2d(width, width, 1))
 
-    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+    def forward(self, levels: Sequence[Tensor], aligned: bool = False) -> Tensor:
         size = levels[0].shape[-2:]
-        return self.layers(torch.cat([bilinear(level, size) for level in levels], dim=1))
+        return self.layers(torch.cat([bilinear(level, size, aligned) for level in levels], dim=1))
 
 
 class PixelContrast(Refiner):
@@ -97,10 +96,10 @@ class PixelContrast(Refiner):
 
     def _embed(self, prediction: Prediction, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """On the embedding's grid of Q pixels: vectors B x Q x D, labels B x Q, and where the student is wrong."""
-        embedding = self.projection(prediction.levels)
+        embedding = self.projection(prediction.levels, prediction.aligned)
         size = embedding.shape[-2:]
-        label = F.interpolate(label[:, None].float(), size, mode="nearest")[:, 0].long()
-        said = bilinear(prediction.logits.detach().float(), size).argmax(dim=1)
+        label = nearest(label, size, prediction.aligned)
+        said = bilinear(prediction.logits.detach().float(), size, prediction.aligned).argmax(dim=1)
         return embedding.flatten(2).mT, label.flatten(1), (said != label).flatten(1)
 
 

@@ -7,6 +7,7 @@ labels made from the whole image. (Reference code: lhoyer/MIC seg/mmseg/models/u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -18,7 +19,7 @@ from segrefinery.core.settings import BUDGET
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
+from segrefinery.refine.base import Refiner, RefinerSettings, Step
 
 
 def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequence[torch.Generator]) -> Tensor:
@@ -83,7 +84,7 @@ class MaskedConsistency(Refiner):
         size = (image.shape[-2], image.shape[-1])
         labels = target.labels
         if self.settings.labels == "teacher":
-            labels = PseudoLabels(target.view.probs, labels.weight)
+            labels = replace(labels, probs=target.view.probs)
         labels = labels.resize(size)
 
         if self.settings.strong:
@@ -92,7 +93,7 @@ class MaskedConsistency(Refiner):
         prediction: Prediction = step.student(image * mask.to(image))  # 0 is the mean colour of normalised images
 
         label, weight = labels.labels, labels.weight
-        loss = weighted_cross_entropy(prediction.logits, label, weight)
+        loss = weighted_cross_entropy(prediction.logits, label, weight, aligned=prediction.aligned)
         if self.settings.aux_weight:
             for learner in prediction.learners[1:]:
                 loss = loss + self.settings.aux_weight * learner_cross_entropy(learner, label, weight)

@@ -104,7 +104,7 @@ def mixture_section(material: Material) -> Markup | None:
     shot, space = material.target_shots[0], material.last.space
     view = material.last.view(shot.image)
     labels = refiner(view, PseudoLabels.from_view(view))
-    labels = PseudoLabels(labels.probs.cpu(), labels.weight.cpu())
+    labels = PseudoLabels(labels.probs.cpu(), labels.weight.cpu(), labels.aligned)
     entropy, found = normalized_entropy(labels.probs)[0], labels.probs.argmax(dim=1)[0]
     frequent = torch.bincount(found.flatten(), minlength=space.num_classes).argsort(descending=True)[:3].tolist()
     charts = [

@@ -182,7 +182,7 @@ class Material:
             return None
         view = self.last.view(image)
         labels = PseudoLabels.from_view(view)
-        plain = PseudoLabels(view.probs.cpu(), view.probs.amax(dim=1).cpu())
+        plain = PseudoLabels(view.probs.cpu(), view.probs.amax(dim=1).cpu(), view.aligned)
         if not self.refiners:
             return plain
         try:
@@ -193,7 +193,7 @@ class Material:
             if note not in self.notes:
                 self.notes.append(note)
             return plain
-        return PseudoLabels(labels.probs.cpu(), labels.weight.cpu())
+        return PseudoLabels(labels.probs.cpu(), labels.weight.cpu(), labels.aligned)
 
     def forget_networks(self) -> None:
         """Read the networks anew when they are next asked for."""

@@ -171,7 +171,7 @@ class Adversarial(Stage):
             if not self.settings.upsample:
                 height, width = logits.shape[-2:]
             size = (max(height, STRIDE), max(width, STRIDE))
-            logits = bilinear(logits, size)
+            logits = bilinear(logits, size, prediction.aligned)
             seen[level] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
         return seen
 

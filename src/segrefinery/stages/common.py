@@ -40,7 +40,9 @@ def head_losses(
     """
     losses = {}
     if weights.main:
-        losses[name] = weights.main * weighted_cross_entropy(prediction.logits, label, weight)
+        losses[name] = weights.main * weighted_cross_entropy(
+            prediction.logits, label, weight, aligned=prediction.aligned
+        )
     if weights.aux and prediction.aux_logits is not None:
         losses[f"{name}_aux"] = weights.aux * learner_cross_entropy(prediction.learners[1], label, weight)
     return losses

@@ -90,11 +90,12 @@ def confident_labels(network: Segmenter | Teacher, image: Tensor, confidence: fl
     Returns:
         B x H x W int64: the class of the highest mean probability, 255 where that is not above ``confidence``.
     """
-    probs = network(image).logits.float().softmax(dim=1)
+    seen = network(image)
+    probs = seen.logits.float().softmax(dim=1)
     probs = (probs + network(image.flip(-1)).logits.float().softmax(dim=1).flip(-1)) / 2
     labels = []
     for one in probs.split(1):  # one image at a time: C maps at full size are many times the image
-        best, label = bilinear(one, image.shape[-2:]).max(dim=1)
+        best, label = bilinear(one, image.shape[-2:], seen.aligned).max(dim=1)
         labels.append(label.masked_fill(best <= confidence, IGNORE))
     return torch.cat(labels)
 

@@ -119,7 +119,7 @@ class SelfTraining(RefinedStage):
 
         on_mixed = self.model(mixed.image)
         losses |= self.weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed))
-        self.watch.see(labels.probs, source.label, on_mixed.logits, mixed.target_label)
+        self.watch.see(labels.probs, source.label, on_mixed, mixed.target_label)
 
         step = Step(
             batch.number,
@@ -185,14 +185,15 @@ class SelfTraining(RefinedStage):
             if prediction.aux_logits is None:
                 raise ValueError("target_loss: variance_regularized needs a network with a second learner")
             label = label.masked_fill(weight <= 0, IGNORE)
-            main, aux = prediction.logits, prediction.aux_logits
+            main, aux, aligned = prediction.logits, prediction.aux_logits, prediction.aligned
             return {
-                "target": weights.main * variance_regularized_loss(main, aux, label, weight),
-                "target_aux": weights.aux * variance_regularized_loss(aux, main, label, weight),
+                "target": weights.main * variance_regularized_loss(main, aux, label, weight, aligned=aligned),
+                "target_aux": weights.aux * variance_regularized_loss(aux, main, label, weight, aligned=aligned),
             }
         losses = head_losses("target", prediction, label, weight, weights)
         if self.settings.target_loss == "symmetric":
-            losses["target"] = weights.main * symmetric_cross_entropy(prediction.logits, label, weight)
+            loss = symmetric_cross_entropy(prediction.logits, label, weight, aligned=prediction.aligned)
+            losses["target"] = weights.main * loss
         return losses
 
     @torch.no_grad()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
+from segrefinery.core.resize import nearest
 from segrefinery.labels import IGNORE
+from segrefinery.models.segmenter import Prediction
 
 WINDOW = 20
 """Steps that the running means look back over."""
@@ -44,13 +45,13 @@ class LabelWatch(nn.Module):
         self.register_buffer("suspected", torch.tensor(-1))
 
     @torch.no_grad()
-    def see(self, probs: Tensor, source_label: Tensor, logits: Tensor, label: Tensor) -> None:
+    def see(self, probs: Tensor, source_label: Tensor, prediction: Prediction, label: Tensor) -> None:
         """Take in one step.
 
         Args:
             probs: B x C x h x w, the refined labels.
             source_label: B x H x W, 255 ignored.
-            logits: B x C x h x w, what the student said of the mixed image.
+            prediction: what the student said of the mixed image.
             label: B x H x W, what it was taught there; 255 at all pixels but the target's own that count.
         """
         classes = torch.arange(len(self.late), device=probs.device)
@@ -58,8 +59,8 @@ class LabelWatch(nn.Module):
         shares = shares / shares.sum()
         known = (source_label != IGNORE).sum().clamp(min=1)
         prior = torch.stack([(source_label == each).sum() for each in classes]) / known
-        size = (logits.shape[-2], logits.shape[-1])
-        label = interpolate(label[:, None].float(), size, mode="nearest")[:, 0].long()
+        logits = prediction.logits
+        label = nearest(label, logits.shape[-2:], prediction.aligned)
         learned = label != IGNORE
         right = ((logits.argmax(dim=1) == label) & learned).sum() / learned.sum().clamp(min=1)
 

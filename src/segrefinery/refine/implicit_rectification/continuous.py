@@ -1,6 +1,7 @@
 """Reading grids at any point: coordinates, the cells around them, and bilinear samples.
 
-Coordinates are (y, x) in [-1, 1]: cell i of n has its centre at -1 + (2i + 1) / n (the cell-centre convention).
+Coordinates are (y, x) in [-1, 1]: cell i of n has its centre at -1 + (2i + 1) / n (the cell-centre convention), or on a
+grid whose outermost cells lie in the corners (``aligned``, DeepLab-v2) at -1 + 2i / (n - 1).
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
-def pixel_centres(size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
-    """Coordinates of the pixels of an H x W grid in reading order: HW x 2."""
-    rows, columns = ((2 * torch.arange(n, device=device, dtype=torch.float32) + 1) / n - 1 for n in size)
+def pixel_centres(size: tuple[int, int], device: torch.device | str | None = None, aligned: bool = False) -> Tensor:
+    """Coordinates of the pixels (or cells) of an H x W grid in reading order: HW x 2."""
+    rows, columns = (_centres(n, aligned).to(device) for n in size)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def _centres(n: int, aligned: bool) -> Tensor:
+    if aligned and n > 1:
+        return torch.linspace(-1, 1, n)
+    return (2 * torch.arange(n, dtype=torch.float32) + 1) / n - 1
 
 
 def nearest_pixel(pixels: Tensor, coordinates: Tensor) -> Tensor:
@@ -52,6 +59,7 @@ def locate(
     size: Sequence[int],
     box: Box = WHOLE,
     ensemble: Literal["four", "nearest"] = "four",
+    aligned: bool = False,
 ) -> Sites:
     """Find the cells around points on a grid.
 
@@ -63,8 +71,9 @@ def locate(
         coordinates: B x Q x 2.
         size: h and w of the grid.
         box: the part of the image that it covers: top, left, bottom, right in fractions.
+        aligned: whether its outermost cells lie in the corners.
     """
-    place, inside = _place(coordinates, size, box)
+    place, inside = _place(coordinates, size, box, aligned)
     if ensemble == "nearest":
         cells = _on_grid(place.round()[:, None], size)
         area = torch.ones_like(cells[..., 0])
@@ -77,17 +86,19 @@ def locate(
     return _sites(place, cells, area, inside, size)
 
 
-def locate_jointly(coordinates: Tensor, sizes: Sequence[Sequence[int]], boxes: Sequence[Box]) -> list[Sites]:
+def locate_jointly(
+    coordinates: Tensor, sizes: Sequence[Sequence[int]], boxes: Sequence[Box], aligned: bool = False
+) -> list[Sites]:
     """LIIF's joint ensemble, for comparison: every grid is read at its cells nearest to the four centres around the
     point on the finest grid of the *whole* image, and blended with that grid's areas. It jumps where the cells of
     another grid meet."""
     finest = max((size for size, box in zip(sizes, boxes, strict=True) if box == WHOLE), key=lambda size: size[0])
-    guide = locate(coordinates, finest)
-    centres = coordinates[:, None] - guide.offset / coordinates.new_tensor(finest)
+    guide = locate(coordinates, finest, aligned=aligned)
+    centres = coordinates[:, None] - guide.offset / (coordinates.new_tensor(finest) - int(aligned))
     found = []
     for size, box in zip(sizes, boxes, strict=True):
-        place, inside = _place(coordinates, size, box)
-        cells = _on_grid(_place(centres, size, box)[0].round(), size)
+        place, inside = _place(coordinates, size, box, aligned)
+        cells = _on_grid(_place(centres, size, box, aligned)[0].round(), size)
         found.append(_sites(place, cells, guide.area, inside, size))
     return found
 
@@ -107,12 +118,13 @@ def sample(grid: Tensor, sites: Sites) -> Tensor:
     return torch.stack(parts).sum(dim=0).transpose(1, 2)
 
 
-def _place(coordinates: Tensor, size: Sequence[int], box: Box) -> tuple[Tensor, Tensor]:
+def _place(coordinates: Tensor, size: Sequence[int], box: Box, aligned: bool) -> tuple[Tensor, Tensor]:
     """Points in units of cells (a whole number at a cell's centre), and whether they lie in the box."""
     low, high = coordinates.new_tensor(box[:2]), coordinates.new_tensor(box[2:])
     fraction = ((coordinates + 1) / 2 - low) / (high - low)
     inside = ((fraction >= 0) & (fraction <= 1)).all(dim=-1)
-    return fraction.clamp(0, 1) * coordinates.new_tensor(size) - 0.5, inside
+    cells = coordinates.new_tensor(size)
+    return (fraction.clamp(0, 1) * (cells - 1) if aligned else fraction.clamp(0, 1) * cells - 0.5), inside
 
 
 def _on_grid(cells: Tensor, size: Sequence[int]) -> Tensor:

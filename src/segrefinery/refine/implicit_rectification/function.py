@@ -189,18 +189,31 @@ class ImplicitRectification(nn.Module):
             return self._learner_logits(learners, wide(coordinates))[0].log_softmax(dim=2)
 
     def decode(
-        self, learners: Sequence[Learner], size: tuple[int, int], chunk: int = 16384, *, log: bool = False
+        self,
+        learners: Sequence[Learner],
+        size: tuple[int, int],
+        chunk: int = 16384,
+        *,
+        log: bool = False,
+        aligned: bool = False,
     ) -> Tensor:
-        """P (or log P) on an H x W grid of any resolution, B x C x H x W, ``chunk`` queries an image at a time."""
-        found = self._dense(learners, size, chunk, self._log_probs)
+        """P (or log P) on an H x W grid of any resolution, B x C x H x W, ``chunk`` queries an image at a time;
+        ``aligned`` if its outermost cells lie in the corners."""
+        found = self._dense(learners, size, chunk, self._log_probs, aligned)
         return found if log else found.exp()
 
     def decode_weights(
-        self, learners: Sequence[Learner], size: tuple[int, int], chunk: int = 16384, *, noise: bool = False
+        self,
+        learners: Sequence[Learner],
+        size: tuple[int, int],
+        chunk: int = 16384,
+        *,
+        noise: bool = False,
+        aligned: bool = False,
     ) -> Tensor:
-        """The weights on an H x W grid: B x K x H x W, or B x K x C x H x W."""
+        """The weights on an H x W grid, as in ``decode``: B x K x H x W, or B x K x C x H x W."""
         return self._dense(
-            learners, size, chunk, lambda ready, points: self._log_weights(ready, points, noise)[0].exp()
+            learners, size, chunk, lambda ready, points: self._log_weights(ready, points, noise)[0].exp(), aligned
         )
 
     def _dense(
@@ -209,12 +222,13 @@ class ImplicitRectification(nn.Module):
         size: tuple[int, int],
         chunk: int,
         function: Callable[[_Prepared, Tensor], Tensor],
+        aligned: bool,
     ) -> Tensor:
         logits = learners[0].logits
         self._check(learners, None)
         with torch.autocast(device_type=logits.device.type, enabled=False):
             ready = self._prepare(learners)
-            points = pixel_centres(size, logits.device).split(chunk)
+            points = pixel_centres(size, logits.device, aligned).split(chunk)
             found = [function(ready, part.expand(len(logits), -1, -1)) for part in points]
         return torch.cat(found, dim=-1).unflatten(-1, size)
 
@@ -225,7 +239,8 @@ class ImplicitRectification(nn.Module):
         ready = _Prepared(learners, [self._reader(k).on_grid(latent) for k, latent in enumerate(latents)])
         if self.weighting == "discrete":
             height, width = latents[0].shape[-2:]
-            centres = pixel_centres((height, width), latents[0].device).expand(len(latents[0]), -1, -1)
+            cells = pixel_centres((height, width), latents[0].device, learners[0].aligned)
+            centres = cells.expand(len(latents[0]), -1, -1)
             ready.grid = self._decode(ready, centres).transpose(1, 2).unflatten(2, (height, width))
         return ready
 
@@ -239,15 +254,18 @@ class ImplicitRectification(nn.Module):
         sizes = [learner.latent.shape[-2:] for learner in ready.learners]
         boxes = [learner.box for learner in ready.learners]
         if self.ensemble == "joint":
-            sites = locate_jointly(points, sizes, boxes)
+            sites = locate_jointly(points, sizes, boxes, ready.learners[0].aligned)
         else:
-            sites = [locate(points, size, box, self.ensemble) for size, box in zip(sizes, boxes, strict=True)]
+            sites = [
+                locate(points, size, learner.box, self.ensemble, learner.aligned)
+                for size, learner in zip(sizes, ready.learners, strict=True)
+            ]
         read_each = [self._reader(k)(rows, at) for k, (rows, at) in enumerate(zip(ready.rows, sites, strict=True))]
         return self.psi(torch.cat(read_each, dim=-1))
 
     def _log_weights(self, ready: _Prepared, points: Tensor, noise: bool) -> tuple[Tensor, Tensor]:
         """Log weights (with the noise component if asked) and the components' logits, B x K x C x Q."""
-        sites = [locate(points, learner.logits.shape[-2:], learner.box) for learner in ready.learners]
+        sites = [_sites_of(learner, points) for learner in ready.learners]
         logits = torch.stack([sample(wide(le.logits), at) for le, at in zip(ready.learners, sites, strict=True)], dim=1)
         inside = torch.stack([at.inside for at in sites], dim=1)
         if self.learned:
@@ -269,13 +287,14 @@ class ImplicitRectification(nn.Module):
     @staticmethod
     def _learner_logits(learners: Sequence[Learner], points: Tensor) -> tuple[Tensor, Tensor]:
         """Each learner's bilinear logits, B x K x C x Q, and whether it sees the point, B x K x Q."""
-        sites = [locate(points, learner.logits.shape[-2:], learner.box) for learner in learners]
+        sites = [_sites_of(learner, points) for learner in learners]
         logits = [sample(wide(learner.logits), at) for learner, at in zip(learners, sites, strict=True)]
         return torch.stack(logits, dim=1), torch.stack([at.inside for at in sites], dim=1)
 
     def _upsample(self, ready: _Prepared, points: Tensor) -> Tensor:
         assert ready.grid is not None
-        return sample(ready.grid, locate(points, ready.grid.shape[-2:], ready.learners[0].box))
+        first = ready.learners[0]
+        return sample(ready.grid, locate(points, ready.grid.shape[-2:], first.box, aligned=first.aligned))
 
     def _own_shares(self, ready: _Prepared, points: Tensor) -> Tensor:
         """Scores B x K x (1 or C) x Q of the weightings that are not learned here."""
@@ -283,7 +302,7 @@ class ImplicitRectification(nn.Module):
         if self.weighting == "equal" or any(share is None for share in shares):
             return points.new_zeros(len(points), len(shares), 1, points.shape[1])
         found = [
-            sample(wide(share), locate(points, share.shape[-2:], learner.box))
+            sample(wide(share), locate(points, share.shape[-2:], learner.box, aligned=learner.aligned))
             for share, learner in zip(shares, ready.learners, strict=True)
             if share is not None
         ]
@@ -310,3 +329,8 @@ class ImplicitRectification(nn.Module):
             raise ValueError(f"coordinates must be B x Q x 2 (y, x), got {tuple(coordinates.shape)}")
         if coordinates.numel() and not bool((coordinates.abs() <= 1).all()):
             raise ValueError("coordinates must lie in [-1, 1]")
+
+
+def _sites_of(learner: Learner, points: Tensor) -> Sites:
+    """Where points lie on the grid of a learner's logits."""
+    return locate(points, learner.logits.shape[-2:], learner.box, aligned=learner.aligned)

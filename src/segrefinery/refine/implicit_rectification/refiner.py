@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -112,13 +113,14 @@ class ImplicitRectifier(Refiner):
 
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
         size = (labels.probs.shape[-2], labels.probs.shape[-1])
-        mixture = self.average.decode(view.learners, size, log=True)
+        mixture = self.average.decode(view.learners, size, log=True, aligned=labels.aligned)
         found = labels.probs.float().clamp_min(1e-6).log() - view.probs.clamp_min(1e-6).log()
-        refined = PseudoLabels((mixture + found).softmax(dim=1), labels.weight)
+        refined = replace(labels, probs=(mixture + found).softmax(dim=1))
         if self.settings.pixel_weight == "mixture":
             return refined.weighted(refined.probs.amax(dim=1))
         if self.settings.pixel_weight == "noise":
-            return refined.weighted(1 - self.average.decode_weights(view.learners, size, noise=True)[:, -1])
+            weights = self.average.decode_weights(view.learners, size, noise=True, aligned=labels.aligned)
+            return refined.weighted(1 - weights[:, -1])
         return refined
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -186,6 +188,7 @@ class RectifiedSegmenter(Segmenter):
         self.segmenter = segmenter
         self.function = function
         self.num_classes = segmenter.num_classes
+        self.normalization = segmenter.normalization
         self.feature_channels = segmenter.feature_channels
         self.level_channels = segmenter.level_channels
         self.learner_channels = segmenter.learner_channels
@@ -193,7 +196,7 @@ class RectifiedSegmenter(Segmenter):
     def forward(self, image: Tensor) -> Prediction:
         seen: Prediction = self.segmenter(image)
         size = max(_whole_grid(learner) for learner in seen.learners)
-        features = bilinear(seen.features, size)
+        features = bilinear(seen.features, size, seen.aligned)
         logits = self.function.decode(seen.learners, size, log=True)
         return Prediction(logits, features, seen.levels, seen.learners)
 

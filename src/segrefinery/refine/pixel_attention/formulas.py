@@ -168,14 +168,15 @@ def group_entropy(probs: Tensor, mask: Tensor) -> Tensor:
     return entropy[mask].mean()
 
 
-def mean_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def mean_cross_entropy(logits: Tensor, label: Tensor, aligned: bool = False) -> Tensor:
     """Cross-entropy of attended logits (section 4.2): the mean over labelled pixels, at the label's size.
 
     Args:
         logits: B x C x h x w.
         label: B x H x W int64, 255 ignored. Where all are, the result is 0.
+        aligned: as in ``core.resize.bilinear``.
     """
-    logits = bilinear(logits.float(), label.shape[-2:])
+    logits = bilinear(logits.float(), label.shape[-2:], aligned)
     labelled = (label != IGNORE).sum().clamp(min=1)
     return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / labelled
 

@@ -112,7 +112,7 @@ class PixelAttention(Refiner):
             if self.settings.train_skip:
                 attended = maps.float() + attended
             logits = self.classifier(attended) if layer == "features" and self.classifier is not None else attended
-            total = total + mean_cross_entropy(logits, source.batch.label)
+            total = total + mean_cross_entropy(logits, source.batch.label, source.prediction.aligned)
         return total
 
     def _pull(self, prediction: Prediction) -> Tensor:

@@ -6,13 +6,14 @@ Zhang, Zhang, Zhang, Chen, Wang, Wen: Prototypical Pseudo Label Denoising and Ta
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.resize import nearest
 from segrefinery.core.settings import BUDGET, PresetSettings
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
@@ -96,7 +97,7 @@ class Prototypes(Refiner):
         distances = prototype_distances(view.features, self.prototypes)
         require_finite(distances)
         weights = (distances / -self.settings.temperature).softmax(dim=1)
-        return PseudoLabels(rectify(weights, soft_labels), labels.weight)
+        return replace(labels, probs=rectify(weights, soft_labels))
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         target = step.target
@@ -109,8 +110,8 @@ class Prototypes(Refiner):
             losses["structure"] = share * settings.structure_weight * self.structure_loss(step, target.view)
         if settings.regularizer_weight:
             logits = target.prediction.logits
-            pasted = F.interpolate(target.mixed.pasted[:, None].float(), logits.shape[-2:], mode="nearest")[:, 0]
-            losses["mrkld"] = share * settings.regularizer_weight * mrkld(logits, pasted < 0.5)
+            pasted = nearest(target.mixed.pasted, logits.shape[-2:], target.prediction.aligned)
+            losses["mrkld"] = share * settings.regularizer_weight * mrkld(logits, ~pasted)
         return losses
 
     def structure_loss(self, step: Step, view: TeacherView) -> Tensor:

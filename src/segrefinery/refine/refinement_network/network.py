@@ -48,9 +48,9 @@ class RefinementDecoder(nn.Module):
         self.classes = nn.Conv2d(width, num_classes, 1)
         self.noise = nn.Conv2d(width, 1, 1)
 
-    def forward(self, levels: Sequence[Tensor], logits: Tensor) -> Refinement:
+    def forward(self, levels: Sequence[Tensor], logits: Tensor, aligned: bool = False) -> Refinement:
         size = logits.shape[-2:]
-        read = [bilinear(project(level), size) for project, level in zip(self.levels, levels, strict=True)]
+        read = [bilinear(project(level), size, aligned) for project, level in zip(self.levels, levels, strict=True)]
         mixed = self.mix(torch.cat([*read, self.opinion(logits)], dim=1))
         refined = self.classes(mixed).float()
         if self.residual:

@@ -11,13 +11,14 @@ form and weights of the losses, what the mask is taught, the warm-up, and the ot
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from segrefinery.core.resize import nearest
 from segrefinery.core.settings import BUDGET
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import weighted_cross_entropy
@@ -104,7 +105,7 @@ class RefinementNetwork(Refiner):
         training = self.decoder.training
         self.decoder.eval()
         try:
-            return self.decoder(view.levels, view.logits)
+            return self.decoder(view.levels, view.logits, view.aligned)
         finally:
             self.decoder.train(training)
 
@@ -113,7 +114,7 @@ class RefinementNetwork(Refiner):
             return labels
         seen = self.examine(view)
         if self.settings.refine:
-            labels = PseudoLabels(seen.logits.softmax(dim=1), labels.weight)
+            labels = replace(labels, probs=seen.logits.softmax(dim=1))
         if self.settings.mask:
             keep = seen.noise <= 0  # sigmoid <= 0.5
             self._warn_if_nothing_is_kept(keep)
@@ -128,9 +129,9 @@ class RefinementNetwork(Refiner):
         low, high = settings.strength
         strength = low + (high - low) * float(torch.rand((), generator=step.generators[0]))
         spoiled = perturb(view.logits, target.view.logits, settings.perturbation, strength, step.generators)
-        label = F.interpolate(source.label[:, None].float(), spoiled.shape[-2:], mode="nearest")[:, 0].long()
+        label = nearest(source.label, spoiled.shape[-2:], view.aligned)
 
-        refined = self.decoder(view.levels, spoiled)
+        refined = self.decoder(view.levels, spoiled, view.aligned)
         losses = {}
         if self.trains_classes:
             losses["refinement"] = weighted_cross_entropy(refined.logits, label)

@@ -7,6 +7,7 @@ CVPR 2022. The formulas are in ``formulas.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -148,13 +149,13 @@ class SelfLabeling(Refiner):
         """Eq. 1 with P_SL of the momentum head on the teacher's features."""
         soft_labels = labels.probs if self.warmup is None else self.warmup.view(view.image).probs
         if self.settings.labels == "soft_labels":
-            return PseudoLabels(soft_labels, labels.weight)
+            return replace(labels, probs=soft_labels)
         scores = cosine_similarities(view.features, self.head_copy)
         require_finite(scores)
         clusters = (scores / self.settings.temperature).softmax(dim=1)
         if self.settings.labels == "clusters":
-            return PseudoLabels(clusters, labels.weight)
-        return PseudoLabels(rectify(clusters, soft_labels), labels.weight)
+            return replace(labels, probs=clusters)
+        return replace(labels, probs=rectify(clusters, soft_labels))
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         target = step.target

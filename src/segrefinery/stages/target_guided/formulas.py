@@ -28,9 +28,10 @@ def class_entropies(network: nn.Module, target: Iterable[UnlabeledBatch], upsamp
     """
     pixels = sums = torch.zeros(0)
     for batch in target:
-        logits = network(batch.image).logits.float()
+        seen = network(batch.image)
+        logits = seen.logits.float()
         if upsample:
-            logits = bilinear(logits, batch.image.shape[-2:])
+            logits = bilinear(logits, batch.image.shape[-2:], seen.aligned)
         probs = logits.softmax(dim=1)
         entropy, label = normalized_entropy(probs), probs.max(dim=1).indices
         known = entropy.isfinite()

@@ -1,0 +1,195 @@
+"""Where a network's cells lie in the image: a line of one pixel stays where it is in every place that enlarges a map.
+
+The network here has its cells at the pixels 0, 8, ..., 64 of 65, as DeepLab-v2 has them.
+"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segrefinery.core.resize import bilinear, nearest, resample
+from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.evaluation.inference import logits_at
+from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.losses import (
+    learner_cross_entropy,
+    symmetric_cross_entropy,
+    variance_regularized_loss,
+    weighted_cross_entropy,
+)
+from segrefinery.models import ModelSettings, Teacher, build_model
+from segrefinery.models.deeplab import DeepLabV2
+from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.refine import PseudoLabels
+from segrefinery.refine.class_features import gather_statistics
+from segrefinery.refine.implicit_rectification import ImplicitRectification
+from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
+from segrefinery.stages.distillation import confident_labels
+from segrefinery.stages.watch import LabelWatch
+
+SIDE, ROW = 65, 48
+
+
+class Corners(Segmenter):
+    """Sees a pixel a cell, and takes it for class 1 where it is bright."""
+
+    num_classes, feature_channels, level_channels, learner_channels = 2, 3, (3,), (3, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, image: Tensor) -> Prediction:
+        cells = image[..., ::8, ::8]
+        logits = 20 * torch.cat([0.5 - cells[:, :1], cells[:, :1] - 0.5], dim=1) + self.anchor
+        return Prediction.of([Learner(logits, cells, aligned=True), Learner(logits, cells, aligned=True)])
+
+
+def picture() -> Tensor:
+    image = torch.zeros(2, 3, SIDE, SIDE)
+    image[:, :, ROW] = 1
+    return image
+
+
+def row_of(score: Tensor) -> int:
+    """The brightest row, away from the border."""
+    return int(score.mean(dim=-1).argmax())
+
+
+def best_row(loss) -> int:
+    """The row of a line of class 1 that a loss likes best."""
+    costs = []
+    for row in range(ROW - 6, ROW + 7):
+        label = torch.full((2, SIDE, SIDE), IGNORE)
+        label[:, row] = 1
+        costs.append(float(loss(label).detach()))
+    return ROW - 6 + costs.index(min(costs))
+
+
+def test_enlarging_and_its_deterministic_twin():
+    cells = Corners()(picture()).logits
+    assert row_of(bilinear(cells, (SIDE, SIDE), aligned=True)[0, 1]) == ROW
+    assert row_of(bilinear(cells, (SIDE, SIDE))[0, 1]) != ROW
+    twin = resample(resample(cells, -2, SIDE, aligned=True), -1, SIDE, aligned=True)
+    torch.testing.assert_close(twin, bilinear(cells, (SIDE, SIDE), aligned=True))
+
+
+@pytest.mark.parametrize("loss", [weighted_cross_entropy, symmetric_cross_entropy])
+def test_losses(loss):
+    seen = Corners()(picture())
+    assert best_row(lambda label: loss(seen.logits, label, aligned=seen.aligned)) == ROW
+    assert best_row(lambda label: loss(seen.logits, label)) != ROW
+
+
+def test_losses_of_learners():
+    seen = Corners()(picture())
+    assert best_row(lambda label: learner_cross_entropy(seen.learners[1], label)) == ROW
+    found = best_row(lambda label: variance_regularized_loss(seen.logits, seen.logits, label, aligned=seen.aligned))
+    assert found == ROW
+
+
+def test_labels_of_a_view_and_what_refiners_make_of_them():
+    view = Teacher(Corners()).view(picture())
+    labels = PseudoLabels.from_view(view).weighted(torch.ones(2, 9, 9)).resize((SIDE, SIDE))
+    assert row_of(labels.probs[0, 1]) == ROW
+    weight = torch.zeros(2, 9, 9)
+    weight[:, 6] = 1
+    kept = PseudoLabels.from_view(view).weighted(weight).resize((SIDE, SIDE)).weight[0].mean(dim=-1).nonzero()
+    assert float(kept.float().mean()) == ROW
+
+
+def test_predictions_and_distilled_labels():
+    assert row_of(logits_at(Corners(), picture(), (SIDE, SIDE))[0, 1]) == ROW
+    label = confident_labels(Corners(), picture(), 0.5)[0]
+    rows = (label[:, 0] == 1).nonzero().float()
+    assert float(rows.mean()) == ROW
+
+
+@pytest.mark.parametrize("weighting", ["equal", "implicit", "discrete"])
+@pytest.mark.parametrize("ensemble", ["four", "joint"])
+def test_continuous_decoding(weighting, ensemble):
+    torch.manual_seed(0)
+    function = ImplicitRectification((3, 3), 2, hidden=8, weighting=weighting, ensemble=ensemble).eval()
+    network = RectifiedSegmenter(Corners(), function)
+    decoded = network.predict(picture(), (SIDE, SIDE))[0, 1].exp()
+    rows = decoded.mean(dim=-1)
+    middle = float((rows * torch.arange(SIDE)).sum() / rows.sum())
+    # Coordinates go from edge to edge of the image, aligned corners from pixel to pixel: up to half a pixel apart.
+    assert abs(middle - ROW) < 0.6
+    # On the cells' own grid the mixture of two equal learners is what they say.
+    view = Teacher(Corners()).view(picture())
+    own = function.decode(view.learners, (9, 9), aligned=True)
+    torch.testing.assert_close(own, view.probs, rtol=1e-3, atol=1e-4)
+
+
+def test_labels_are_shrunk_to_the_pixels_under_the_cells():
+    label = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
+    label[:, ROW] = 1
+    assert nearest(label, (9, 9), aligned=True)[0, :, 0].tolist() == [0, 0, 0, 0, 0, 0, 1, 0, 0]
+    assert nearest(label, (9, 9))[0].sum() == 0
+
+    watch = LabelWatch(2)
+    seen = Corners()(picture())
+    watch.see(seen.logits.softmax(1), label, seen, label)
+    assert float(watch.agreement) == 1
+
+    # A class that the target lacks takes its prototype from the labelled source.
+    source = [LabeledBatch(picture(), label, torch.arange(2))]
+    target = [UnlabeledBatch(torch.zeros(2, 3, SIDE, SIDE), torch.arange(2))]
+    found = gather_statistics(Teacher(Corners()), source, target, ("ground", "line"))
+    assert found.prototypes[1].tolist() == [1, 1, 1]
+
+
+def seeing_pixels(network: nn.Module) -> nn.Module:
+    """Every convolution passes on the mean of the channels at its centre."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+            middle = module.kernel_size[0] // 2
+            module.weight.data[:, :, middle, middle] = 1 / module.in_channels
+    return network.eval()
+
+
+@pytest.mark.parametrize("side", [64, 65, 60, 67])
+def test_deeplabs_cells_lie_from_corner_to_corner(side):
+    model = build_model(ModelSettings(name="deeplabv2_resnet101", weights="none", options={"auxiliary": False}), 2)
+    assert isinstance(model, DeepLabV2)
+    seeing_pixels(model.encoder)
+    ramp = (torch.arange(side) + 1.0)[:, None].expand(1, 3, side, side)
+    with torch.no_grad():
+        seen = model.eval()(ramp)
+    assert seen.aligned
+    for level, blocks in zip(seen.levels, (3, 7, 30, 33), strict=True):
+        found = bilinear(level[:, :1], (side, side), aligned=True)[0, 0, :, side // 2] / 2**blocks - 1
+        shift = (found - torch.arange(side))[8:-8]  # the pooling takes the largest of three: a constant
+        assert shift.max() - shift.min() < 1.2
+
+
+@pytest.mark.parametrize("side", [96, 104, 110])
+def test_fcn_8s_cells_tile_images_of_any_size(side):
+    """What the cells of the three strides see lies at one place: a ramp stays a ramp on all of them."""
+    model = build_model(ModelSettings(name="fcn8s_vgg16", weights="none", options={"width": 8}), 2).eval()
+    for module in seeing_pixels(model.encoder).modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.bias)
+    ramp = (torch.arange(side) + 1.0)[:, None].expand(1, 3, side, side)
+    with torch.no_grad():
+        seen = model(ramp)
+    assert not seen.aligned
+    for level, stride in zip(seen.levels, (8, 16, 32), strict=True):
+        assert level.shape[-2] == -(-side // stride)
+        inside = slice(stride, side - stride - stride // 2)  # the border repeats itself
+        found = bilinear(level[:, :1], (side, side))[0, 0, :, side // 2]
+        shift = (found - torch.arange(side))[inside]
+        assert shift.max() - shift.min() < 1.5
+
+
+def test_an_aligned_network_inside_the_stages_is_asked():
+    from segrefinery.stages.adversarial import Adversarial, AdversarialSettings
+    from segrefinery.stages.base import StageContext
+
+    network = Corners()
+    space = LabelSpace("two", ("ground", "line"), ((0, 0, 0), (255, 255, 255)))
+    stage = Adversarial(AdversarialSettings(steps=1), StageContext(network, network, network, space))
+    shown = stage.levels(network(picture()), picture())["main"]
+    assert row_of(shown[0, 1]) == ROW
