@@ -250,10 +250,15 @@ def test_pixel_attention_without_the_stage_that_trains_it_says_what_to_write():
         SegRefineryError, match=r"adapt\.refine\.pixel_attention needs a stage before it.*hands_on"
     ) as found:
         load_recipe("proda", "small", [added])
-    _, _, line = str(found.value).partition("Put one between: ")
+    _, _, line = str(found.value).partition("Add one: ")
     name, _, settings = line.partition(": ")
     assert yaml.safe_load(settings)["refine"]["pixel_attention"] == {"train": True}
     assert load_recipe("pixel_attention", "small").stages[name].hands_on == "refiners"
+    # what the message says to write is enough
+    recipe = load_recipe("proda", "small", [f"stages.{name}={settings}", added])
+    assert list(recipe.stages) == ["source", "warmup", name, "adapt"]
+    with pytest.raises(SegRefineryError, match=r"stages\.attention\.before: no other stage is called 'adpt'"):
+        load_recipe("pixel_attention", "small", ["stages.attention.before=adpt"])
     # without a convolution there is nothing to train
     load_recipe("proda", "small", ["stages.adapt.refine.pixel_attention={kernel: 0}"])
 

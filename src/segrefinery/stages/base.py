@@ -28,6 +28,9 @@ class StageSettings(Settings):
     steps: Annotated[int, BUDGET] = Field(gt=0)
     """Optimizer steps."""
     optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings()
+    before: str | None = None
+    """Puts the stage in front of another one, for a recipe that extends one or for ``--set``; by default a new stage is
+    the last."""
     start: Literal["previous", "fresh"] = "previous"
     """Train on from the weights the last stage left, or from a newly built network."""
     model: Annotated[ModelSettings | None, BUDGET] = None

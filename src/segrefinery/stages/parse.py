@@ -31,6 +31,7 @@ def parse_stages(value: Any) -> dict[str, StageSettings]:
             mistakes += [Mistake((name, *item["loc"]), item["msg"]) for item in error.errors()]
     if mistakes:
         raise as_validation_error(mistakes)
+    stages = in_order(stages)
     check_lessons(stages)
     return stages
 
@@ -76,6 +77,24 @@ def _mistakes_of_refiners(chain: Any) -> list[Mistake]:
     return mistakes
 
 
+def in_order(stages: Mapping[str, StageSettings]) -> dict[str, StageSettings]:
+    """The stages with each that says ``before`` moved in front of the one it names.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    names = list(stages)
+    for name, stage in stages.items():
+        if stage.before is None:
+            continue
+        if stage.before not in stages or stage.before == name:
+            others = ", ".join(other for other in stages if other != name)
+            raise ValueError(f"stages.{name}.before: no other stage is called {stage.before!r}; there are {others}")
+        names.remove(name)
+        names.insert(names.index(stage.before), name)
+    return {name: stages[name] for name in names}
+
+
 def check_lessons(stages: Mapping[str, StageSettings]) -> None:
     """A refiner that must have been trained (SAM's attention) needs an earlier stage that does it.
 
@@ -87,8 +106,8 @@ def check_lessons(stages: Mapping[str, StageSettings]) -> None:
         for refiner, settings in stage.chain.items():
             if settings.must_be_taught and refiner not in taught:
                 raise ValueError(
-                    f"stages.{name}.refine.{refiner} needs a stage before it that trains it. Put one between: "
-                    f"attention: {{kind: supervised, hands_on: refiners, steps: {stage.steps}, "
+                    f"stages.{name}.refine.{refiner} needs a stage before it that trains it. Add one: "
+                    f"attention: {{kind: supervised, before: {name}, hands_on: refiners, steps: {stage.steps}, "
                     f"weights: {{main: 0, aux: 0}}, refine: {{{refiner}: {{train: true}}}}}}"
                 )
             if settings.teaches_first:
