@@ -132,7 +132,7 @@ class Run:
                 self.refuse_unfit_batches(name, settings, model)
             else:
                 model = copy.deepcopy(previous)
-            self.shown = tuple(part.read_by(model.normalization) for part in (self.data, self.target_data))
+            self.shown = self.data.read_by(model.normalization), self.target_data.read_by(model.normalization)
             pixels = self.shown[0].normalization
             if pixels != self.data.read_by(previous.normalization).normalization:
                 previous = reading(previous, pixels)
