@@ -94,6 +94,13 @@ def test_a_method_is_a_folder_named_as_its_key(key):
     assert key in (ROOT / "recipes" / f"{METHODS[key]}.yaml").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("key", [*METHODS, "prototypes"])
+def test_the_readme_links_a_methods_page(key):
+    page = f"src/segrefinery/refine/{key}/README.md"
+    assert (ROOT.parents[1] / page).exists()
+    assert f"({page})" in (ROOT.parents[1] / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("key", METHODS)
 def test_who_reads_one_method_opens_at_most_eight_files(key):
     """Its page, formulas, refiner and what else lies in the folder (``__init__`` only re-exports), its recipe, the

@@ -6,13 +6,11 @@ import logging
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from refine.steps import finish, mixed_batch, source_step, target_of, view_of
 from segrefinery.core.randomness import generator
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels, Step, TargetStep
-from segrefinery.refine.refinement_network.perturbation import perturb
 from segrefinery.refine.refinement_network.refiner import RefinementNetwork, RefinementNetworkSettings
 from toys import ToySegmenter, labeled, toy_teacher, unlabeled
 
@@ -173,29 +171,3 @@ def test_a_mask_that_rejects_everything_warns_once_a_streak(caplog):
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         RefinementNetworkSettings(**settings)
-
-
-@pytest.mark.parametrize("kind", ["fourier", "class_dropout", "boundary_jitter", "none"])
-def test_strength_zero_changes_nothing(kind):
-    logits, style = torch.randn(2, 4, 9, 12), torch.randn(1, 4, 9, 12)
-    spoiled = perturb(logits, style, kind, 0.0, [generator(0), generator(1)])
-    torch.testing.assert_close(spoiled, logits, atol=1e-5, rtol=0)
-
-
-def test_a_forgotten_class_never_wins():
-    logits = torch.randn(1, 4, 9, 12)
-    spoiled = perturb(logits, logits, "class_dropout", 0.5, [generator(3)])
-    forgotten = [kind for kind in range(4) if not torch.equal(spoiled[0, kind], logits[0, kind])]
-    assert 0 < len(forgotten) < 4
-    torch.testing.assert_close(spoiled[0, forgotten[0]], logits[0].amin(0))
-    assert not torch.isin(spoiled.argmax(1), torch.tensor(forgotten)).any()
-
-
-def test_jitter_moves_boundaries_and_nothing_far_from_them():
-    label = torch.zeros(1, 32, 64, dtype=torch.long)
-    label[..., 32:] = 1
-    logits = F.one_hot(label, 2).permute(0, 3, 1, 2).float()
-    moved = perturb(logits, logits, "boundary_jitter", 0.1, [generator(0)]).argmax(1) != label
-    assert moved.any()
-    assert not moved[..., :28].any()
-    assert not moved[..., 36:].any()
