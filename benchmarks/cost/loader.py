@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, write_png
+from torchvision.io import write_png
 from torchvision.transforms.v2 import functional as T
 
 from segrefinery.core.randomness import generator
+from segrefinery.data.decoding import read_ids, read_image
 from segrefinery.data.loader import Cached, training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
@@ -43,10 +44,10 @@ class Pngs:
         return self.images
 
     def image(self, index: int) -> Tensor:
-        return decode_image(str(self.folder / f"{index}.png"), ImageReadMode.RGB)
+        return read_image(self.folder / f"{index}.png")
 
     def label(self, index: int) -> Tensor:
-        return decode_image(str(self.folder / f"{index}_mask.png"), ImageReadMode.UNCHANGED)[0].long()
+        return read_ids(self.folder / f"{index}_mask.png").long()
 
 
 def paint(folder: Path, images: int) -> None:

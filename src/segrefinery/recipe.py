@@ -15,6 +15,7 @@ from pydantic.functional_validators import BeforeValidator
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import BUDGET, Mistake, Settings, beyond_budget, choose, mistakes_of
+from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import ModelSettings
@@ -228,14 +229,15 @@ def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
         place, identity = str(path), path.resolve()
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SegRefineryError(f"{path}: the recipe cannot be read ({error.strerror})") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+            raise SegRefineryError(f"{path}: the recipe cannot be read ({reason})") from error
     else:
         choose(dict.fromkeys(recipe_names()), str(name), "recipe")
         place, identity = f"{name}.yaml", str(name)
         text = (_shipped() / place).read_text(encoding="utf-8")
     try:
-        raw = yaml.safe_load(text)
+        raw = parse_yaml(text)
     except yaml.YAMLError as error:
         raise SegRefineryError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -331,7 +333,7 @@ def assign(raw: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise SegRefineryError(f"--set {override}: write it as a.b.c=value")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise SegRefineryError(f"--set {override}: not valid YAML: {' '.join(str(error).split())}") from error
     *parents, last = path.split(".")

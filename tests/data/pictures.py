@@ -43,7 +43,7 @@ def color_png(path: Path, rgb: np.ndarray) -> Path:
 
 
 def raw_png(path: Path, values: np.ndarray, bits: int) -> Path:
-    """PNGs that Pillow cannot write: 16-bit colour (H x W x 3) and grey of less than 8 bits (H x W)."""
+    """PNGs that Pillow cannot write: 16 bits a channel (H x W x 2, 3 or 4) and grey of less than 8 bits (H x W)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = values.shape[:2]
     if bits == 16:
@@ -58,7 +58,8 @@ def raw_png(path: Path, values: np.ndarray, bits: int) -> Path:
     def chunk(tag: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
 
-    header = struct.pack(">IIBBBBB", width, height, bits, 2 if values.ndim == 3 else 0, 0, 0, 0)
+    kind = {2: 4, 3: 2, 4: 6}[values.shape[2]] if values.ndim == 3 else 0
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     packed = zlib.compress(b"".join(b"\0" + row for row in rows))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
     return path

@@ -40,7 +40,7 @@ def test_whole_data_are_read_once_and_then_never_again(tmp_path, monkeypatch):
     seen = []
     refuse_faults(source, target, evaluation, lambda *step: seen.append(step))
     assert seen == [(role, done, 3) for role in ("source", "target", "evaluation") for done in (1, 2, 3)]
-    monkeypatch.setattr("segrefinery.data.files.decode_image", None)
+    monkeypatch.setattr("segrefinery.data.files.read_image", None)
     seen.clear()
     refuse_faults(source, UnlabeledView(target), evaluation, lambda *step: seen.append(step))
     assert seen == [(role, 3, 3) for role in ("source", "target", "evaluation")]
@@ -50,7 +50,7 @@ def test_check_and_the_refusal_share_what_they_read(tmp_path, monkeypatch):
     source, target = data(tmp_path / "s"), data(tmp_path / "t")
     check(source, target)
     together = align(source, target)
-    monkeypatch.setattr("segrefinery.data.files.decode_image", None)
+    monkeypatch.setattr("segrefinery.data.files.read_image", None)
     refuse_faults(together.source, target)
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ import torch
 from PIL import Image
 
 from data.pictures import SIZE, color_png, index_png, palette_png, picture, raw_png
-from segrefinery.data.files import ColorMasks, DataError, FileDataset, IdMasks, Sample, image_size, read_ids, read_image
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.decoding import DataError, image_size, read_ids, read_image
+from segrefinery.data.files import ColorMasks, FileDataset, IdMasks, Sample
 from segrefinery.labels import LabelSpace, lookup_table
 
 IDS = np.arange(24, dtype=np.uint8).reshape(SIZE)
@@ -160,3 +165,86 @@ def test_label_checks_size_and_ids(tmp_path):
     ids[1, 1], ids[2, 2], ids[3, 3] = 7, 9, 200
     with pytest.raises(DataError, match=r"m.png: mask: holds ids that no class has: 7, 200"):
         one(tmp_path, ids).label(0)
+
+
+def flipped(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+    return path
+
+
+def test_every_flipped_bit_of_a_png_is_an_error_and_never_the_end_of_the_process(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    for name, pixels, read in (("i.png", noise, read_image), ("m.png", noise[..., 0], read_ids)):
+        size = (Image.fromarray(pixels).save(tmp_path / name), (tmp_path / name).stat().st_size)[1]
+        whole = (tmp_path / name).read_bytes()
+        for at in range(9, size, size // 40):
+            (tmp_path / name).write_bytes(whole)
+            with pytest.raises(DataError, match=f"{name}: (image|mask): truncated or damaged"):
+                read(flipped(tmp_path / name, at))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_with_a_hole_is_refused_by_name(tmp_path, progressive, capfd):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", progressive=progressive)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    half = len(whole) // 2
+    for cut in (whole[:half] + b"\xff\xd9", whole[:half] + whole[half + 900 :], whole[:half]):
+        (tmp_path / "a.jpg").write_bytes(cut)
+        with pytest.raises(DataError, match=r"a\.jpg: image: truncated or damaged"):
+            read_image(tmp_path / "a.jpg")
+    assert capfd.readouterr().err == ""
+
+
+def test_every_rotation_mark_of_a_jpeg_is_followed(tmp_path):
+    pixels = np.zeros((32, 48, 3), dtype=np.uint8)
+    pixels[:16, :16] = 255
+    # Where the first row and column of the stored pixels lie in the picture as it is shown.
+    corners = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+    for mark, corner in corners.items():
+        exif = Image.Exif()
+        exif[0x0112] = mark
+        Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+        image = read_image(tmp_path / "a.jpg")
+        assert image.shape[1:] == image_size(tmp_path / "a.jpg") == ((32, 48) if mark < 5 else (48, 32))
+        bright = [place for place in ((0, 0), (0, -1), (-1, 0), (-1, -1)) if int(image[0][place]) > 127]
+        assert bright == [corner]
+
+
+@pytest.mark.parametrize("alpha", ["LA", "RGBA"])
+def test_16_bits_with_alpha_keep_their_numbers(tmp_path, alpha):
+    bands = len(alpha)
+    values = np.arange(24 * bands, dtype=np.uint16).reshape(*SIZE, bands) * 201
+    path = raw_png(tmp_path / "m.png", values, 16)
+    assert read_ids(path, channel=0).int().tolist() == values[..., 0].tolist()
+    assert read_image(path)[0].tolist() == ((values[..., 0].astype(int) + 128) // 257).tolist()
+
+
+def test_a_bomb_is_refused_from_its_header_and_the_limit_can_be_lifted(tmp_path, monkeypatch, recwarn):
+    path = raw_png(tmp_path / "a.png", np.zeros((1, 8), dtype=np.uint8), 1)
+    data = path.read_bytes()
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
+    path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
+    for read in (read_image, read_ids, image_size):
+        with pytest.raises(DataError, match=r"60000 x 60000 pixels, more than 200,000,000; .*SEGREFINERY_MAX_PIXELS"):
+            read(path)
+    monkeypatch.setenv("SEGREFINERY_MAX_PIXELS", "20")
+    with pytest.raises(DataError, match="has 6 x 4 pixels, more than 20"):
+        read_image(picture(tmp_path / "b.png"))
+    monkeypatch.setenv("SEGREFINERY_MAX_PIXELS", "4000000000")
+    assert image_size(path) == (60_000, 60_000)
+    assert not recwarn.list
+    monkeypatch.setenv("SEGREFINERY_MAX_PIXELS", "many")
+    with pytest.raises(SegRefineryError, match="SEGREFINERY_MAX_PIXELS is 'many'; set it to a number"):
+        read_image(tmp_path / "b.png")
+
+
+def test_a_pipe_and_a_device_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        for read in (read_image, read_ids, image_size):
+            with pytest.raises(DataError, match=rf"{name}: (image|mask): is a folder, a pipe or a device"):
+                read(tmp_path / name)

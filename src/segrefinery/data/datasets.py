@@ -12,8 +12,9 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
+from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import plain_images
-from segrefinery.data.files import DataError, FileDataset
+from segrefinery.data.files import FileDataset
 from segrefinery.data.folder import open_folder
 from segrefinery.data.layouts import LAYOUTS
 from segrefinery.data.scenes import SceneDataset

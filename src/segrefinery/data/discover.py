@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from segrefinery.data.files import IMAGE_SUFFIXES, DataError, Sample
+from segrefinery.data.decoding import DataError
+from segrefinery.data.files import IMAGE_SUFFIXES, Sample
 
 
 def walk(root: Path) -> Iterator[str]:

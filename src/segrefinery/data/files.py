@@ -1,124 +1,20 @@
-"""Decoding of image and mask files, and the data set that is a list of such files."""
+"""How masks are stored, and the data set that is a list of image and mask files."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.decoding import DataError, decoded, image_size, read_ids, read_image, unreadable
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_GRAY, _PALETTE = 0, 3
-
-
-class DataError(SegRefineryError):
-    """Something wrong with one file: which file, which part of it, what, and the remedy."""
-
-    def __init__(self, file: Path | str, field: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{file}: {field}: {problem}; {remedy}.")
-        self.file, self.field, self.problem, self.remedy = str(file), field, problem, remedy
-
-    def __reduce__(self):
-        # So that it survives the way from a loading process to ours.
-        return DataError, (self.file, self.field, self.problem, self.remedy)
-
-
-def read_image(path: Path) -> Tensor:
-    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, 16 bits scaled to 8, JPEG upright."""
-    image = _decode(path, _read(path, "image"), ImageReadMode.RGB, "image")
-    if image.dtype == torch.uint16:
-        image = (image.int() + 128).div(257, rounding_mode="floor").to(torch.uint8)
-    return image
-
-
-def read_ids(path: Path, channel: int | None = None) -> Tensor:
-    """The numbers a mask file stores, H x W uint8 or uint16: grey values, palette indices, or a colour PNG's channel.
-
-    PNGs of fewer than 8 bits a pixel give the stored numbers too (0 and 1, not 0 and 255). Without ``channel``, a
-    colour PNG must be grey in truth.
-    """
-    data = _read(path, "mask")
-    if data[:8] != _PNG:
-        raise DataError(path, "mask", "not a PNG file", "save masks as PNG; other formats change the ids")
-    if len(data) < 26:
-        raise DataError(path, "mask", "truncated or damaged", "copy it again or remove the pair")
-    bits, kind = data[24], data[25]
-    if kind == _PALETTE and bits < 8:
-        # torchvision returns these still packed, several pixels a byte.
-        return _palette_indices(path)
-    mask = _decode(path, data, ImageReadMode.UNCHANGED, "mask")
-    if channel is None and len(mask) >= 3 and not (mask[0].equal(mask[1]) and mask[0].equal(mask[2])):
-        raise DataError(
-            path, "mask", "is a colour picture, but its data set declares ids", "give 'colors' or 'labelmap'"
-        )
-    ids = mask[channel or 0]
-    # torchvision widens grey of 1, 2 and 4 bits to the range 0..255.
-    return ids // (255 // (2**bits - 1)) if kind == _GRAY and bits < 8 else ids
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width as ``read_image`` gives them, read from the header alone."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # MPO: what phones write, a JPEG with further pictures behind the first
-            turned = image.format in ("JPEG", "MPO") and image.getexif().get(0x0112, 1) >= 5
-    except Exception as error:
-        raise _undecodable(path, "image", error) from error
-    return (width, height) if turned else (height, width)
-
-
-def _read(path: Path, field: str) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            path, field, f"cannot be read ({error.strerror})", "check the path and its permissions"
-        ) from error
-    if not data:
-        raise DataError(path, field, "the file is empty", "copy it again or remove it")
-    return data
-
-
-def _unreadable(path: Path, field: str, error: OSError) -> DataError:
-    return DataError(path, field, f"cannot be read ({error.strerror})", "check the path and its permissions")
-
-
-def _decode(path: Path, data: bytes, mode: ImageReadMode, field: str) -> Tensor:
-    try:
-        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        image = decode_image(buffer, mode, apply_exif_orientation=data[:2] == b"\xff\xd8")
-    except RuntimeError as error:
-        raise _undecodable(path, field, error) from error
-    if image.ndim != 3:  # a GIF, whatever it is called
-        raise DataError(path, field, f"is an animation of {len(image)} pictures", "save each as a PNG of its own")
-    return image
-
-
-def _palette_indices(path: Path) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            return torch.from_numpy(np.array(image))
-    except Exception as error:
-        raise _undecodable(path, "mask", error) from error
-
-
-def _undecodable(path: Path, field: str, error: Exception) -> DataError:
-    cut = re.search(r"truncated|incomplete|corrupted", str(error), re.IGNORECASE)
-    what = "truncated or damaged" if cut else "not an image that can be decoded (PNG, JPEG, WebP)"
-    return DataError(path, field, what, "copy it again, convert it or remove it")
 
 
 class MaskEncoding(Protocol):
@@ -166,8 +62,10 @@ class ColorMasks:
     """RGB -> id of the space, or 255."""
 
     def decode(self, path: Path) -> Tensor:
-        rgb = _decode(path, _read(path, "mask"), ImageReadMode.RGB, "mask").long()
-        code = rgb[0] << 16 | rgb[1] << 8 | rgb[2]
+        rgb = torch.from_numpy(decoded(path, "mask", rgb=True)).long()
+        if rgb.ndim == 2 or rgb.shape[2] < 3 or int(rgb.max()) > 255:
+            raise DataError(path, "mask", "is grey of 16 bits, but its data set declares colours", "give 'classes'")
+        code = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
         known = torch.tensor([r << 16 | g << 8 | b for r, g, b in self.colors])
         order = known.argsort()
         place = torch.searchsorted(known[order], code).clamp(max=len(known) - 1)
@@ -262,5 +160,5 @@ class FileDataset:
                     try:
                         stat = file.stat()
                     except OSError as error:
-                        raise _unreadable(file, "path", error) from error
+                        raise unreadable(file, "path", error) from error
                     yield f"{sample.name} {file.name} {stat.st_size} {stat.st_mtime_ns}"

@@ -12,8 +12,10 @@ from pydantic import Field, ValidationError
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings
+from segrefinery.core.yaml import parse_yaml
+from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import find, require_folder
-from segrefinery.data.files import ColorMasks, DataError, FileDataset, IdMasks, MaskEncoding, Sample
+from segrefinery.data.files import ColorMasks, FileDataset, IdMasks, MaskEncoding, Sample
 from segrefinery.data.layouts import require_masks
 from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
 
@@ -88,7 +90,7 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
 
 def _load(file: Path) -> FolderSettings:
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = parse_yaml(file.read_text("utf-8"), booleans=False)
     except OSError as error:
         raise DataError(file, "dataset.yaml", f"cannot be read ({error.strerror})", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

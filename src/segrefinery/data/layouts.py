@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import require_folder, walk
-from segrefinery.data.files import DataError, FileDataset, IdMasks, Sample
+from segrefinery.data.files import FileDataset, IdMasks, Sample
 from segrefinery.labels import IGNORE, SPACES, LabelSpace, lookup_table
 
 # Label ids of Cityscapes; GTA5 uses the same. All others up to 34 are declared, but not evaluated.

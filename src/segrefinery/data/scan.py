@@ -20,7 +20,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, content_key, files_of
-from segrefinery.data.files import DataError
+from segrefinery.data.decoding import DataError
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]

@@ -63,7 +63,7 @@ class DataSettings(Settings):
     rare_crop_ratio: float = Field(default=0.5, ge=0)
     """Rare class sampling: draw the crop again, up to ten times, until it has more than this times
     ``rare_min_pixels`` pixels of the wanted class (DAFormer 0.5, HRDA and MIC 2)."""
-    batch: Annotated[int, BUDGET] = Field(default=2, ge=1)
+    batch: Annotated[int, BUDGET] = Field(default=2, ge=1, le=65_536)
     """Source and target images per step, each, over all ranks."""
     workers: Annotated[int, BUDGET] = Field(default=2, ge=0)
     """Processes that read and augment ahead; 0 = in the training process. Batches do not depend on it."""

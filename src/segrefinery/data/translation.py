@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segrefinery.core.settings import Settings
 from segrefinery.data.datasets import SegmentationDataset, content_key, files_of
-from segrefinery.data.files import DataError, image_size, read_image
+from segrefinery.data.decoding import DataError, image_size, read_image
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple, denormalize, normalize
 from segrefinery.spectrum import swap_low_frequency_amplitude
 

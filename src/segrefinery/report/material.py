@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
+from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.align import Alignment, align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.label_files import PseudoLabeled
@@ -82,7 +82,7 @@ class Material:
         environment, metrics = folder / "environment.json", folder / "metrics.jsonl"
         return cls(
             folder,
-            yaml.safe_load(recipe.read_text(encoding="utf-8")),
+            parse_yaml(recipe.read_text(encoding="utf-8")),
             json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
             read_results(folder),
             [record for _, record in records(metrics)] if metrics.exists() else [],

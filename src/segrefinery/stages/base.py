@@ -25,7 +25,7 @@ from segrefinery.stages.optimizers import OptimizerSettings, Trained
 class StageSettings(Settings):
     """What every stage lets a recipe choose."""
 
-    steps: Annotated[int, BUDGET] = Field(gt=0)
+    steps: Annotated[int, BUDGET] = Field(gt=0, le=1_000_000_000)
     """Optimizer steps."""
     optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings()
     before: str | None = None
@@ -35,7 +35,7 @@ class StageSettings(Settings):
     """Train on from the weights the last stage left, or from a newly built network."""
     model: Annotated[ModelSettings | None, BUDGET] = None
     """The network of a fresh start, by default the recipe's (a distilled student may be another)."""
-    batch: Annotated[int | None, BUDGET] = Field(default=None, gt=0)
+    batch: Annotated[int | None, BUDGET] = Field(default=None, gt=0, le=65_536)
     """Images of each domain a step; by default the recipe's ``data.batch``."""
     crop: Annotated[tuple[int, int] | None, BUDGET] = None
     """Height and width of the training crop; by default the recipe's ``data.crop``."""

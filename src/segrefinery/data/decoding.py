@@ -1,0 +1,246 @@
+"""The one way in which pixels of image and mask files come in: decoded whole and verified, or refused by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, ImageOps
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+from torch import Tensor
+
+from segrefinery.core.errors import SegRefineryError
+
+MOST_PIXELS = 200_000_000
+"""Images of more pixels are refused from their header, unless ``SEGREFINERY_MAX_PIXELS`` says otherwise."""
+_SWITCH = "SEGREFINERY_MAX_PIXELS"
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+# Opened by class and not by ``Image.open``: its limit of pixels is global, and it warns of images that are only large.
+_READERS: dict[bytes, type[ImageFile]] = {
+    _PNG: PngImageFile,
+    _JPEG: JpegImageFile,
+    b"RIFF": WebPImageFile,
+    b"GIF8": GifImageFile,
+}
+_DAMAGE = r"truncat|incomplete|corrupt|premature|broken|not enough|unexpected end|checksum"
+_ORIENTATION = 0x0112
+
+
+class DataError(SegRefineryError):
+    """Something wrong with one file: which file, which part of it, what, and the remedy."""
+
+    def __init__(self, file: Path | str, field: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{file}: {field}: {problem}; {remedy}.")
+        self.file, self.field, self.problem, self.remedy = str(file), field, problem, remedy
+
+    def __reduce__(self):
+        # So that it survives the way from a loading process to ours.
+        return DataError, (self.file, self.field, self.problem, self.remedy)
+
+
+def read_image(path: Path) -> Tensor:
+    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, 16 bits scaled to 8, JPEG upright."""
+    values = decoded(path, "image", rgb=True)
+    if values.dtype == np.uint16:
+        values = ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
+    pixels = torch.from_numpy(values)
+    if pixels.ndim == 2:
+        return pixels.expand(3, *pixels.shape).contiguous()
+    channels = pixels.permute(2, 0, 1)  # of torch, for numpy takes three times as long to bring it in order
+    return channels[:3].contiguous() if len(channels) > 2 else channels[:1].expand(3, -1, -1).contiguous()
+
+
+def read_ids(path: Path, channel: int | None = None) -> Tensor:
+    """The numbers a mask file stores, H x W uint8 or uint16: grey values, palette indices, or a colour PNG's channel.
+
+    PNGs of fewer than 8 bits a pixel give the stored numbers too (0 and 1, not 0 and 255). Without ``channel``, a
+    colour PNG must be grey in truth.
+    """
+    ids = decoded(path, "mask")
+    if ids.ndim == 3:
+        grey = ids.shape[2] < 3 or ((ids[..., 0] == ids[..., 1]) & (ids[..., 0] == ids[..., 2])).all()
+        if channel is None and not grey:
+            raise DataError(
+                path, "mask", "is a colour picture, but its data set declares ids", "give 'colors' or 'labelmap'"
+            )
+        ids = np.ascontiguousarray(ids[..., channel or 0])
+    return torch.from_numpy(ids)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width as ``read_image`` gives them, read from the header alone."""
+    _regular(path, "image")
+    with path.open("rb") as stream, _opened(stream, path, "image") as image:
+        width, height = image.size
+        turned = isinstance(image, JpegImageFile) and _orientation(image) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def decoded(path: Path, field: str, rgb: bool = False) -> np.ndarray:
+    """What a PNG, JPEG, WebP or GIF file of one picture stores: H x W, or H x W x C, uint8 or uint16.
+
+    Args:
+        field: ``image`` or ``mask``, for the error. A mask must be a PNG.
+        rgb: what the picture looks like, H x W x 3, JPEG turned upright by its EXIF mark; else the stored numbers.
+            Grey of 16 bits stays H x W.
+
+    Raises:
+        DataError: the file is missing, no picture, damaged (a JPEG with a hole and a PNG with a wrong checksum too),
+            an animation, or larger than ``SEGREFINERY_MAX_PIXELS`` allows.
+    """
+    data = _read(path, field)
+    if field == "mask" and not data.startswith(_PNG):
+        raise DataError(path, "mask", "not a PNG file", "save masks as PNG; other formats change the ids")
+    if data.startswith(_PNG):
+        _verify_chunks(path, data, field)
+    with _opened(io.BytesIO(data), path, field) as image:
+        pictures = getattr(image, "n_frames", 1) if isinstance(image, GifImageFile | WebPImageFile) else 1
+        if pictures > 1:
+            raise DataError(path, field, f"is an animation of {pictures} pictures", "save each as a PNG of its own")
+        try:
+            if isinstance(image, JpegImageFile):
+                return _jpeg(image, data)
+            if isinstance(image, PngImageFile) and data[24] == 16:
+                return _sixteen_bits(image, data)
+            bits = data[24] if isinstance(image, PngImageFile) else 8
+            image.load()
+            if rgb:
+                return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            values = np.array(image, dtype=np.uint8)
+            # Pillow widens grey of 2 and 4 bits to the range 0..255.
+            return values // (255 // (2**bits - 1)) if image.mode == "L" and bits < 8 else values
+        except Exception as error:
+            raise _undecodable(path, field, error) from error
+
+
+def _jpeg(image: JpegImageFile, data: bytes) -> np.ndarray:
+    """Its RGB, upright. Pillow would fill what is missing with grey and say nothing."""
+    if image.mode == "CMYK":
+        simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
+        values = np.array(image.convert("RGB"))
+    else:
+        values = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    if _orientation(image) == 1:
+        return values
+    upright = Image.fromarray(values)
+    upright.getexif()[_ORIENTATION] = _orientation(image)
+    return np.array(ImageOps.exif_transpose(upright))
+
+
+def _orientation(image: ImageFile) -> int:
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _sixteen_bits(image: PngImageFile, data: bytes) -> np.ndarray:
+    """The uint16 numbers of a PNG of 16 bits a channel; Pillow keeps their upper halves unless it is plain grey."""
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        image.load()
+        return np.array(image).astype(np.uint16)
+    if data[25] == 4:  # grey and alpha: four bytes a pixel, as RGBA has them
+        high = _unpacked(data, "RGBA", "RGBA").astype(np.uint16)
+        return high[..., 0::2] << 8 | high[..., 1::2]
+    high, low = (_unpacked(data, image.mode, f"{image.mode};16{order}").astype(np.uint16) for order in "BL")
+    return high << 8 | low
+
+
+def _unpacked(data: bytes, mode: str, raw: str) -> np.ndarray:
+    with PngImageFile(io.BytesIO(data)) as image:
+        image._mode = mode
+        image.tile = [tile._replace(args=raw) for tile in image.tile]
+        image.load()
+        return np.array(image)
+
+
+def _regular(path: Path, field: str) -> int:
+    """The size of a file in bytes; refuses what is none: to read a pipe or a device might never end."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, field, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(path, field, "is a folder, a pipe or a device and no file", "remove it")
+    return found.st_size
+
+
+def _read(path: Path, field: str) -> bytes:
+    if not _regular(path, field):
+        raise DataError(path, field, "the file is empty", "copy it again or remove it")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, field, error) from error
+
+
+def unreadable(path: Path, field: str, error: Exception) -> DataError:
+    """The error about a file that the system does not hand out."""
+    reason = getattr(error, "strerror", None) or error
+    return DataError(path, field, f"cannot be read ({reason})", "check the path and its permissions")
+
+
+def _opened(stream: BinaryIO, path: Path, field: str) -> ImageFile:
+    """The picture with its header read and nothing else; refuses one that is too large."""
+    start = stream.read(8)
+    stream.seek(0)
+    reader = next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
+    if reader is None:
+        what = "not an image that can be decoded (PNG, JPEG, WebP)"
+        raise DataError(path, field, what, "copy it again, convert it or remove it")
+    try:
+        image = reader(stream)
+    except Exception as error:
+        raise _undecodable(path, field, error) from error
+    width, height = image.size
+    if width * height > _most_pixels():
+        raise DataError(
+            path,
+            field,
+            f"has {width} x {height} pixels, more than {_most_pixels():,}",
+            f"cut it into tiles, or set the environment variable {_SWITCH} to a larger number",
+        )
+    return image
+
+
+def _most_pixels() -> int:
+    given = os.environ.get(_SWITCH, "")
+    if not given:
+        return MOST_PIXELS
+    if not re.fullmatch(r"[1-9]\d{0,14}", given):
+        raise SegRefineryError(f"{_SWITCH} is {given!r}; set it to a number of pixels, for instance {2 * MOST_PIXELS}.")
+    return int(given)
+
+
+def _verify_chunks(path: Path, data: bytes, field: str) -> None:
+    """Refuse a PNG that does not reach its end, or of which a bit has changed: decoders skip most checksums."""
+    view, start = memoryview(data), len(_PNG)
+    while True:
+        size = int.from_bytes(view[start : start + 4], "big")
+        end = start + 8 + size
+        if len(data) < end + 4 or zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise _damaged(path, field)
+        if view[start + 4 : start + 8] == b"IEND":
+            return
+        start = end + 4
+
+
+def _damaged(path: Path, field: str) -> DataError:
+    return DataError(path, field, "truncated or damaged", "copy it again, convert it or remove it")
+
+
+def _undecodable(path: Path, field: str, error: Exception) -> DataError:
+    if isinstance(error, EOFError | IndexError | zlib.error) or re.search(_DAMAGE, str(error), re.IGNORECASE):
+        return _damaged(path, field)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(path, field, f"cannot be decoded ({reason})", "copy it again, convert it or remove it")
