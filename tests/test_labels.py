@@ -156,3 +156,8 @@ def test_parse_space():
     assert parse_space("road, car").classes == parse_space(["road", "car"]).classes == ("road", "car")
     with pytest.raises(SegRefineryError, match="Did you mean 'cityscapes'"):
         parse_space("cityscape")
+
+
+def test_colours_out_of_range_are_refused():
+    with pytest.raises(SegRefineryError, match=r"class 'car' has the colour \(0, 256, 0\); give three values from 0"):
+        LabelSpace.of("s", ("road", "car"), {"car": (0, 256, 0)})

@@ -67,6 +67,10 @@ class LabelSpace:
                 "give one to each class."
             )
 
+        for class_name, color in zip(self.classes, self.colors):
+            if not all(0 <= part <= 255 for part in color):
+                raise SegRefineryError(f"class {class_name!r} has the colour {color}; give three values from 0 to 255.")
+
     @classmethod
     def of(cls, name: str, classes: Sequence[str], colors: Mapping[str, Color] | None = None) -> LabelSpace:
         """A space whose colours are those given by class name, else the customary ones, else distinct new ones."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.pictures import SIZE, color_png, index_png, palette_png, picture, raw_png
 from segrefinery.core.errors import SegRefineryError
@@ -188,7 +189,18 @@ def test_folder_with_a_labelmap(tmp_path):
     ("text", "message"),
     [
         ("klasses: [a, b]", "klasses"),
-        ("classes: 3", "classes"),
+        ("classes: 3", "dataset.yaml: classes: write a list of names, id: name, the name of a label space"),
+        ("classes: {road: 0, car: 1}", "classes: write id: name, for instance"),
+        ("classes: {0: a, 1: b, 0: c}", "'0' is given twice"),
+        ("classes: names.txt", "names.txt: classes: cannot be read"),
+        ("classes: [a, b, c]\nignore: far", r"dataset.yaml: ignore: write ids, for instance \[250, 254\]"),
+        (
+            "colors: {a: [0, 0, 0], b: [0, 256, 0]}",
+            r"colors.b.1: .* less than or equal to 255 \(got 256\)",
+        ),
+        ("colors: {a: [0, 0, 0], b: [1, 0, 0]}\nignore: [[0, -1, 0]]", "ignore: write ids.* from 0 to 255"),
+        ("colors: {a: [0, 0, 0], b: [1, 0, 0]}\nignore: [7]", "ignore: names ids, but masks hold colours"),
+        ("classes: [a, b]\nbits: 20", "bits: Input should be less than or equal to 16"),
         ("classes: [a, b]\nmerge: {x: a}", "no class is named 'x'"),
         ("classes: [a, b]\nignore: [1]", "1 is also a class"),
         ("classes: [a, b", "is no YAML"),
@@ -305,3 +317,53 @@ def test_benchmark_descriptions():
     assert space.num_classes == 10
     assert "Bicyclist" not in space.classes
     assert int(source.label(0)[source.label(0) != 255].max()) < 10
+
+
+def test_settings_become_what_was_meant(tmp_path):
+    dataset = open_dataset(folder(tmp_path, "classes: {0: no, 1: on, 2: 7}\nignore: 250", (0, 1, 2, 250)))
+    assert dataset.space is not None
+    assert dataset.space.classes == ("no", "on", "7")
+    assert dataset.label(0)[0, :4].tolist() == [0, 1, 2, 255]
+    (tmp_path / "classes.txt").write_text("sky\nroad\n\nbox\n")
+    dataset = open_dataset(folder(tmp_path, "classes: classes.txt"))
+    assert dataset.space is not None
+    assert dataset.space.classes == ("sky", "road", "box")
+
+
+def test_12_bits_in_16_are_said_and_read_by_their_setting(tmp_path):
+    values = np.array([[0, 2048], [4095, 100]], dtype=np.uint16)
+    index_png(tmp_path / "a/images/1.png", values)
+    with pytest.raises(SegRefineryError, match=r"1.png: image: has 16 bits, but its values end at 4095: .*bits: 12"):
+        open_dataset(str(tmp_path / "a/images")).image(0)
+    (tmp_path / "a/dataset.yaml").write_text("images: images/{name}.png\nbits: 12")
+    assert open_dataset(f"folder:{tmp_path}/a").image(0)[1].tolist() == [[0, 128], [255, 6]]
+    (tmp_path / "a/dataset.yaml").write_text("images: images/{name}.png\nbits: 10")
+    with pytest.raises(SegRefineryError, match=r"holds the value 4095, more than 10 bits"):
+        open_dataset(f"folder:{tmp_path}/a").image(0)
+    (tmp_path / "a/dataset.yaml").write_text("images: images/{name}.png\nbits: 16")
+    assert open_dataset(f"folder:{tmp_path}/a").image(0)[0].tolist() == [[0, 8], [16, 0]]
+
+
+def test_a_turned_image_whose_mask_fits_both_ways_must_be_explained(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    pixels = np.zeros((64, 96, 3), dtype=np.uint8)
+    pixels[:32] = 255
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images/1.jpg", exif=exif)
+    index_png(tmp_path / "masks/1.png", pixels[..., 0] // 255)
+    text = "images: images/{name}.jpg\nmasks: masks/{name}.png\nclasses: [road, sky]\n"
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(SegRefineryError, match=r"1.png: mask: 1.jpg is to be turned by its EXIF mark.*exif: ignore"):
+        open_dataset(f"folder:{tmp_path}").label(0)
+    for choice, agree in (("ignore", True), ("follow", False)):
+        (tmp_path / "dataset.yaml").write_text(f"{text}exif: {choice}")
+        dataset = open_dataset(f"folder:{tmp_path}")
+        assert bool(((dataset.image(0)[0] > 127) == (dataset.label(0) == 1)).all()) == agree
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "images/1.jpg", exif=exif)
+    (tmp_path / "dataset.yaml").write_text(f"{text}exif: ignore")
+    assert open_dataset(f"folder:{tmp_path}").label(0).shape == (64, 96)
+    (tmp_path / "dataset.yaml").write_text(text)
+    index_png(tmp_path / "masks/1.png", np.zeros((96, 64), dtype=np.uint8))
+    assert open_dataset(f"folder:{tmp_path}").label(0).shape == (96, 64)

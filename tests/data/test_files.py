@@ -216,7 +216,7 @@ def test_every_rotation_mark_of_a_jpeg_is_followed(tmp_path):
 @pytest.mark.parametrize("alpha", ["LA", "RGBA"])
 def test_16_bits_with_alpha_keep_their_numbers(tmp_path, alpha):
     bands = len(alpha)
-    values = np.arange(24 * bands, dtype=np.uint16).reshape(*SIZE, bands) * 201
+    values = np.arange(24 * bands, dtype=np.uint16).reshape(*SIZE, bands) * 601
     path = raw_png(tmp_path / "m.png", values, 16)
     assert read_ids(path, channel=0).int().tolist() == values[..., 0].tolist()
     assert read_image(path)[0].tolist() == ((values[..., 0].astype(int) + 128) // 257).tolist()

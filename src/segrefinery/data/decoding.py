@@ -51,16 +51,34 @@ class DataError(SegRefineryError):
         return DataError, (self.file, self.field, self.problem, self.remedy)
 
 
-def read_image(path: Path) -> Tensor:
-    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, 16 bits scaled to 8, JPEG upright."""
-    values = decoded(path, "image", rgb=True)
-    if values.dtype == np.uint16:
-        values = ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
-    pixels = torch.from_numpy(values)
+def read_image(path: Path, bits: int | None = None, upright: bool = True) -> Tensor:
+    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, 16 bits scaled to 8, JPEG upright.
+
+    Args:
+        bits: how many of 16 bits are used. Without it, an image that uses a quarter of their range or less is refused.
+        upright: False leaves a JPEG as it is stored, whatever its EXIF mark says.
+    """
+    values = decoded(path, "image", rgb=True, upright=upright)
+    pixels = torch.from_numpy(_eight_bits(path, values, bits) if values.dtype == np.uint16 else values)
     if pixels.ndim == 2:
         return pixels.expand(3, *pixels.shape).contiguous()
     channels = pixels.permute(2, 0, 1)  # of torch, for numpy takes three times as long to bring it in order
     return channels[:3].contiguous() if len(channels) > 2 else channels[:1].expand(3, -1, -1).contiguous()
+
+
+def _eight_bits(path: Path, values: np.ndarray, bits: int | None) -> np.ndarray:
+    colors = values[..., : (3 if values.shape[2] > 2 else 1)] if values.ndim == 3 else values
+    peak, most = int(colors.max()), (1 << (bits or 16)) - 1
+    if bits is None and 0 < peak < 1 << 14:
+        raise DataError(
+            path,
+            "image",
+            f"has 16 bits, but its values end at {peak}: it would be read almost black",
+            "give in a dataset.yaml how many bits are used, for instance bits: 12 (or bits: 16 if it is that dark)",
+        )
+    if peak > most:
+        raise DataError(path, "image", f"holds the value {peak}, more than {bits} bits", "correct bits in dataset.yaml")
+    return ((colors.astype(np.int32) * 255 + most // 2) // most).astype(np.uint8)
 
 
 def read_ids(path: Path, channel: int | None = None) -> Tensor:
@@ -80,22 +98,27 @@ def read_ids(path: Path, channel: int | None = None) -> Tensor:
     return torch.from_numpy(ids)
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
     """Height and width as ``read_image`` gives them, read from the header alone."""
+    (height, width), mark = stored_size(path)
+    return (width, height) if upright and mark >= 5 else (height, width)
+
+
+def stored_size(path: Path) -> tuple[tuple[int, int], int]:
+    """Height and width as stored, and a JPEG's EXIF mark of rotation: 1 for none, 5 to 8 swap the sides."""
     _regular(path, "image")
     with path.open("rb") as stream, _opened(stream, path, "image") as image:
         width, height = image.size
-        turned = isinstance(image, JpegImageFile) and _orientation(image) >= 5
-    return (width, height) if turned else (height, width)
+        return (height, width), _orientation(image) if isinstance(image, JpegImageFile) else 1
 
 
-def decoded(path: Path, field: str, rgb: bool = False) -> np.ndarray:
+def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> np.ndarray:
     """What a PNG, JPEG, WebP or GIF file of one picture stores: H x W, or H x W x C, uint8 or uint16.
 
     Args:
         field: ``image`` or ``mask``, for the error. A mask must be a PNG.
-        rgb: what the picture looks like, H x W x 3, JPEG turned upright by its EXIF mark; else the stored numbers.
-            Grey of 16 bits stays H x W.
+        rgb: what the picture looks like, H x W x 3; else the stored numbers. Grey of 16 bits stays H x W.
+        upright: JPEG is turned as its EXIF mark says.
 
     Raises:
         DataError: the file is missing, no picture, damaged (a JPEG with a hole and a PNG with a wrong checksum too),
@@ -112,7 +135,7 @@ def decoded(path: Path, field: str, rgb: bool = False) -> np.ndarray:
             raise DataError(path, field, f"is an animation of {pictures} pictures", "save each as a PNG of its own")
         try:
             if isinstance(image, JpegImageFile):
-                return _jpeg(image, data)
+                return _jpeg(image, data, upright)
             if isinstance(image, PngImageFile) and data[24] == 16:
                 return _sixteen_bits(image, data)
             bits = data[24] if isinstance(image, PngImageFile) else 8
@@ -126,18 +149,18 @@ def decoded(path: Path, field: str, rgb: bool = False) -> np.ndarray:
             raise _undecodable(path, field, error) from error
 
 
-def _jpeg(image: JpegImageFile, data: bytes) -> np.ndarray:
-    """Its RGB, upright. Pillow would fill what is missing with grey and say nothing."""
+def _jpeg(image: JpegImageFile, data: bytes, upright: bool) -> np.ndarray:
+    """Its RGB. Pillow would fill what is missing with grey and say nothing."""
     if image.mode == "CMYK":
         simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
         values = np.array(image.convert("RGB"))
     else:
         values = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-    if _orientation(image) == 1:
+    if not upright or _orientation(image) == 1:
         return values
-    upright = Image.fromarray(values)
-    upright.getexif()[_ORIENTATION] = _orientation(image)
-    return np.array(ImageOps.exif_transpose(upright))
+    turned = Image.fromarray(values)
+    turned.getexif()[_ORIENTATION] = _orientation(image)
+    return np.array(ImageOps.exif_transpose(turned))
 
 
 def _orientation(image: ImageFile) -> int:

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from segrefinery.data.decoding import DataError, decoded, image_size, read_ids, read_image, unreadable
+from segrefinery.data.decoding import DataError, decoded, read_ids, read_image, stored_size, unreadable
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -90,6 +90,10 @@ def _few(values: Sequence[object], most: int = 8) -> str:
     return listed if len(values) <= most else f"{listed} and {len(values) - most} more"
 
 
+Exif = Literal["follow", "ignore"]
+"""Whether a JPEG is turned as its EXIF mark says; None turns it, and refuses masks that might lie otherwise."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image, its mask (None where there is none) and its name, which is unique in the data set."""
@@ -108,11 +112,14 @@ class FileDataset:
         samples: Sequence[Sample],
         space: LabelSpace | None = None,
         masks: MaskEncoding | None = None,
+        bits: int | None = None,
+        exif: Exif | None = None,
     ) -> None:
         self.reference = reference
         self.space = space
         self._samples = tuple(samples)
         self._masks = masks
+        self._bits, self._exif = bits, exif
         self.has_labels = masks is not None and all(sample.mask for sample in samples)
 
     def __len__(self) -> int:
@@ -129,7 +136,7 @@ class FileDataset:
 
     def image(self, index: int) -> Tensor:
         """uint8 RGB, 3 x H x W."""
-        return read_image(self._samples[index].image)
+        return read_image(self._samples[index].image, self._bits, self._exif != "ignore")
 
     def label(self, index: int) -> Tensor:
         """int64, H x W, ids of ``space``, 255 where ignored; always of its image's size.
@@ -141,7 +148,15 @@ class FileDataset:
         if sample.mask is None or self._masks is None:
             raise DataError(sample.image, "mask", "this image has no mask", "use it as a target only")
         label = self._masks.decode(sample.mask)
-        size = image_size(sample.image)
+        stored, mark = stored_size(sample.image)
+        if mark > 1 and self._exif is None and tuple(label.shape) == stored:
+            raise DataError(
+                sample.mask,
+                "mask",
+                f"{sample.image.name} is to be turned by its EXIF mark, and nothing says whether this mask is too",
+                "write in dataset.yaml exif: ignore (the mask lies on the pixels as stored) or exif: follow",
+            )
+        size = stored[::-1] if mark >= 5 and self._exif != "ignore" else stored
         if tuple(label.shape) != size:
             raise DataError(
                 sample.mask,
@@ -153,7 +168,7 @@ class FileDataset:
 
     def content_key(self) -> Iterator[str]:
         """Lines that change whenever a file, the split or the mapping does; they do not name where the files lie."""
-        yield f"{self.space} {self._masks.key() if self._masks else 'no masks'}"
+        yield f"{self.space} {self._masks.key() if self._masks else 'no masks'} {self._bits} {self._exif}"
         for sample in self._samples:
             for file in (sample.image, sample.mask):
                 if file is not None:

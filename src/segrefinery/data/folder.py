@@ -6,21 +6,26 @@ import csv
 import os
 import re
 from pathlib import Path
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import Settings, mistakes_of
 from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import find, require_folder
-from segrefinery.data.files import ColorMasks, FileDataset, IdMasks, MaskEncoding, Sample
+from segrefinery.data.files import ColorMasks, Exif, FileDataset, IdMasks, MaskEncoding, Sample
 from segrefinery.data.layouts import require_masks
 from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
 
 # The colour of VOC's object borders, which its labelmap.txt does not list.
 _VOC_BORDER: Color = (224, 224, 192)
+
+
+_Channel = Annotated[int, Field(ge=0, le=255)]
+_Rgb = tuple[_Channel, _Channel, _Channel]
 
 
 class SplitSettings(Settings):
@@ -48,17 +53,44 @@ class FolderSettings(Settings):
     masks: str | None = None
     """Pattern of their masks, with the same ``{name}``. Without it the data set has no labels."""
     classes: str | list[str] | dict[int, str | None] | None = None
-    """Class names in the order of their ids, or id -> name (null: ignored), or the name of a known label space."""
-    colors: dict[str, Color] | None = None
+    """Class names in the order of their ids, or id -> name (null: ignored), or the name of a known label space, or a
+    text file of names, one a line."""
+    colors: dict[str, _Rgb] | None = None
     """Class name -> RGB. With ``classes`` it colours pictures; without, the masks themselves are colour PNGs."""
     labelmap: str | None = None
     """A ``labelmap.txt`` of VOC or CVAT, for masks that are colour PNGs."""
     merge: dict[str, str | None] = Field(default_factory=dict)
     """Renames classes: name -> new name (several may share one), or null to ignore the class."""
-    ignore: tuple[int | Color, ...] = ()
+    ignore: tuple[int | _Rgb, ...] = ()
     """Ids, or colours of colour masks, that are not to be learned. 255 always is, unless it is a class."""
     splits: dict[str, SplitSettings] = Field(default_factory=dict)
     """Split name -> which images belong to it."""
+    bits: int | None = Field(default=None, ge=8, le=16)
+    """How many bits images of 16 bits use, for instance 12; the brightest value is then 4095."""
+    exif: Exif | None = None
+    """``follow`` turns a JPEG as its EXIF mark says, ``ignore`` leaves it as stored; needed where a mask fits both."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            if not all(isinstance(i, int) for i in given):
+                raise ValueError("write id: name, for instance {0: road, 1: car}")
+            return {i: None if name is None else _class_name(name) for i, name in given.items()}
+        if isinstance(given, list):
+            return [_class_name(name) for name in given]
+        if not isinstance(given, str | None):
+            raise ValueError("write a list of names, id: name, the name of a label space, or a text file of names")
+        return given
+
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _ignore(cls, given: Any) -> Any:
+        given = [given] if isinstance(given, int) else given
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if not isinstance(value, int) and not (isinstance(value, list | tuple) and _is_color(value)):
+                raise ValueError("write ids, for instance [250, 254], or colours from 0 to 255, [[1, 2, 3]]")
+        return given
 
 
 def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
@@ -79,13 +111,24 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
     if split is not None:
         images = _select(images, file, root, settings, split)
     if settings.masks is None:
-        return FileDataset(reference, [Sample(name, image) for name, image in images.items()])
+        unlabelled = [Sample(name, image) for name, image in images.items()]
+        return FileDataset(reference, unlabelled, bits=settings.bits, exif=settings.exif)
     if "{name}" not in settings.masks:
         raise DataError(file, "masks", "has no {name}", "write for instance masks/{name}.png")
     samples = [Sample(name, image, root / settings.masks.replace("{name}", name)) for name, image in images.items()]
     require_masks(samples)
     space, masks = _encoding(settings, file, root)
-    return FileDataset(reference, samples, space, masks)
+    return FileDataset(reference, samples, space, masks, settings.bits, settings.exif)
+
+
+def _class_name(given: object) -> str:
+    if not isinstance(given, str | int):
+        raise ValueError("a class name is a text; put it in quotes")
+    return str(given)
+
+
+def _is_color(value: list[object] | tuple[object, ...]) -> bool:
+    return len(value) == 3 and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
 
 
 def _load(file: Path) -> FolderSettings:
@@ -102,10 +145,9 @@ def _load(file: Path) -> FolderSettings:
     except (ValidationError, TypeError) as error:
         if not isinstance(error, ValidationError):
             raise DataError(file, "dataset.yaml", "has a key that is no text", "write keys as words") from error
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        keys = f"the keys are {', '.join(FolderSettings.model_fields)}"
-        raise DataError(file, field, first["msg"], f"correct it ({keys})") from error
+        first = mistakes_of(error, FolderSettings)[0]
+        field = ".".join(str(part) for part in first.location)
+        raise DataError(file, field, first.text, "correct it") from error
 
 
 def _expand(text: str, file: Path) -> str:
@@ -178,17 +220,19 @@ def _encoding(settings: FolderSettings, file: Path, root: Path) -> tuple[LabelSp
     try:
         if settings.classes is None:
             return _color_masks(settings, name, file, root)
-        return _id_masks(settings, name, file)
+        return _id_masks(settings, name, file, root)
     except DataError:
         raise
     except SegRefineryError as error:
         raise SegRefineryError(f"{file}: {error}") from error
 
 
-def _id_masks(settings: FolderSettings, name: str, file: Path) -> tuple[LabelSpace, IdMasks]:
+def _id_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tuple[LabelSpace, IdMasks]:
     classes = settings.classes
     colors = dict(settings.colors or {})
-    if isinstance(classes, str):
+    if isinstance(classes, str) and (classes.endswith(".txt") or (root / classes).is_file()):
+        classes = _names_in(root / classes)
+    elif isinstance(classes, str):
         known = parse_space(classes)
         colors = {**dict(zip(known.classes, known.colors)), **colors}
         classes = list(known.classes)
@@ -205,6 +249,17 @@ def _id_masks(settings: FolderSettings, name: str, file: Path) -> tuple[LabelSpa
     return space, IdMasks(lookup_table({**dict.fromkeys([*ignored, IGNORE]), **ids}, space, settings.merge))
 
 
+def _names_in(file: Path) -> list[str]:
+    """Class names from a text file, one a line."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            file, "classes", f"cannot be read ({error})", "check the path; it must be UTF-8 text"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tuple[LabelSpace, ColorMasks]:
     if settings.labelmap:
         colors = read_labelmap(root / settings.labelmap)
@@ -216,6 +271,8 @@ def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) ->
     check_merge(settings.merge, whole)
     space = merged(whole, settings.merge)
     ids: dict[Color, int] = {color: IGNORE for color in settings.ignore if not isinstance(color, int)}
+    if len(ids) < len(set(settings.ignore)):
+        raise DataError(file, "ignore", "names ids, but masks hold colours", "give colours, for instance [[1, 2, 3]]")
     ids.setdefault(_VOC_BORDER, IGNORE)
     places = {key(class_name): i for i, class_name in enumerate(space.classes)}
     for (class_name, color), new in zip(colors.items(), renamed(list(colors), settings.merge)):
