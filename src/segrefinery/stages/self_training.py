@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from segrefinery.core.settings import BUDGET
 from segrefinery.data.augment import StrongViewSettings, strong_view
@@ -20,6 +20,7 @@ from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes
 from segrefinery.data.translation import TranslationSettings, translate_at_random
 from segrefinery.labels import IGNORE
 from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
+from segrefinery.models.batch_norm import batch_norms, measure_statistics, unmoved_statistics
 from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
 from segrefinery.refine import PseudoLabels, RefinerChain, Step, TargetStep
@@ -48,6 +49,9 @@ class SelfTrainingSettings(StageSettings):
     translation: TranslationSettings | None = None
     """Show the source images of this stage, those that are mixed in too, in the style of a random target image of the
     batch (``fda``, ``color``); null leaves them as they are."""
+    statistics: Literal["both", "target"] = "both"
+    """Whose images batch norm's running statistics follow. ``target``: measured on the target before the stage, they
+    then follow what the student sees of it, and the source leaves them alone. The teacher labels by them."""
     batch_norm: Literal["network", "train"] = "network"
     """``train``: also learn the scales and shifts that the network keeps fixed (UncerDA's self-training)."""
     weights: LossWeights = LossWeights()
@@ -95,9 +99,8 @@ class SelfTraining(RefinedStage):
         self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
         self.watch = LabelWatch(context.space.num_classes)
         if settings.batch_norm == "train":
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.requires_grad_(True)
+            for module in batch_norms(self.model):
+                module.requires_grad_(True)
         self._seen: dict[str, list[Tensor]] = {}
 
     # -- the method --------------------------------------------------------------------------------------------------
@@ -112,7 +115,8 @@ class SelfTraining(RefinedStage):
         mixed = self.mix(source, target, labels, random)
         mixed = replace(mixed, image=self.strong(mixed.image, random))
 
-        seen_source, losses = self.learn_source(source, self.settings.source_weight, self.settings.weights)
+        with unmoved_statistics(self.model, self.settings.statistics == "target"):
+            seen_source, losses = self.learn_source(source, self.settings.source_weight, self.settings.weights)
         if losses and not self.chain_with_losses:
             yield losses  # frees the source's graph before the target's is built
             losses = {}
@@ -205,7 +209,11 @@ class SelfTraining(RefinedStage):
     # -- what surrounds it -------------------------------------------------------------------------------------------
 
     def prepare(self, passes: Passes) -> None:
-        """Let every refiner look at the data; in an offline generation, also write the labels of the target set."""
+        """Measure batch norm on the target, if so set; let every refiner look at the data; in an offline generation,
+        also write the labels of the target set."""
+        if self.settings.statistics == "target":
+            for network in (self.model, self.teacher.network):
+                measure_statistics(network, (batch.image for batch in passes.target))
         for refiner in self.chain:
             refiner.fit(self.teacher, passes.source, passes.target)
         if self.settings.labels == "offline":

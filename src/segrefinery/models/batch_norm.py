@@ -1,0 +1,52 @@
+"""Batch norm's running statistics: measured anew on other images, or left alone for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def batch_norms(network: nn.Module) -> list[BatchNorm]:
+    """Those that keep running statistics."""
+    found = (module for module in network.modules() if isinstance(module, BatchNorm))
+    return [module for module in found if module.track_running_stats]
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """Replace the running statistics by the mean of those of ``images``, batches of B x 3 x H x W, streaming; every
+    other module stays as in evaluation (Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation",
+    2016). Without a batch norm nothing is looked at."""
+    norms = batch_norms(network)
+    if not norms:
+        return
+    before, was_training = [norm.momentum for norm in norms], network.training
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over batches
+        norm.train()
+    for image in images:
+        network(image)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)
+
+
+@contextmanager
+def unmoved_statistics(network: nn.Module, unmoved: bool = True) -> Iterator[None]:
+    """Within, a pass in training mode normalises by its batch and leaves the running statistics as they are."""
+    norms = batch_norms(network) if unmoved else []
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
