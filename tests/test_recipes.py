@@ -130,7 +130,7 @@ def test_a_null_removes_a_stage_at_every_scale(scale, tmp_path):
     # in a file that extends this one the stage may be there again, as a new one
     stage = "{kind: distillation, steps: 7}"
     again = load_recipe(written(tmp_path, "again", f"extends: {base}\nstages: {{adapt: {stage}}}"), scale)
-    steps = {"paper": 7, "small": 400}[scale]  # that of every stage at scale small
+    steps = {"paper": 7, "small": 300}[scale]  # that of every stage at scale small
     assert (again.stages["adapt"].kind, again.stages["adapt"].steps) == ("distillation", steps)
 
 
