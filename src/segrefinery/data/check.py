@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
-from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of
+from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of, notes_of
 from segrefinery.data.scan import Scan, scan
 from segrefinery.labels import LabelSpace, Merge
 
@@ -129,6 +130,8 @@ def refuse_faults(
     target = target if isinstance(target, UnlabeledView) else UnlabeledView(target)
     faults = []
     for role, dataset in _given(source, target, evaluation):
+        for note in notes_of(dataset):
+            warnings.warn(f"{role}: {dataset.reference}: {note}", stacklevel=2)
         if len(dataset) and files_of(dataset, 0):
             faults += _faults(role, _scanned(role, dataset, progress))
     if faults:
@@ -158,6 +161,7 @@ def _inspect(
     pixels = tuple(found.pixels) if common is not None and found.pixels else None
     side = Side(role, dataset.reference, found.images, found.sizes, pixels)
     problems = _faults(role, found)
+    problems += [_about(role, dataset, "files", note, "see that this is what you mean") for note in notes_of(dataset)]
     if found.images == 1:
         message = "there is one image only"
         problems.append(_about(role, dataset, "images", message, "give more, or the result will fit this image alone"))

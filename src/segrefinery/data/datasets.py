@@ -61,6 +61,7 @@ class _View:
         self._dataset = dataset
         self.reference = dataset.reference
         self.space = space
+        self.notes = notes_of(dataset)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -121,6 +122,11 @@ def files_of(dataset: ImageDataset, index: int) -> tuple[Path, ...]:
     return files(index) if files else ()
 
 
+def notes_of(dataset: ImageDataset) -> tuple[str, ...]:
+    """What its user should know of how a data set was read: files that are left out, masks without an image."""
+    return getattr(dataset, "notes", ())
+
+
 def content_key(dataset: ImageDataset) -> Iterator[str]:
     """Lines that identify the content of a data set.
 
@@ -151,7 +157,8 @@ def open_dataset(reference: str) -> SegmentationDataset:
     """
     hit = re.match(r"([a-z][a-z0-9_]+):", reference)
     if hit is None or Path(reference).exists():
-        return FileDataset(reference, plain_images(str(Path(reference).expanduser())))
+        samples, notes = plain_images(str(Path(reference).expanduser()))
+        return FileDataset(reference, samples, notes=notes)
     kind, rest = hit[1], reference[hit.end() :]
     if not rest:
         raise DataError(reference, "reference", "names no path", f"write {kind}:PATH")

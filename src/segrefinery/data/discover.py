@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segrefinery.data.decoding import DataError
-from segrefinery.data.files import IMAGE_SUFFIXES, Sample
+from segrefinery.data.files import Sample
+from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, pictures_among
 
 
 def walk(root: Path) -> Iterator[str]:
@@ -49,8 +50,8 @@ def find(root: Path, pattern: str) -> dict[str, Path]:
     """Files below ``root`` that fit ``pattern``: name -> path, in order of name.
 
     ``{name}`` stands for the name and may reach over several folders; ``*`` is anything inside one folder, ``**/`` any
-    number of folders; all else is meant literally. Without ``{name}``, the name is the path after the fixed part of the
-    pattern, without suffix.
+    number of folders; all else is meant literally, but for the spelling of a last ``.jpg``, ``.png`` or ``.webp``.
+    Without ``{name}``, the name is the path after the fixed part of the pattern, without suffix.
 
     Raises:
         DataError: the fixed part of the pattern is no folder, or two files have one name.
@@ -75,15 +76,19 @@ def find(root: Path, pattern: str) -> dict[str, Path]:
 
 def _regex(pattern: str) -> str:
     wild = {"{name}": "(?P<name>.+)", "**/": "(?:.*/)?", "*": "[^/]*"}
+    ending = next((known for known in (r"\.jpe?g", r"\.png", r"\.webp") if re.search(f"(?i:{known})$", pattern)), None)
+    pattern = re.sub(f"(?i:{ending})$", "", pattern) if ending else pattern
     parts = re.split(r"(\{name\}|\*\*/|\*)", pattern)
     # A second {name} means the same text again.
     text = "".join(wild.get(part, re.escape(part)) for part in parts)
     head, first, tail = text.partition("(?P<name>.+)")
-    return head + first + tail.replace("(?P<name>.+)", "(?P=name)")
+    return head + first + tail.replace("(?P<name>.+)", "(?P=name)") + (f"(?i:{ending})" if ending else "")
 
 
-def plain_images(path: str) -> list[Sample]:
-    """The images of a directory (with its subfolders), of a glob, or a single image file; no masks.
+def plain_images(path: str) -> tuple[list[Sample], list[str]]:
+    """The images of a directory (with its subfolders), of a glob, or one file, without masks; and what is left out.
+
+    Of a directory masks and what we wrote are left out (see ``sorting``); a glob and a file are taken at their word.
 
     Raises:
         DataError: nothing is there, or no image is among it.
@@ -98,19 +103,23 @@ def plain_images(path: str) -> list[Sample]:
                 f"write folder:{path}, or name the folder of its images",
             )
         names = list(walk(root))
+        images, notes = images_among(root, names)
     elif root.exists():
         root, names = root.parent, [root.name]
+        images, notes = pictures_among(names), []
     else:
         hits = sorted(hit for hit in glob.glob(path, recursive=True) if os.path.isfile(hit))
         if not hits:
             raise DataError(path, "path", "does not exist, and is no pattern of existing files", "check the spelling")
         root = Path(os.path.commonpath([os.path.dirname(hit) for hit in hits]))
         names = [Path(hit).relative_to(root).as_posix() for hit in hits]
-    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        images, notes = pictures_among(names), []
     if not images:
         others = sorted({os.path.splitext(name)[1] or name for name in names})
         held = f"only {', '.join(others[:5])} files" if others else "nothing"
+        held = "; ".join([held, *notes])
         raise DataError(path, "path", f"holds no image ({held})", f"give images as {', '.join(IMAGE_SUFFIXES)}")
     stems = {os.path.splitext(name)[0] for name in images}
     unique = len(stems) == len(images)
-    return [Sample(os.path.splitext(name)[0] if unique else name, root / name) for name in images]
+    samples = [Sample(os.path.splitext(name)[0] if unique else name, root / name) for name in images]
+    return samples, notes

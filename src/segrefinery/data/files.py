@@ -14,8 +14,6 @@ from torch import Tensor
 from segrefinery.data.decoding import DataError, decoded, read_ids, read_image, stored_size, unreadable
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
 
 class MaskEncoding(Protocol):
     """How the masks of a data set are stored."""
@@ -114,12 +112,14 @@ class FileDataset:
         masks: MaskEncoding | None = None,
         bits: int | None = None,
         exif: Exif | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.reference = reference
         self.space = space
         self._samples = tuple(samples)
         self._masks = masks
         self._bits, self._exif = bits, exif
+        self.notes = tuple(notes)
         self.has_labels = masks is not None and all(sample.mask for sample in samples)
 
     def __len__(self) -> int:

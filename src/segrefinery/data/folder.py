@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,22 +104,41 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
     settings = _load(file)
     root = file.parent / _expand(settings.root, file)
     require_folder(root, "root")
-    images = find(root, settings.images)
+    masks = _masks(root, settings, file)
+    own = set(masks.values())
+    images = {name: image for name, image in find(root, settings.images).items() if image not in own}
     if not images:
         raise DataError(
             file, "images", f"no file fits {settings.images!r} under {root}", "correct the pattern or the root"
         )
+    stray = [mask for name, mask in masks.items() if name not in {_composed(name) for name in images}]
+    notes = [f"{len(stray)} masks have no image, first {stray[0]}"] if stray else []
     if split is not None:
         images = _select(images, file, root, settings, split)
     if settings.masks is None:
         unlabelled = [Sample(name, image) for name, image in images.items()]
         return FileDataset(reference, unlabelled, bits=settings.bits, exif=settings.exif)
-    if "{name}" not in settings.masks:
-        raise DataError(file, "masks", "has no {name}", "write for instance masks/{name}.png")
-    samples = [Sample(name, image, root / settings.masks.replace("{name}", name)) for name, image in images.items()]
+    samples = [
+        Sample(name, image, masks.get(_composed(name), root / settings.masks.replace("{name}", name)))
+        for name, image in images.items()
+    ]
     require_masks(samples)
     space, masks = _encoding(settings, file, root)
-    return FileDataset(reference, samples, space, masks, settings.bits, settings.exif)
+    return FileDataset(reference, samples, space, masks, settings.bits, settings.exif, notes)
+
+
+def _masks(root: Path, settings: FolderSettings, file: Path) -> dict[str, Path]:
+    """Mask files by the composed form of their name."""
+    if settings.masks is None:
+        return {}
+    if "{name}" not in settings.masks:
+        raise DataError(file, "masks", "has no {name}", "write for instance masks/{name}.png")
+    return {_composed(name): mask for name, mask in find(root, settings.masks).items()}
+
+
+def _composed(name: str) -> str:
+    """One form for names that look alike: some systems store an accent apart from its letter."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _class_name(given: object) -> str:
@@ -170,7 +190,8 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
         raise DataError(file, "splits", f"there is no split {split!r}", choices)
     rule = settings.splits[split]
     names = _listed(root / rule.file, rule, f"splits.{split}")
-    lost = [name for name in names if name not in images]
+    stored = {_composed(name): name for name in images}
+    lost = [name for name in names if _composed(name) not in stored]
     if lost:
         raise DataError(
             root / rule.file,
@@ -178,7 +199,7 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
             f"{len(lost)} of its {len(names)} names fit no image, first {lost[0]!r}",
             f"names must be what {{name}} stands for in {settings.images!r}",
         )
-    return {name: images[name] for name in names}
+    return {own: images[own] for own in (stored[_composed(name)] for name in names)}
 
 
 def _listed(file: Path, rule: SplitSettings, field: str) -> list[str]:

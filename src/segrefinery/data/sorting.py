@@ -1,0 +1,97 @@
+"""Which pictures of a directory are images: masks, what we wrote ourselves and formats that are not read are not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from segrefinery.data.decoding import DataError, decoded
+from segrefinery.data.label_files import MANIFEST
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_OTHER_FORMATS = (".tif", ".tiff", ".bmp", ".gif", ".jp2", ".heic", ".heif", ".avif", ".dng", ".ppm", ".pgm", ".exr")
+_MASK = r"masks?|labels?|labelids|labeltrainids|annotations?|gt|groundtruth|gtfine|segmentation(class|object)?(raw)?"
+_MASK_FOLDER = re.compile(rf"(.*[ _-])?({_MASK})", re.IGNORECASE)
+_MASK_STEM = re.compile(rf"(?P<image>.+)[ ._-]({_MASK})", re.IGNORECASE)
+_OURS = re.compile(r"(?P<label>.+)\.(weight|confidence|overlay)")
+_FEW_COLORS = 32
+
+
+def pictures_among(names: Sequence[str]) -> list[str]:
+    """The names of pictures in the formats that are read."""
+    return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+
+
+def images_among(root: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names (POSIX paths below ``root``) that are images, and a sentence about each kind that is left out.
+
+    A mask is what lies in a folder of masks beside others, what is named after another picture (``x_mask``), and, of
+    two pictures of one stem, the PNG of a few colours where the other has many.
+    """
+    pictures = pictures_among(names)
+    skipped = Counter(suffix for name in names if (suffix := PurePosixPath(name).suffix.lower()) in _OTHER_FORMATS)
+    ours = _written_by_us(root, pictures, set(names))
+    images = [name for name in pictures if name not in ours]
+    masks = _masks(root, images)
+    notes = []
+    if skipped:
+        counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
+        notes.append(f"pictures of formats that are not read are left out: {counted}; convert them to PNG")
+    if ours:
+        notes.append(f"{_first(sorted(ours))} written by segrefinery and left out")
+    if masks:
+        notes.append(f"{_first(sorted(masks))} taken for masks and left out; name the images by a glob if they are not")
+    return [name for name in images if name not in masks], notes
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]} is" if len(names) == 1 else f"{len(names)} files, first {names[0]}, are"
+
+
+def _written_by_us(root: Path, pictures: Sequence[str], names: set[str]) -> set[str]:
+    """Predictions and pseudo-labels with what belongs to them, and all that lies in the folder of a run."""
+    folders = {parent for name in pictures for parent in PurePosixPath(name).parents}
+    runs = {f for f in folders if all((root / f / file).is_file() for file in ("recipe.yaml", "environment.json"))}
+    manifests = {f for f in folders if (root / f / MANIFEST).is_file()}
+    found = set()
+    for name in pictures:
+        path = PurePosixPath(name)
+        part = _OURS.fullmatch(path.stem)
+        beside = part is not None and str(path.with_name(f"{part['label']}.png")) in names
+        numbered = path.parent in manifests and re.match(r"\d{6}_", path.name)
+        if beside or numbered or runs.intersection(path.parents):
+            found.add(name)
+            if beside and part is not None:
+                found.add(str(path.with_name(f"{part['label']}.png")))
+    return found
+
+
+def _masks(root: Path, pictures: Sequence[str]) -> set[str]:
+    in_folders = {n for n in pictures if any(_MASK_FOLDER.fullmatch(part) for part in PurePosixPath(n).parent.parts)}
+    found = in_folders if len(in_folders) < len(pictures) else set()
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for name in pictures:
+        if name not in found:
+            by_stem[PurePosixPath(name).stem].append(name)
+    for stem, names in by_stem.items():
+        hit = _MASK_STEM.fullmatch(stem)
+        if hit and hit["image"] in by_stem:
+            found.update(names)
+        elif len(names) > 1:
+            few = {name for name in names if _has_few_colors(root / name)}
+            found.update(name for name in few if len(few) < len(names) and name.lower().endswith(".png"))
+    return found
+
+
+def _has_few_colors(path: Path) -> bool:
+    try:
+        values = decoded(path, "image", rgb=True)
+    except DataError:
+        return False
+    pixels = values.reshape(*values.shape[:2], -1)[::2, ::2].astype(np.int64)
+    codes = sum(pixels[..., band] << 16 * band for band in range(min(pixels.shape[2], 3)))
+    return len(np.unique(codes)) <= _FEW_COLORS

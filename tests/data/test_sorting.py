@@ -1,0 +1,114 @@
+"""What counts as an image."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.pictures import index_png, picture
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.check import check
+from segrefinery.data.datasets import open_dataset
+
+MASK = np.arange(96 * 64, dtype=np.int64).reshape(64, 96) // 2048
+
+
+def photo(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def names(path):
+    dataset = open_dataset(str(path))
+    return [dataset.name(index) for index in range(len(dataset))]
+
+
+def mask(path):
+    return index_png(path, MASK.astype(np.uint8))
+
+
+@pytest.mark.parametrize("form", ["{}_mask.png", "labels/{}.png", "SegmentationClass/{}.png", "out/{}.png", "{}.png"])
+def test_masks_of_an_export_are_no_images(tmp_path, form):
+    for name in "ab":
+        photo(tmp_path / f"{name}.jpg")
+        mask(tmp_path / form.format(name))
+    assert names(tmp_path) == ["a", "b"]
+    (note,) = open_dataset(str(tmp_path)).notes
+    assert note.startswith("2 files, first ")
+    assert "taken for masks and left out" in note
+    assert len(open_dataset(f"{tmp_path}/*.jpg")) == 2
+    assert len(open_dataset(f"{tmp_path}/**/*.png")) == 2
+
+
+def test_a_folder_whose_own_name_is_labels_holds_images(tmp_path):
+    photo(tmp_path / "labels/a.jpg")
+    photo(tmp_path / "labels/gt/b.jpg")
+    assert names(tmp_path / "labels/gt") == ["b"]
+    assert len(names(tmp_path)) == 2
+
+
+def test_what_we_wrote_ourselves_is_no_image(tmp_path):
+    photo(tmp_path / "a.jpg")
+    for kind in ("", ".overlay", ".confidence"):
+        photo(tmp_path / f"out/000000_a{kind}.png")
+        photo(tmp_path / f"run/stages/adapt/labels/x{kind}.png")
+    photo(tmp_path / "listed/000000_a.png")
+    (tmp_path / "listed/files.csv").write_text("number,name,file\n")
+    photo(tmp_path / "second/pictures/hist.png")
+    for name in ("recipe.yaml", "environment.json"):
+        (tmp_path / "second" / name).write_text("{}")
+    assert names(tmp_path) == ["a"]
+    assert open_dataset(str(tmp_path)).notes[0].startswith("8 files, first listed/000000_a.png, are written by")
+
+
+def test_formats_that_are_not_read_are_counted_and_check_says_so(tmp_path):
+    for name in "ab":
+        photo(tmp_path / f"t/{name}.JPG")
+    for name in ("c.tif", "d.TIF", "e.bmp"):
+        (tmp_path / "t" / name).write_bytes(b"x")
+    found = check(open_dataset("scenes:day,count=2,size=32x48"), open_dataset(str(tmp_path / "t")))
+    assert "formats that are not read are left out: 1 .bmp, 2 .tif" in " ".join(map(str, found.problems))
+
+
+def described(root, text):
+    (root / "dataset.yaml").write_text(f"{text}\nclasses: [road, sky, box]\n")
+    return open_dataset(f"folder:{root}")
+
+
+def test_suffixes_of_any_spelling_belong_together(tmp_path):
+    for name in ("a.jpg", "b.JPG", "c.jpeg", "d.png"):
+        photo(tmp_path / "images" / name)
+    for name in ("a.png", "b.PNG", "c.png", "d.png"):
+        mask(tmp_path / "masks" / name)
+    dataset = described(tmp_path, "images: images/{name}.jpg\nmasks: masks/{name}.png")
+    assert [dataset.name(i) for i in range(len(dataset))] == ["a", "b", "c"]
+    assert dataset.label(1).tolist() == MASK.tolist()
+    assert dataset.notes == (f"1 masks have no image, first {tmp_path}/masks/d.png",)
+
+
+def test_the_masks_of_a_pattern_are_never_its_images(tmp_path):
+    photo(tmp_path / "a.png")
+    mask(tmp_path / "a_mask.png")
+    dataset = described(tmp_path, 'images: "{name}.png"\nmasks: "{name}_mask.png"')
+    assert [dataset.name(i) for i in range(len(dataset))] == ["a"]
+
+
+def test_names_are_paired_by_what_they_look_like(tmp_path):
+    photo(tmp_path / "images" / f"{unicodedata.normalize('NFD', 'straße-é')}.png")
+    mask(tmp_path / "masks" / f"{unicodedata.normalize('NFC', 'straße-é')}.png")
+    (tmp_path / "all.txt").write_text(unicodedata.normalize("NFC", "straße-é"), "utf-8")
+    text = "images: images/{name}.png\nmasks: masks/{name}.png\nsplits: {all: {file: all.txt}}"
+    assert described(tmp_path, text).label(0).tolist() == MASK.tolist()
+    assert len(open_dataset(f"folder:{tmp_path}@all")) == 1
+
+
+def test_a_directory_of_nothing_but_what_we_wrote_says_so(tmp_path):
+    for kind in ("", ".weight"):
+        picture(tmp_path / f"000000_a{kind}.png")
+    with pytest.raises(SegRefineryError, match=r"holds no image \(.*2 files, .* are written by segrefinery"):
+        open_dataset(str(tmp_path))
