@@ -162,6 +162,7 @@ def predict(
     from segrefinery.export.predictions import write_prediction
     from segrefinery.verbs import api
 
+    api.refuse_inside(output, images)
     model = loaded(run, window, device)
     rows, unreadable = [], []
     with counting_progress(console, "predict") as progress, writing(output):

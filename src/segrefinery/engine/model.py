@@ -31,6 +31,7 @@ class Model:
         data: how images are resized and normalised.
         window: height and width of sliding windows, or None for whole images.
         merge: how classes were renamed before training; data sets it is evaluated on are renamed alike.
+        image_size: height and width of the first target image of its training, or None where that is not known.
     """
 
     network: nn.Module
@@ -39,6 +40,7 @@ class Model:
     data: DataSettings
     window: tuple[int, int] | None = None
     merge: dict[str, str | None] | None = None
+    image_size: tuple[int, int] | None = None
 
     def predict(self, image: Tensor | np.ndarray | Image.Image, size: tuple[int, int] | None = None) -> Tensor:
         """C x H x W class probabilities, at the image's own size or at ``size``, in the processor's memory.
@@ -92,4 +94,8 @@ def load(path: str | Path, device: torch.device | str | None = None) -> Model:
     network.to(device or default_device())
     window = config.extra["window"]
     data = DataSettings.model_validate(config.extra["data"]).read_by(segmenter.normalization)
-    return Model(network.eval(), segmenter.eval(), space, data, window and tuple(window), config.extra.get("merge"))
+    size = config.extra.get("image_size")
+    return Model(
+        network.eval(), segmenter.eval(), space, data, window and tuple(window), config.extra.get("merge"),
+        size and tuple(size),
+    )  # fmt: skip

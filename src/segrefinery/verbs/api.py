@@ -29,6 +29,7 @@ from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models import normalization_of, save_model
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
 from segrefinery.verbs.witness import Witness
+from segrefinery.verbs.zoom import warn_of_reading
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -87,6 +88,7 @@ def adapt(
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_json(folder / "environment.json", environment(str(fabric.device), fabric.world_size))
     tracker = Tracker(folder, active=main, say=say)
+    image_size = tuple(sets.target.image(0).shape[-2:])
     witness = Witness(folder, sets.target, recipe.target_data, sets.space.num_classes, recipe.window, tracker)
 
     def looked(end: StageEnd, step: int, label: str) -> Evaluation | None:
@@ -105,9 +107,9 @@ def adapt(
         witness.ended(end)
         if (folder / "evaluation" / f"{end.name}.npz").exists():
             return
-        save_result(folder / ("source_model" if end.source_only else "model"), end, recipe, sets.space)
+        save_result(folder / ("source_model" if end.source_only else "model"), end, recipe, sets.space, image_size)
         if recipe.training.choose == "score" and not end.source_only:
-            save_result(folder / "candidates" / end.name, end, recipe, sets.space)
+            save_result(folder / "candidates" / end.name, end, recipe, sets.space, image_size)
         found = looked(end, end.settings.steps, "evaluation")
         if found is not None:
             keep_evaluation(folder, end.name, found, sets.space, source_only=end.source_only)
@@ -152,6 +154,7 @@ def evaluate(
     dataset = open_dataset(str(on))
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
+    warn_of_reading(model, dataset, dataset.image(0))
     view, missing = evaluation_view(dataset, model.space, model.merge, classes)
     found = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress)
     return scores_of(found.total, model.space, missing) | {"missing": list(missing)}
@@ -172,7 +175,7 @@ def predict(
         skip: told of an image that cannot be read, which is then left out; without it the error is raised.
     """
     model = run if isinstance(run, Model) else load(run)
-    dataset = open_dataset(str(images))
+    dataset, said = open_dataset(str(images)), False
     for index in range(len(dataset)):
         try:
             image = dataset.image(index)
@@ -181,6 +184,9 @@ def predict(
                 raise
             skip(error)
             continue
+        if not said:
+            warn_of_reading(model, dataset, image)
+            said = True
         size = tuple(max(1, round(side * factor)) for side in image.shape[-2:])
         yield dataset.name(index), image, model.predict(image, size)  # pyright: ignore[reportArgumentType]
 
@@ -188,6 +194,12 @@ def predict(
 def count(images: str | Path) -> int:
     """How many images a reference names."""
     return len(open_dataset(str(images)))
+
+
+def refuse_inside(output: str | Path, images: str | Path) -> None:
+    """Refuse results among the images that they are made of: the next reading would take them for images."""
+    if Path(images).is_dir() and Path(output).resolve().is_relative_to(Path(images).resolve()):
+        raise SegRefineryError(f"{output}: lies in {images}, whose images are read; name a folder outside with -o")
 
 
 def pseudo_label(
@@ -208,6 +220,8 @@ def pseudo_label(
     """
     model = run if isinstance(run, Model) else load(run)
     dataset, folder = UnlabeledView(open_dataset(str(target))), Path(output)
+    refuse_inside(folder, target)
+    warn_of_reading(model, dataset, dataset.image(0))
 
     def labelled() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for index in range(len(dataset)):
@@ -328,7 +342,9 @@ def make_fabric(recipe: Recipe) -> Fabric:
     return fabric
 
 
-def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) -> None:
+def save_result(
+    folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace, image_size: tuple[int, ...] | None = None
+) -> None:
     """The network of a finished stage, with all that ``load`` needs."""
     chain = {
         name: settings.model_dump(mode="json")
@@ -340,6 +356,7 @@ def save_result(folder: Path, end: StageEnd, recipe: Recipe, space: LabelSpace) 
         "refine": chain,
         "window": recipe.window,
         "merge": recipe.merge,
+        "image_size": image_size,
         "recipe": recipe.name,
         "trained_on": {"source": recipe.source, "target": recipe.target, "stage": end.name, "seed": recipe.seed},
     }
