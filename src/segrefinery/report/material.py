@@ -216,7 +216,7 @@ class Material:
             size = (image.shape[-2], image.shape[-1])
             before, after = (part and part.probs(image, size) for part in (self.before, self.after))
             pseudo = _from_files(written, index, self) if written else self.refined(image)
-            label = dataset.label(index) if labelled else None
+            label = dataset.label(index) if labelled else None  # pyright: ignore[reportAttributeAccessIssue]
             shots.append(Shot(dataset.name(index), image, label, before, after, pseudo))
         return shots
 

@@ -217,9 +217,13 @@ class SelfTraining(RefinedStage):
         for refiner in self.chain:
             refiner.fit(self.teacher, passes.source, passes.target)
         if self.settings.labels == "offline":
-            found = ((self.label(batch)[1].resize(batch.image.shape[-2:]), batch.index) for batch in passes.target)
-            files = ((labels.labels, labels.weight, places) for labels, places in found)
+            files = (self.label_files(batch) for batch in passes.target)
             write_label_set(passes.folder / "labels", files, passes.target_names, self.space)
+
+    def label_files(self, target: UnlabeledBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels and weights B x H x W at the images' size, and the images' places."""
+        labels = self.label(target)[1].resize((target.image.shape[-2], target.image.shape[-1]))
+        return labels.labels, labels.weight, target.index
 
     def target_labels(self, folder: Path) -> Path | None:
         return folder / "labels" if self.settings.labels == "offline" else None

@@ -73,7 +73,11 @@ class Tapped(Segmenter):
         with listening(self.module, taps) as heard:
             self.module(padded, **self.arguments)
         size, whole = image.shape[-2:], padded.shape[-2:]
-        return Prediction.of([Learner(*(unpad(x, whole, size) for x in heard[tap])) for tap in taps])
+        maps = (
+            (unpad(logits, whole, size), unpad(features, whole, size))
+            for logits, features in (heard[tap] for tap in taps)
+        )
+        return Prediction.of([Learner(logits, features) for logits, features in maps])
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.module.get_submodule(self.encoder_name).parameters())
