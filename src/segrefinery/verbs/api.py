@@ -130,7 +130,7 @@ def adapt(
     )  # fmt: skip
     with deterministic(recipe.training.deterministic):
         run.execute()
-    if main and (verdict := witness.conclude(recipe.training.choose)) is not None:
+    if main and (verdict := witness.conclude(recipe.training.choose, sets.source)) is not None:
         say(f"verdict: {verdict}")
     tracker.close()
     return folder

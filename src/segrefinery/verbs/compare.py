@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.engine.model import Model, load
+from segrefinery.evaluation.results import read_results
 from segrefinery.evaluation.trust.collect import IMAGES, Observation, look, sample_images
 from segrefinery.evaluation.trust.verdict import (
     Verdict,
@@ -123,8 +127,15 @@ def ranked(folders: dict[str, Path], observed: dict[str, Observation]) -> list[R
         scores["balanced_scale"] = float(steadiness(seen, expected))  # over the same classes as trust
         scores["ensemble"] = votes[first_name[id(seen)]]
         own = observed.get(f"{run_name(name)}/{SOURCE_ONLY}")
-        result.append(Ranked(name, folders[name], scores, None if own is None or own is seen else verdict(seen, own)))
+        word = None if own is None or own is seen else verdict(seen, own, source_shares(Path(run_name(name))))
+        result.append(Ranked(name, folders[name], scores, word))
     return sorted(result, key=lambda model: -model.scores["trust"])
+
+
+def source_shares(run: Path) -> Tensor | None:
+    """C shares of the labels a run learned from, where it kept them."""
+    kept = read_results(run).get("source_shares")
+    return None if kept is None else torch.tensor(kept)
 
 
 def model_folders(run: Path) -> dict[str, Path]:

@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from segrefinery.data.scan import class_pixel_counts
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.run import StageEnd
 from segrefinery.engine.tracker import Tracker
@@ -61,15 +64,20 @@ class Witness:
         values = {name: float(trust(self.seen[name], reference, expected)) for name in candidates}
         return max(reversed(candidates), key=values.__getitem__)
 
-    def conclude(self, choose: str) -> Verdict | None:
+    def conclude(self, choose: str, source: Any) -> Verdict | None:
         """Compare the run's model with source-only and keep the verdict; with ``choose: score`` put the chosen model in
-        its place. None where there is nothing to compare."""
+        its place. None where there is nothing to compare.
+
+        Args:
+            source: the labelled images, whose class shares the verdict takes into account; they are kept with it.
+        """
         adapted = [name for name in self.seen if name != self.source_only]
         if self.source_only is None or not adapted:
             return None
         chosen = self.best() if choose == "score" else adapted[-1]
         judged = chosen if chosen in adapted else adapted[-1]
-        found = verdict(self.seen[judged], self.seen[self.source_only])
+        shares = label_shares(source)
+        found = verdict(self.seen[judged], self.seen[self.source_only], torch.tensor(shares))
         results = read_results(self.folder)
         kept = {"stage": judged, **found.as_dict()}
         if choose == "score":
@@ -78,6 +86,7 @@ class Witness:
             if chosen in results.get("stages", {}):
                 results["adapted"] = results["stages"][chosen] | {"stage": chosen}
         if results.get("verdict") != _plain(kept):
+            results["source_shares"] = shares
             results["verdict"] = _plain(kept)
             write_results(self.folder, results)
             self.tracker.write(judged, self.steps[judged], "verdict", results["verdict"])
@@ -95,6 +104,12 @@ class Witness:
     def _record(self, name: str, step: int, seen: Observation) -> None:
         reference = self.seen.get(self.source_only or "")
         self.tracker.write(name, step, "trust", single_scores(seen, reference))
+
+
+def label_shares(source: Any) -> list[float]:
+    """The share each class has of the labelled pixels of a data set."""
+    counts = class_pixel_counts(source).sum(dim=0).double()
+    return (counts / counts.sum().clamp(min=1)).tolist()
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

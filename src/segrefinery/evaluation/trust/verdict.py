@@ -36,8 +36,9 @@ EXPECTED = 0.002
 """Share of the pixels from which a class counts as one that is there."""
 SMALLEST_GAIN = 0.01
 """A difference of the combined score that is smaller than this is no evidence, however narrow its interval."""
-DEAD, LARGEST, JUMP, FEWEST_ANCHORS = 0.02, 0.9, 0.5, 0.6
-"""Collapse: a class with less than this of its share before; the largest class; total variation; anchors kept."""
+DEAD, LARGEST, REST, JUMP, FEWEST_ANCHORS = 0.02, 0.9, 0.5, 0.5, 0.6
+"""Collapse: a class with less than this of its share before; the largest class, where the others keep less than this
+part of what they should have; total variation; anchors kept."""
 
 Word = Literal["better", "no evidence", "worse"]
 
@@ -115,7 +116,7 @@ def verdict(candidate: Observation, source_only: Observation, prior: Tensor | No
     """Compare a candidate with source-only by a paired bootstrap over images, always with the same draws.
 
     Args:
-        prior: C class shares of the source labels, where they are known; used to tell which classes are dead.
+        prior: C class shares of the source labels, where they are known; see ``collapse_signs``.
 
     Raises:
         ValueError: the two looked at other images or know other classes.
@@ -146,22 +147,38 @@ def _interval(draws: Tensor) -> tuple[float, float]:
 
 
 def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor | None = None) -> list[str]:
-    """Sentences about what looks like a collapse of the candidate; empty if nothing does."""
+    """Sentences about what looks like a collapse of the candidate; empty if nothing does.
+
+    Shares are compared with two expectations, what the reference says of these images and ``prior``, the shares of the
+    source labels: a candidate that comes close to either has not collapsed. Where a background is most of every image,
+    to take back false positives makes it larger, and that is no sign.
+    """
     now, before = candidate.shares, reference.shares
-    alive = before >= EXPECTED
-    if prior is not None:
-        alive &= prior.double() >= EXPECTED
+    priors = [before] if prior is None else [before, prior.double()]
+    alive = torch.stack(priors).amin(dim=0) >= EXPECTED
     dead = int((alive & (now < DEAD * before)).sum())
     signs = []
     if dead >= 2 and dead >= 0.2 * int(alive.sum()):
         signs.append(f"{dead} of {int(alive.sum())} classes are no longer predicted")
-    if float(now.max()) > max(LARGEST, float(before.max())):
+    if float(now.max()) > LARGEST and others_are_lost(candidate, reference, prior):
         signs.append(f"one class covers {100 * float(now.max()):.0f} % of the pixels")
-    if (jump := float(scores.total_variation(now, before))) > JUMP:
+    if (jump := min(float(scores.total_variation(now, each)) for each in priors)) > JUMP:
         signs.append(f"{100 * jump:.0f} % of the pixels moved to other classes")
     if float(anchors(candidate, reference)) < FEWEST_ANCHORS:
         signs.append(f"less than {100 * FEWEST_ANCHORS:.0f} % of what source-only was sure of is kept")
     return signs
+
+
+def others_are_lost(candidate: Observation, reference: Observation, prior: Tensor | None = None) -> bool:
+    """Whether all classes but the candidate's largest have less than ``REST`` of the share they should have: the lower
+    of the reference's and the prior's. It is so only if all of the bootstrap's 95 % interval is below."""
+    largest = int(candidate.shares.argmax())
+    weights = bootstrap_weights(len(candidate.names)) if len(candidate.names) > 1 else None
+    kept, should = ((seen.classes != largest).double().mean(dim=1) for seen in (candidate, reference))
+    kept, should = _summed(kept, weights) / len(kept), _summed(should, weights) / len(should)
+    if prior is not None:
+        should = should.clamp(max=1 - float(prior[largest]))
+    return bool(torch.quantile(kept - REST * should, 0.975) < 0)
 
 
 def single_scores(seen: Observation, reference: Observation | None = None) -> dict[str, float]:
