@@ -11,7 +11,7 @@ from PIL import Image
 from data.pictures import index_png, picture
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.check import check
-from segrefinery.data.datasets import open_dataset
+from segrefinery.data.datasets import notes_of, open_dataset
 
 MASK = np.arange(96 * 64, dtype=np.int64).reshape(64, 96) // 2048
 
@@ -38,7 +38,7 @@ def test_masks_of_an_export_are_no_images(tmp_path, form):
         photo(tmp_path / f"{name}.jpg")
         mask(tmp_path / form.format(name))
     assert names(tmp_path) == ["a", "b"]
-    (note,) = open_dataset(str(tmp_path)).notes
+    (note,) = notes_of(open_dataset(str(tmp_path)))
     assert note.startswith("2 files, first ")
     assert "taken for masks and left out" in note
     assert len(open_dataset(f"{tmp_path}/*.jpg")) == 2
@@ -63,7 +63,7 @@ def test_what_we_wrote_ourselves_is_no_image(tmp_path):
     for name in ("recipe.yaml", "environment.json"):
         (tmp_path / "second" / name).write_text("{}")
     assert names(tmp_path) == ["a"]
-    assert open_dataset(str(tmp_path)).notes[0].startswith("8 files, first listed/000000_a.png, are written by")
+    assert notes_of(open_dataset(str(tmp_path)))[0].startswith("8 files, first listed/000000_a.png, are written by")
 
 
 def test_formats_that_are_not_read_are_counted_and_check_says_so(tmp_path):
@@ -88,7 +88,7 @@ def test_suffixes_of_any_spelling_belong_together(tmp_path):
     dataset = described(tmp_path, "images: images/{name}.jpg\nmasks: masks/{name}.png")
     assert [dataset.name(i) for i in range(len(dataset))] == ["a", "b", "c"]
     assert dataset.label(1).tolist() == MASK.tolist()
-    assert dataset.notes == (f"1 masks have no image, first {tmp_path}/masks/d.png",)
+    assert notes_of(dataset) == (f"1 masks have no image, first {tmp_path}/masks/d.png",)
 
 
 def test_the_masks_of_a_pattern_are_never_its_images(tmp_path):

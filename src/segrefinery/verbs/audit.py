@@ -17,6 +17,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import write_json
 from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.decoding import read_ids
 from segrefinery.data.label_files import file_stem, save_png
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.trust.collect import sample_images
@@ -169,7 +170,7 @@ def score_audit(
 def starting_mask(folder: Path, stem: str) -> Tensor:
     """The prediction an image was handed out with; empty if the file is gone."""
     path = folder / "masks" / f"{stem}.png"
-    return torch.from_numpy(np.array(Image.open(path)).astype(np.int64)) if path.exists() else torch.zeros(0)
+    return read_ids(path).long() if path.exists() else torch.zeros(0)
 
 
 def doubt(model: Model, other: Model | None, image: Tensor) -> float:
