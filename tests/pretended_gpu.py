@@ -278,9 +278,9 @@ def main(recipes: list[str]) -> None:
     """Train each recipe, then use its model in every way there is; the report is written too."""
     from collections import defaultdict
 
+    import segrefinery as api
     from runs import NIGHT, TEST, narrow, tiny_run
     from segrefinery.report import write_report
-    from segrefinery.verbs import api
     from segrefinery.verbs.audit import prepare_audit
     from segrefinery.verbs.compare import compare
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import segrefinery as api
+from segrefinery.engine.events import RunEvents
 from segrefinery.recipe import load_recipe
-from segrefinery.verbs import api
 
 TINY = (
     "model.name=small",
@@ -39,6 +41,21 @@ NARROW = {
 """What makes a refiner small."""
 
 
+class Told(RunEvents):
+    """Hands on what a run tells."""
+
+    def __init__(self, progress: Callable[..., object] | None = None, say: Callable[[str], object] | None = None):
+        self.progress, self.say = progress, say
+
+    def said(self, line: str) -> None:
+        if self.say is not None:
+            self.say(line)
+
+    def progressed(self, what: str, done: int, total: int, losses: Mapping[str, float]) -> None:
+        if self.progress is not None:
+            self.progress(what, done, total, losses)
+
+
 def narrow(recipe: str, steps: dict[str, int]) -> tuple[str, ...]:
     """Overrides that make any shipped recipe small, with so many steps for each kind of stage."""
     found = load_recipe(recipe, "small")
@@ -63,6 +80,7 @@ def tiny_run(output: Path, recipe: str = "self_training", overrides: tuple[str, 
     options = {"evaluation": TEST, "scale": "small", "seed": 3} | options
     if recipe == "oracle":
         options |= {"oracle": "scenes:night,count=4,size=32x64"}
+    options["events"] = Told(options.pop("progress", None), options.pop("say", None))
     return api.adapt(recipe, DAY, NIGHT, output, overrides=(*TINY, *steps.get(recipe, ()), *overrides), **options)
 
 

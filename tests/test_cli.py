@@ -145,7 +145,8 @@ def test_an_image_that_cannot_be_read_costs_no_other(call, run, tmp_path):
 def test_a_folder_that_cannot_be_written_and_a_device_that_is_not_there(call, run, odd):
     for verb in ("predict", "pseudo-label"):
         code, _, complaint = call(verb, run, odd, "-o", "/proc/none")
-        assert (code, complaint.startswith("error: /proc/none: cannot be written")) == (2, True), complaint
+        assert (code, complaint.startswith("error: /proc/none")) == (2, True), complaint
+        assert "cannot be written" in complaint
     for device, words in (("gpu", "write cpu"), ("cuda", "no CUDA GPU")):
         code, _, complaint = call("evaluate", run, "--on", TEST, "--device", device)
         assert (code, words in complaint) == (2, True), complaint

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import segrefinery as api
 from runs import NIGHT, TINY, tiny_run
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.verbs import api
 from segrefinery.verbs.compare import compare
 
 

@@ -19,7 +19,7 @@ from segrefinery.refine.base import PseudoLabels, Refiner
 from segrefinery.stages.base import StageContext
 from segrefinery.stages.common import build_refiners
 from segrefinery.stages.self_training import SelfTrainingSettings
-from segrefinery.verbs.api import open_sets
+from segrefinery.verbs.sets import open_sets
 
 Moment = Literal["start", "end"]
 

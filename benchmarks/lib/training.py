@@ -17,8 +17,8 @@ from segrefinery.data.loader import training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.compilation import compile_networks
+from segrefinery.engine.feed import OnDevice
 from segrefinery.engine.loop import LoopSettings, one_step
-from segrefinery.engine.run import OnDevice
 from segrefinery.labels import SPACES
 from segrefinery.models import build_model
 from segrefinery.recipe import load_recipe

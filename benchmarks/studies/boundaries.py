@@ -32,13 +32,13 @@ from segrefinery.core.resize import bilinear
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
+from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.boundary import boundary_counts
 from segrefinery.evaluation.calibration import Calibration
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.inference import Size, logits_at
 from segrefinery.labels import IGNORE
 from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
-from segrefinery.verbs.api import Model, load
 
 FACTORS = (0.5, 1.0, 2.0)
 WIDTHS = (2, 5)

@@ -22,6 +22,7 @@ from lib.machine import machine
 from lib.results import RESULTS
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.engine.model import load
 from segrefinery.engine.tracker import records
 from segrefinery.report.charts import bar_rows, line_chart
 from segrefinery.report.curves import series
@@ -29,7 +30,6 @@ from segrefinery.report.gallery import legend
 from segrefinery.report.markup import Markup, element, figure, section, table
 from segrefinery.report.page import page
 from segrefinery.report.pictures import label_map, photo
-from segrefinery.verbs.api import load
 from study import Cell, finished, read_study, task_rows
 
 PICTURES = 3

@@ -128,8 +128,8 @@ def within_table(curves: Sequence[Sequence[Judged]]) -> str:
 def observations(run: Path) -> dict[str, Any]:
     """Stage -> what its model said; looked at now where the run kept nothing."""
     from segrefinery.data.datasets import UnlabeledView, open_dataset
+    from segrefinery.engine.model import load
     from segrefinery.evaluation.trust import Observation, look
-    from segrefinery.verbs.api import load
 
     results = json.loads((run / "results.json").read_text())
     folders = {results["source_only"]["stage"]: run / "source_model", results["adapted"]["stage"]: run / "model"}

@@ -1,19 +1,31 @@
 """SegRefinery adapts a semantic-segmentation model to images nobody has labelled.
 
-The verbs: ``adapt``, ``evaluate``, ``load``, ``predict``, ``pseudo_label``. Everything else is in the rooms below:
-``segrefinery.verbs.compare``, ``segrefinery.verbs.audit``, ``segrefinery.data.check``, ``segrefinery.report``.
+The verbs are in ``segrefinery.verbs``, one file each; ``load`` opens what a run left, ``RunEvents`` is what it tells.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segrefinery.verbs.api import adapt, evaluate, load, predict, pseudo_label
+    from segrefinery.engine.events import RunEvents
+    from segrefinery.engine.model import load
+    from segrefinery.verbs.adapt import adapt
+    from segrefinery.verbs.compare import compare
+    from segrefinery.verbs.evaluate import evaluate
+    from segrefinery.verbs.predict import predict
+    from segrefinery.verbs.pseudo_label import pseudo_label
 
-__all__ = ["adapt", "evaluate", "load", "predict", "pseudo_label"]
+__all__ = ["RunEvents", "adapt", "compare", "evaluate", "load", "predict", "pseudo_label"]
 __version__ = version("segrefinery")
+
+_PLACES = {
+    "RunEvents": "engine.events",
+    "load": "engine.model",
+    **{verb: f"verbs.{verb}" for verb in ("adapt", "compare", "evaluate", "predict", "pseudo_label")},
+}
 
 
 def __dir__() -> list[str]:
@@ -21,8 +33,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # the networks load only when a verb is used, so that the command line answers at once
-        from segrefinery.verbs import api
-
-        return getattr(api, name)
+    if name in _PLACES:  # the networks load only when a verb is used, so that the command line answers at once
+        return getattr(import_module(f"segrefinery.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'segrefinery' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.progress import counting_progress, training_progress
 
 if TYPE_CHECKING:
+    from segrefinery.engine.events import RunEvents
     from segrefinery.engine.model import Model
 
 app = typer.Typer(
@@ -84,17 +85,14 @@ def adapt(
     ] = None,
 ) -> None:
     """Adapt a model to unlabelled target images and write a report."""
-    from segrefinery.report import write_report
-    from segrefinery.verbs import api
+    from segrefinery.verbs.adapt import adapt
 
     collapse = [f"training.on_collapse={on_collapse}"] if on_collapse else []
-    with training_progress(console) as progress:
-        api.adapt(
+    with told_on_terminal() as events:
+        adapt(
             recipe, source, target, output, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
-            overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse, progress=progress, say=say,
+            overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse, events=events,
         )  # fmt: skip
-    if MAIN:
-        say(f"report: {write_report(output)}")
 
 
 @app.command()
@@ -104,17 +102,14 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume")] = False,
 ) -> None:
     """Adapt from day to night on embedded scenes, without a single target label: minutes on two cores."""
-    from segrefinery.report import write_report
-    from segrefinery.verbs import api
+    from segrefinery.verbs.adapt import adapt
 
-    with training_progress(console) as progress:
-        api.adapt(
+    with told_on_terminal() as events:
+        adapt(
             "self_training", "scenes:day,count=400", "scenes:night,count=400", output,
             evaluation="scenes:night,count=100@test",
-            scale="small", seed=seed, resume=resume or (output / "recipe.yaml").exists(), progress=progress, say=say,
+            scale="small", seed=seed, resume=resume or (output / "recipe.yaml").exists(), events=events,
         )  # fmt: skip
-    if MAIN:
-        say(f"report: {write_report(output)}")
 
 
 @app.command()
@@ -128,11 +123,11 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score a model on labelled images."""
-    from segrefinery.verbs import api
+    from segrefinery.verbs.evaluate import evaluate
 
     model = loaded(run, window, device)
     with counting_progress(console, "evaluate") as progress:
-        scores = api.evaluate(model, on, classes=classes, progress=progress)
+        scores = evaluate(model, on, classes=classes, progress=progress)
     table = Table("class", "IoU")
     for name, value in scores["iou"].items():
         table.add_row(name, "absent" if value is None else f"{100 * value:.1f}")
@@ -157,28 +152,18 @@ def predict(
     device: Device = None,
 ) -> None:
     """Segment images: index PNG, colour overlay and confidence for each."""
-    from segrefinery.data.label_files import write_manifest
-    from segrefinery.data.transforms import resize_image
-    from segrefinery.export.predictions import write_prediction
-    from segrefinery.verbs import api
+    from segrefinery.verbs.predict import refuse_inside, write_predictions
 
-    api.refuse_inside(output, images)
+    refuse_inside(output, images)
     model = loaded(run, window, device)
-    rows, unreadable = [], []
     with counting_progress(console, "predict") as progress, writing(output):
-        total = api.count(images)
-        found = api.predict(model, images, factor=factor, skip=unreadable.append)
-        for name, image, probs in found:
-            place = len(rows) + len(unreadable)  # in the data set: an image that is mended gets the number left for it
-            if image.shape[-2:] != probs.shape[-2:]:
-                image = resize_image(image, (probs.shape[-2], probs.shape[-1]))
-            paths = write_prediction(output, place, name, image, probs, model.space)
-            rows.append((place, name, paths["label"].name))
-            progress(place + 1, total)
-        write_manifest(output, rows)
-    say(f"{len(rows)} images written to {output}")
-    if unreadable:
-        raise SegRefineryError(f"{len(unreadable)} of {total} images were left out: " + " ".join(map(str, unreadable)))
+        result = write_predictions(model, images, output, factor=factor, progress=progress)
+    say(f"{result.written} images written to {output}")
+    if result.unreadable:
+        raise SegRefineryError(
+            f"{len(result.unreadable)} of {result.images} images were left out: "
+            + " ".join(map(str, result.unreadable))
+        )
 
 
 @app.command("pseudo-label")
@@ -191,11 +176,11 @@ def pseudo_label(
     device: Device = None,
 ) -> None:
     """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
-    from segrefinery.verbs import api
+    from segrefinery.verbs.pseudo_label import pseudo_label
 
     model = loaded(run, window, device)
     with counting_progress(console, "label") as progress, writing(output):
-        written = api.pseudo_label(model, target, output, threshold, progress=progress)
+        written = pseudo_label(model, target, output, threshold, progress=progress)
     say(f"{written} labels written to {output}")
 
 
@@ -324,6 +309,22 @@ def main() -> None:
 
 
 @contextmanager
+def told_on_terminal() -> Iterator[RunEvents]:
+    """A run's events as bars and lines."""
+    from segrefinery.engine.events import RunEvents
+
+    class Terminal(RunEvents):
+        def said(self, line: str) -> None:
+            say(line)
+
+        def progressed(self, what: str, done: int, total: int, losses: Mapping[str, float]) -> None:
+            progress(what, done, total, losses)
+
+    with training_progress(console) as progress:
+        yield Terminal()
+
+
+@contextmanager
 def writing(output: Path) -> Iterator[None]:
     """A folder that cannot be written is the user's mistake."""
     try:
@@ -337,13 +338,13 @@ def loaded(run: Path, window: str | None, device: str | None) -> Model:
     """A run's model on a device, with the window a user asks for instead of its own."""
     import torch
 
-    from segrefinery.verbs import api
+    from segrefinery.engine.model import load
 
     if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
         raise SegRefineryError(f"--device {device}: write cpu, cuda or cuda:NUMBER")
     if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
         raise SegRefineryError(f"--device {device}: there is no CUDA GPU here, or torch cannot use it; leave it out")
-    model = api.load(run, device)
+    model = load(run, device)
     if window is not None:
         if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", window)):
             raise SegRefineryError(f"--window {window}: write it as HEIGHTxWIDTH, for instance 512x1024")

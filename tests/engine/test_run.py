@@ -9,13 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision.io import write_png
 
+import segrefinery as api
 import segrefinery.engine.loop as loop
 from runs import TEST, same, tiny_run, weights
 from segrefinery.core.errors import OutOfMemory, SegRefineryError, explained_if_out_of_memory
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.engine.run import plan
 from segrefinery.stages.self_training import SelfTrainingSettings
-from segrefinery.verbs import api
 
 
 class Killed(BaseException):
@@ -98,7 +98,7 @@ def test_no_stage_is_taken_over_from_other_code(tmp_path, monkeypatch):
     trained = []
     step = loop.one_step
     monkeypatch.setattr(loop, "one_step", lambda *given: (trained.append(given[1]), step(*given))[1])
-    monkeypatch.setattr("segrefinery.engine.run.code_digest", lambda: "other code")
+    monkeypatch.setattr("segrefinery.engine.finished.code_digest", lambda: "other code")
     tiny_run(tmp_path / "second", recipe="source_only", reuse=tmp_path / "shared")
     assert set(trained) == {"source"}
 

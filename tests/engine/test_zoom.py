@@ -6,10 +6,10 @@ import warnings
 
 import pytest
 
+import segrefinery as api
 from data.pictures import picture
 from runs import tiny_run
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.verbs import api
 
 
 def said(run, folder, window=None):

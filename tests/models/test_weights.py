@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.models import ModelSettings, build_model, load_model, load_weights, read_state, save_model
+from segrefinery.models import ModelSettings, build_model, load_weights, read_state
 from segrefinery.models import states as states_module
+from segrefinery.models.states import hub_file
+from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config, save_network
 
 TINY = {"width": 16, "blocks": 1}
 SETTINGS = ModelSettings(options=TINY)
@@ -66,9 +69,9 @@ def test_offline_says_which_file_and_where(monkeypatch, tmp_path):
     with pytest.raises(SegRefineryError, match=r"hf download timm/vit_small.*weights: none"):
         build_model(ModelSettings(name="dinov2_small"), 3)
     with pytest.raises(SegRefineryError, match="hf download org/model"):
-        load_model("hf://org/model")
+        hub_file("hf://org/model", CONFIG)
     with pytest.raises(SegRefineryError, match="expected hf://ORG/REPO"):
-        load_model("hf://org")
+        hub_file("hf://org", CONFIG)
     with pytest.raises(SegRefineryError, match="no imagenet weights for small"):
         build_model(ModelSettings(weights="imagenet"), 3)
 
@@ -133,43 +136,49 @@ def test_files_that_are_no_weights(tmp_path):
         read_state(tmp_path / "c.pth")
 
 
-def test_a_saved_model_comes_back(model, tmp_path):
-    folder = save_model(tmp_path / "my model", model, SETTINGS, "own", CLASSES, COLORS, {"mean": [0.5, 0.5, 0.5]})
+def config(**changes):
+    return NetworkConfig(**({"model": SETTINGS, "space": "own", "classes": CLASSES, "colors": COLORS} | changes))
+
+
+def test_a_saved_network_comes_back(model, tmp_path):
+    folder = tmp_path / "my model"
+    save_network(folder, model, config())
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    other, config = load_model(folder)
+    read = read_config(folder / CONFIG)
+    assert read == config()
+    other = build_model(read.model, len(read.classes))
+    load_weights(other, folder / TENSORS)
     image = torch.randn(1, 3, 20, 30)
     with torch.no_grad():
-        assert torch.equal(other(image).logits, model.eval()(image).logits)
-    assert (config.space, config.classes, config.colors) == ("own", CLASSES, COLORS)
-    assert config.extra == {"mean": [0.5, 0.5, 0.5]}
-    with pytest.raises(ValueError, match="3 classes"):
-        save_model(folder, model, SETTINGS, "own", CLASSES[:2], COLORS[:2])
+        assert torch.equal(other.eval()(image).logits, model.eval()(image).logits)
+    with pytest.raises(ValueError, match="3 classes, but 2 colors"):
+        config(colors=COLORS[:2])
 
 
-def test_a_full_disk_leaves_the_old_model(model, tmp_path, monkeypatch):
-    save_model(tmp_path, model, SETTINGS, "own", CLASSES, COLORS)
+def test_a_full_disk_leaves_the_old_network(model, tmp_path, monkeypatch):
+    save_network(tmp_path, model, config())
     before = (tmp_path / "model.safetensors").read_bytes()
 
     def full(_tensors, path):
         Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("segrefinery.models.weights.save_file", full)
     with pytest.raises(SegRefineryError, match="No space left"):
-        save_model(tmp_path, model, SETTINGS, "own", CLASSES, COLORS)
+        save_network(tmp_path, model, config())
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_saved_models_that_cannot_be_read(model, tmp_path):
+def test_descriptions_that_cannot_be_read(tmp_path):
+    path = tmp_path / CONFIG
     with pytest.raises(SegRefineryError, match="not a saved model"):
-        load_model(tmp_path)
-    save_model(tmp_path, model, SETTINGS, "own", CLASSES, COLORS)
-    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    for change, message in (({"format": 2}, "format 2"), ({"classes": 5}, "classes"), ({"what": 1}, "what")):
-        (tmp_path / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        read_config(path)
+    content = config().model_dump(mode="json")
+    for change, message in (({"format": 3}, "format 3"), ({"classes": 5}, "classes"), ({"colors": []}, "colors")):
+        path.write_text(json.dumps(content | change), encoding="utf-8")
         with pytest.raises(SegRefineryError, match=message):
-            load_model(tmp_path)
-    (tmp_path / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(SegRefineryError, match="not readable"):
-        load_model(tmp_path)
+            read_config(path)
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(SegRefineryError, match=r"config\.json: cannot be read"):
+        read_config(path)

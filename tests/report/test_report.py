@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segrefinery as api
 from runs import DAY, TEST, TINY, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.report import write_report
 from segrefinery.stages.target_guided import RoundRecord
-from segrefinery.verbs import api
 
 HOSTILE = 'näme "it\'s" <script>alert(1)</script> & 名'.replace("/", "\N{DIVISION SLASH}")
 ABOUT = "</pre><script>alert(2)</script>"

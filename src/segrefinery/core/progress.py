@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -23,7 +23,7 @@ class TrainingProgress:
         self.began: dict[str, tuple[float, int]] = {}
         self.told = time.monotonic()
 
-    def __call__(self, name: str, done: int, steps: int, losses: dict[str, float]) -> None:
+    def __call__(self, name: str, done: int, steps: int, losses: Mapping[str, float]) -> None:
         """Of a stage: its name, the steps done, the steps in all, and the losses by name."""
         now = time.monotonic()
         if name not in self.tasks:
@@ -37,7 +37,7 @@ class TrainingProgress:
         if ended and not losses:
             self.bars.remove_task(self.tasks.pop(name))
 
-    def line(self, name: str, done: int, steps: int, losses: dict[str, float], now: float) -> str:
+    def line(self, name: str, done: int, steps: int, losses: Mapping[str, float], now: float) -> str:
         parts = [f"{name} {done}/{steps}", *(f"{key} {value:.3f}" for key, value in losses.items())]
         began, first = self.began[name]
         if done > first:

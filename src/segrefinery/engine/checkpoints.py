@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file
 from segrefinery.stages.optimizers import Trained
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""The first format had no checksum."""
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -24,7 +28,29 @@ def save_state(state: dict[str, Any], path: Path) -> None:
         SegRefineryError: the disk is full or the folder cannot be written; what was there before is kept.
     """
     with whole_file(path) as file:
-        torch.save(state, file)
+        torch.save({**state, "checksum": checksum(state)}, file)
+
+
+def checksum(state: Any) -> str:
+    """Of all that a state holds, tensors bit for bit; an archive's own is not looked at when it is read."""
+    found = hashlib.blake2b(digest_size=16)
+    _add(found, state)
+    return found.hexdigest()
+
+
+def _add(found: Any, part: Any) -> None:
+    if isinstance(part, torch.Tensor):
+        found.update(f"{part.dtype}{tuple(part.shape)}".encode())
+        found.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            _add(found, key)
+            _add(found, value)
+    elif isinstance(part, list | tuple):
+        for value in part:
+            _add(found, value)
+    else:
+        found.update(repr(part).encode())
 
 
 def load_safely(path: Path) -> dict[str, Any]:
@@ -40,11 +66,16 @@ def load_safely(path: Path) -> dict[str, Any]:
     except Exception as error:  # a truncated archive and a forbidden pickle raise different types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SegRefineryError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") not in READABLE:
         found = state.get("format") if isinstance(state, dict) else None
         raise SegRefineryError(
             f"{path}: written in checkpoint format {found}, this version reads format {FORMAT}; start the run anew in "
             "an empty folder"
+        )
+    if state["format"] == FORMAT and state.pop("checksum", None) != checksum(state):
+        raise SegRefineryError(
+            f"{path}: is damaged (its checksum is another); delete it and continue with --resume, which goes back to "
+            "what came before it"
         )
     return state
 
@@ -55,8 +86,9 @@ class Checkpoints:
     Of the processes of a distributed run one is ``main``; the others read what it writes.
     """
 
-    def __init__(self, folder: Path, stage: str, keep: int = 2, main: bool = True) -> None:
-        self.folder, self.stage, self.keep, self.main = folder, stage, keep, main
+    def __init__(self, folder: Path, stage: str, keep: int = 2, main: bool = True, key: str | None = None) -> None:
+        """``key``: all that determines the stage's result; a checkpoint with another is not gone on from."""
+        self.folder, self.stage, self.keep, self.main, self.key = folder, stage, keep, main, key
         self.pinned: Path | None = None
 
     def paths(self) -> list[Path]:
@@ -74,6 +106,7 @@ class Checkpoints:
         state = {
             "format": FORMAT,
             "stage": self.stage,
+            "key": self.key,
             "step": step,
             "module": module.state_dict(),
             "optimizers": optimizers,
@@ -102,6 +135,11 @@ class Checkpoints:
         if not paths:
             return 0
         state = load_safely(paths[-1])
+        if state.get("key") != self.key:
+            raise SegRefineryError(
+                f"{paths[-1]}: was written with other data, classes or settings than this run has now; start a new run "
+                f"with -o and --reuse {self.folder.parent}, which takes over the stages that have not changed"
+            )
         load_state(module, state["module"], paths[-1])
         for name, item in trained.items():
             rates = [group["base_lr"] for group in item.optimizer.param_groups]

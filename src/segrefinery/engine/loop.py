@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,19 +55,6 @@ class LoopSettings:
     on_collapse: OnCollapse = "warn"
 
 
-@dataclass
-class Hooks:
-    """What others may do while the loop runs; none of it changes the training.
-
-    Attributes:
-        look: called with the number of finished steps every ``look_every`` of them.
-        progress: called after every step with the number of finished steps and its losses.
-    """
-
-    look: Callable[[int], None] = lambda step: None
-    progress: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
-
-
 class NonFiniteLoss(SegRefineryError):
     """A loss became NaN or infinite; the last good checkpoint is kept."""
 
@@ -80,19 +67,21 @@ def train(
     batches: Callable[[int], Iterator[Pair]],
     checkpoints: Checkpoints,
     tracker: Tracker,
-    hooks: Hooks | None = None,
+    progressed: Callable[[int, int, dict[str, float]], None],
+    look: Callable[[int], None],
 ) -> None:
     """Train a stage to its end, from its newest checkpoint if it has one.
 
     Args:
         batches: called with the first step's number; yields this rank's share of each step's global batch.
+        progressed: told after every step of the steps done, the steps in all and the losses.
+        look: called with the number of finished steps every ``look_every`` of them; it changes nothing.
 
     Raises:
         NonFiniteLoss: names the loss and the step.
         OutOfMemory: names the step and what would need less.
         Collapse: the gate is told to stop, and does.
     """
-    hooks = hooks or Hooks()
     stage.to(fabric.device).train()
     trained = stage.optimizers()
     if not checkpoints.paths():
@@ -111,7 +100,7 @@ def train(
             if gate.not_finite(done, error):
                 break
             raise
-        hooks.progress(done, losses)
+        progressed(done, settings.steps, losses)
         if done % settings.log_every == 0 or done == settings.steps:
             seconds = (time.perf_counter() - clock) / (number % settings.log_every + 1)
             clock = time.perf_counter()
@@ -120,7 +109,7 @@ def train(
                 break
         if settings.look_every and done % settings.look_every == 0 and done < settings.steps:
             stage.eval()
-            hooks.look(done)
+            look(done)
             stage.train()
             clock = time.perf_counter()
         if done % settings.checkpoint_every == 0 and done < settings.steps:

@@ -1,4 +1,4 @@
-"""A trained model as a run leaves it: a network, its classes, and how it reads images."""
+"""Trained models, saved and loaded: a network, its classes, and how it reads images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,53 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_image
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import Settings
 from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.evaluation.inference import predict_probs
 from segrefinery.labels import LabelSpace
-from segrefinery.models import Segmenter, build_model, load_weights
-from segrefinery.models.weights import CONFIG, TENSORS, read_config
-from segrefinery.refine import parse_chain
+from segrefinery.models import Segmenter, build_model, load_weights, normalization_of
+from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config, save_network
+from segrefinery.refine import RefinerChain
+
+
+class Origin(Settings):
+    """What a model was trained on."""
+
+    source: str | None = None
+    """The labelled images."""
+    target: str | None = None
+    """The images it was adapted to."""
+    stage: str = ""
+    """The stage that left it."""
+    seed: int = 0
+    """Of everything random."""
+
+
+class ModelConfig(NetworkConfig):
+    """The content of ``config.json`` of a trained model: a network, and all it takes to read images with it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: DataSettings
+    """How images are resized and normalised, with the pixel statistics that the network was trained with."""
+    window: tuple[int, int] | None = None
+    """Height and width of overlapping windows at prediction, or null for whole images."""
+    merge: dict[str, str | None] | None = None
+    """How classes were renamed before training."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the first target image of its training, where that is known."""
+    refine: RefinerChain = Field(default_factory=dict)
+    """The refiners that are part of the predictor."""
+    recipe: str = ""
+    """Name of the recipe it was trained by."""
+    trained_on: Origin = Origin()
+    """What it was trained on."""
 
 
 @dataclass
@@ -84,18 +121,44 @@ def load(path: str | Path, device: torch.device | str | None = None) -> Model:
     found = [part for part in (folder, folder / "model", folder / "source_model") if (part / CONFIG).exists()]
     if not found:
         raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
-    config = read_config(found[0] / CONFIG)
+    config = read_config(found[0] / CONFIG, ModelConfig)
     space = LabelSpace(config.space, config.classes, config.colors)
     segmenter = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
     network: nn.Module = segmenter
-    for settings in parse_chain(config.extra["refine"]).values():
-        network = settings.build(segmenter, space).predictor(network)
+    for settings in config.refine.values():
+        network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
     load_weights(network, found[0] / TENSORS)
     network.to(device or default_device())
-    window = config.extra["window"]
-    data = DataSettings.model_validate(config.extra["data"]).read_by(segmenter.normalization)
-    size = config.extra.get("image_size")
+    data = config.data.read_by(segmenter.normalization)
     return Model(
-        network.eval(), segmenter.eval(), space, data, window and tuple(window), config.extra.get("merge"),
-        size and tuple(size),
+        network.eval(), segmenter.eval(), space, data, config.window, config.merge, config.image_size
     )  # fmt: skip
+
+
+class ModelKeeper(RunEvents):
+    """Writes the model of every stage that ends: ``source_model/`` of one that saw the source alone, else ``model/``.
+
+    Attributes:
+        about: what the models of the run have in common; network, refiners and stage are filled in for each.
+        candidates: also keep each one by itself, in ``candidates/STAGE/``, for the best to be chosen.
+    """
+
+    def __init__(self, folder: Path, about: ModelConfig, candidates: bool = False) -> None:
+        self.folder, self.about, self.candidates = folder, about, candidates
+
+    def ended(self, end: StageEnd) -> None:
+        config = self.described(end)
+        save_network(self.folder / ("source_model" if end.source_only else "model"), end.predictor, config)
+        if self.candidates and not end.source_only:
+            save_network(self.folder / "candidates" / end.name, end.predictor, config)
+
+    def described(self, end: StageEnd) -> ModelConfig:
+        """All that ``load`` needs to know of a stage's model."""
+        chain = {name: settings for name, settings in end.settings.chain.items() if name in end.inference_refiners}
+        changes = {
+            "model": end.model,
+            "data": self.about.data.read_by(normalization_of(end.predictor)),
+            "refine": chain,
+            "trained_on": self.about.trained_on.model_copy(update={"stage": end.name}),
+        }
+        return self.about.model_copy(update=changes)

@@ -40,6 +40,15 @@ def scores_of(counts: ConfusionMatrix, space: LabelSpace, left_out: Collection[s
     }
 
 
+def is_evaluated(folder: Path, stage: str) -> bool:
+    """Whether a stage's scores and counts are kept already."""
+    return evaluation_file(folder, stage).exists() and stage in read_results(folder).get("stages", {})
+
+
+def evaluation_file(folder: Path, stage: str) -> Path:
+    return folder / "evaluation" / f"{stage}.npz"
+
+
 def keep_evaluation(folder: Path, stage: str, found: Evaluation, space: LabelSpace, source_only: bool) -> None:
     """Add a stage's scores to ``results.json`` and keep its per-image counts as ``evaluation/STAGE.npz``."""
     results = read_results(folder)
@@ -48,7 +57,7 @@ def keep_evaluation(folder: Path, stage: str, found: Evaluation, space: LabelSpa
     results.setdefault("stages", {})[stage] = scores
     results["source_only" if source_only else "adapted"] = scores | {"stage": stage}
     write_results(folder, results)
-    with whole_file(folder / "evaluation" / f"{stage}.npz") as file:
+    with whole_file(evaluation_file(folder, stage)) as file:
         np.savez_compressed(file, per_image=found.per_image.numpy())
 
 
@@ -65,7 +74,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def per_image_counts(folder: Path, stage: str) -> torch.Tensor:
     """N x C x C counts of a stage's evaluation."""
-    path = folder / "evaluation" / f"{stage}.npz"
+    path = evaluation_file(folder, stage)
     try:
         with np.load(path) as file:
             return torch.from_numpy(file["per_image"])

@@ -5,12 +5,10 @@ from segrefinery.models.foreign import wrap
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter, normalization_of
 from segrefinery.models.states import load_weights, read_state
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.models.weights import ModelConfig, load_model, save_model
 
 __all__ = [
     "NETWORKS",
     "Learner",
-    "ModelConfig",
     "ModelSettings",
     "Prediction",
     "Segmenter",
@@ -18,10 +16,8 @@ __all__ = [
     "TeacherSettings",
     "TeacherView",
     "build_model",
-    "load_model",
     "load_weights",
     "normalization_of",
     "read_state",
-    "save_model",
     "wrap",
 ]

@@ -1,32 +1,32 @@
-"""A model as a folder: ``model.safetensors`` with the tensors and ``config.json`` with all it takes to rebuild it."""
+"""A network as a folder: ``model.safetensors`` with the tensors and ``config.json`` with all it takes to rebuild it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, ValidationError, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import whole_file, write_text
+from segrefinery.core.files import read_json, whole_file, write_text
 from segrefinery.core.settings import Settings
-from segrefinery.models.build import ModelSettings, build_model
-from segrefinery.models.segmenter import Segmenter
-from segrefinery.models.states import hub_file, load_weights
+from segrefinery.models.build import ModelSettings
 
-FORMAT = 1
+FORMAT = 2
 TENSORS = "model.safetensors"
 CONFIG = "config.json"
 
 
-class ModelConfig(Settings):
-    """The content of ``config.json``."""
+class NetworkConfig(Settings):
+    """What ``config.json`` says of the network; who reads images with it adds more, which is passed over here."""
+
+    model_config = ConfigDict(extra="ignore")
 
     format: int = FORMAT
-    """Version of this file; a reader refuses any other."""
+    """Version of this file; a reader refuses a later one."""
     model: ModelSettings
     """The network."""
     space: str
@@ -35,80 +35,54 @@ class ModelConfig(Settings):
     """Class names, in the order of the logits."""
     colors: tuple[tuple[int, int, int], ...]
     """A colour a class."""
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """What a predictor needs besides (normalisation, crop, ...)."""
+
+    @model_validator(mode="after")
+    def _one_color_a_class(self) -> Self:
+        if len(self.classes) != len(self.colors):
+            raise ValueError(f"{len(self.classes)} classes, but {len(self.colors)} colors")
+        return self
 
 
-def save_model(
-    folder: str | Path,
-    model: Segmenter,
-    settings: ModelSettings,
-    space_name: str,
-    classes: Sequence[str],
-    colors: Sequence[tuple[int, int, int]],
-    extra: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write a model. Each file is written beside its place and then moved there, the tensors first, so that a reader
-    never finds half of one.
+Config = TypeVar("Config", bound=NetworkConfig)
 
-    Returns:
-        The folder.
+
+def save_network(folder: Path, network: nn.Module, config: NetworkConfig) -> None:
+    """Write a network: the tensors first, so that a reader never finds a description of what is not there.
 
     Raises:
-        ValueError: the number of classes or colours is not the model's.
         SegRefineryError: the disk is full or the folder not writable; what was there before is whole.
     """
-    if not len(classes) == len(colors) == model.num_classes:
-        raise ValueError(f"classes {len(classes)}, colors {len(colors)}: the model has {model.num_classes} classes")
-    config = ModelConfig(
-        model=settings,
-        space=space_name,
-        classes=tuple(classes),
-        colors=tuple(tuple(int(v) for v in color) for color in colors),  # pyright: ignore[reportArgumentType]
-        extra=dict(extra or {}),
-    )
-    folder = Path(folder)
     # A tensor that two names share would be refused; each name gets its own copy.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     with whole_file(folder / TENSORS) as file:
-        save_file(tensors, file.name)
+        try:
+            save_file(tensors, file.name)
+        except SafetensorError as error:  # what it says of a full disk
+            raise OSError(str(error)) from error
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-    return folder
 
 
-def load_model(folder: str | Path) -> tuple[Segmenter, ModelConfig]:
-    """Read a model that ``save_model`` wrote, from a folder or from ``hf://ORG/REPO``; it comes in eval mode.
-
-    Raises:
-        SegRefineryError: a file is missing or damaged, written by another version, or does not fit.
-    """
-    if str(folder).startswith("hf://"):
-        config_path, tensors = hub_file(str(folder), CONFIG), hub_file(str(folder), TENSORS)
-    else:
-        config_path, tensors = Path(folder) / CONFIG, Path(folder) / TENSORS
-    config = read_config(config_path)
-    model = build_model(config.model.model_copy(update={"weights": "none"}), len(config.classes))
-    load_weights(model, tensors)
-    return model.eval(), config
-
-
-def read_config(path: Path) -> ModelConfig:
-    """The description of a saved model.
+def read_config(path: Path, kind: type[Config] = NetworkConfig) -> Config:
+    """The description of a saved network.
 
     Raises:
-        SegRefineryError: missing, damaged, or of another version.
+        SegRefineryError: missing, damaged, or of a later version.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SegRefineryError(f"{path}: not found, so {path.parent} is not a saved model.") from error
-    except (ValueError, OSError) as error:
-        raise SegRefineryError(f"{path}: not readable ({error}).") from error
+    if not path.exists():
+        raise SegRefineryError(f"{path}: not found, so {path.parent} is not a saved model.")
+    content = read_json(path, "name another model, or train it again")
     version = content.get("format") if isinstance(content, dict) else None
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         raise SegRefineryError(f"{path}: format {version!r}, but this version reads format {FORMAT}.")
     try:
-        return ModelConfig(**content)
+        return kind(**(_from_first_format(content) if version == 1 else content))
     except ValidationError as error:
         wrong = error.errors()[0]
         raise SegRefineryError(f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}.") from error
+
+
+def _from_first_format(content: dict[str, Any]) -> dict[str, Any]:
+    """The first format kept all but the network in a mapping of its own."""
+    rest = content.get("extra")
+    own = {key: value for key, value in content.items() if key != "extra"}
+    return {**(rest if isinstance(rest, dict) else {}), **own, "format": FORMAT}

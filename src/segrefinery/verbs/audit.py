@@ -19,11 +19,11 @@ from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.decoding import read_ids
 from segrefinery.data.label_files import file_stem, save_png
+from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.export.annotation import read_masks, write_cvat, write_label_studio
 from segrefinery.models.weights import CONFIG
-from segrefinery.verbs.api import Model, load
 from segrefinery.verbs.compare import SOURCE_ONLY, check_classes, model_folders
 
 POOL = 400

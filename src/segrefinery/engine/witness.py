@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.data.transforms import DataSettings
-from segrefinery.engine.run import StageEnd
+from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.engine.tracker import Tracker
 from segrefinery.evaluation.results import read_results, write_results
 from segrefinery.evaluation.trust.collect import Observation, look
 from segrefinery.evaluation.trust.verdict import Verdict, expected_classes, single_scores, trust, verdict
 
 
-class Witness:
+class Witness(RunEvents):
     """Looks at the models of one run on its target images, always the same ones.
 
     Attributes:
@@ -26,16 +26,19 @@ class Witness:
     """
 
     def __init__(
-        self, folder: Path, target: Any, data: DataSettings, num_classes: int, window: tuple[int, int] | None,
-        tracker: Tracker,
+        self, folder: Path, source: Any, target: Any, data: DataSettings, num_classes: int,
+        window: tuple[int, int] | None, tracker: Tracker, told: RunEvents, choose: Literal["last", "score"] = "last",
     ) -> None:  # fmt: skip
+        """``source``: the labelled images, whose class shares the verdict counts in. ``told``: whom to tell.
+        ``choose``: which model the run ships (``training.choose``)."""
         self.folder, self.target, self.data = folder, target, data
         self.num_classes, self.window, self.tracker = num_classes, window, tracker
+        self.source, self.told, self.choose = source, told, choose
         self.seen: dict[str, Observation] = {}
         self.steps: dict[str, int] = {}
         self.source_only: str | None = None
 
-    def glance(self, end: StageEnd, step: int) -> None:
+    def looked(self, end: StageEnd, step: int) -> None:
         """Record the scores of a model in training."""
         self._record(end.name, step, self._look(end))
 
@@ -64,23 +67,24 @@ class Witness:
         values = {name: float(trust(self.seen[name], reference, expected)) for name in candidates}
         return max(reversed(candidates), key=values.__getitem__)
 
-    def conclude(self, choose: str, source: Any) -> Verdict | None:
-        """Compare the run's model with source-only and keep the verdict; with ``choose: score`` put the chosen model in
-        its place. None where there is nothing to compare.
+    def concluded(self) -> None:
+        """Say the verdict."""
+        if (verdict := self.conclude()) is not None:
+            self.told.said(f"verdict: {verdict}")
 
-        Args:
-            source: the labelled images, whose class shares the verdict takes into account; they are kept with it.
-        """
+    def conclude(self) -> Verdict | None:
+        """Compare the run's model with source-only and keep the verdict; with ``choose: score`` put the chosen model in
+        its place. None where there is nothing to compare."""
         adapted = [name for name in self.seen if name != self.source_only]
         if self.source_only is None or not adapted:
             return None
-        chosen = self.best() if choose == "score" else adapted[-1]
+        chosen = self.best() if self.choose == "score" else adapted[-1]
         judged = chosen if chosen in adapted else adapted[-1]
-        shares = label_shares(source)
+        shares = label_shares(self.source)
         found = verdict(self.seen[judged], self.seen[self.source_only], torch.tensor(shares))
         results = read_results(self.folder)
         kept = {"stage": judged, **found.as_dict()}
-        if choose == "score":
+        if self.choose == "score":
             self._ship(chosen)
             kept["chosen"] = results["chosen"] = chosen
             if chosen in results.get("stages", {}):

@@ -1,0 +1,44 @@
+"""Scores a run's models on labelled images of the target domain, at looks and at the end of every stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.engine.tracker import Tracker
+from segrefinery.evaluation.inference import Evaluation, evaluate_network
+from segrefinery.evaluation.results import is_evaluated, keep_evaluation
+from segrefinery.labels import LabelSpace
+
+
+class Evaluator(RunEvents):
+    """Evaluates on one data set, and keeps what it finds in ``results.json``, ``evaluation/`` and the record."""
+
+    def __init__(
+        self, folder: Path, dataset: Any, reference: str, space: LabelSpace, data: DataSettings,
+        window: tuple[int, int] | None, tracker: Tracker, told: RunEvents,
+    ) -> None:  # fmt: skip
+        """``reference``: what the user calls ``dataset``. ``told``: whom to tell of scores and of progress."""
+        self.folder, self.dataset, self.reference, self.space = folder, dataset, reference, space
+        self.data, self.window, self.tracker, self.told = data, window, tracker, told
+
+    def looked(self, end: StageEnd, step: int) -> None:
+        self._evaluate(end, step, "look")
+
+    def ended(self, end: StageEnd) -> None:
+        if is_evaluated(self.folder, end.name):
+            return
+        scores = self._evaluate(end, end.settings.steps, "evaluation")
+        keep_evaluation(self.folder, end.name, scores, self.space, source_only=end.source_only)
+        self.told.said(f"{end.name}: {100 * scores.total.miou:.1f} mIoU on {self.reference}")
+
+    def _evaluate(self, end: StageEnd, step: int, kind: str) -> Evaluation:
+        told = lambda done, total: self.told.progressed(f"{end.name}: evaluation images", done, total, {})  # noqa: E731
+        scores = evaluate_network(
+            end.predictor, self.dataset, self.data, self.space.num_classes, self.window, progress=told
+        )
+        total = scores.total
+        self.tracker.write(end.name, step, kind, {"miou": total.miou, "pixel_accuracy": total.pixel_accuracy})
+        return scores

@@ -1,0 +1,108 @@
+"""What a run folder says of itself: what determines the run, on what it was trained, and who is writing there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import cannot_write, read_json, sweep, write_json, write_text
+from segrefinery.data.scan import fingerprint
+from segrefinery.engine.environment import environment
+from segrefinery.engine.events import RunEvents
+from segrefinery.engine.feed import RunData
+from segrefinery.engine.processes import rank
+
+LOCK = ".lock"
+RECIPE, ENVIRONMENT, DATA = "recipe.yaml", "environment.json", "data.json"
+EXACT = {"torch_threads": "threads", "processes": "processes", "device": "device"}
+"""What of the environment changes the last digits of a result."""
+
+
+@contextmanager
+def the_only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder while the block runs. The lock is the operating system's: that of a dead process blocks nobody,
+    and where there is none (Windows) nothing is held. Of the processes of a run the first one holds it.
+
+    Raises:
+        SegRefineryError: another process holds it, or the folder cannot be written.
+    """
+    if rank() != 0:
+        yield
+        return
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise cannot_write(folder / LOCK, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another one"
+            raise SegRefineryError(
+                f"{folder}: process {holder} is writing this run; wait for its end, or name another folder with -o"
+            ) from error
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def keep_record(folder: Path, recipe: str, sets: RunData, device: str, processes: int, events: RunEvents) -> None:
+    """Write the recipe, the data's fingerprints and the environment of a new run; compare those of a resumed one.
+
+    The first record stays. Another number of threads or processes, or another device, changes the last digits of what
+    is trained from now on, which is said.
+
+    Raises:
+        SegRefineryError: the data or the classes are not those the run began with.
+    """
+    sweep(folder)
+    refuse_other_data(folder, sets)
+    write_text(folder / RECIPE, recipe)
+    now = environment(device, processes)
+    path = folder / ENVIRONMENT
+    if not path.exists():
+        write_json(path, now)
+        return
+    before = read_json(path, "remove it to go on")
+    for key, word in EXACT.items():
+        if before.get(key) != now[key]:
+            events.said(
+                f"warning: the run began with {word} {before.get(key)} and goes on with {now[key]}; its weights will "
+                "not be exactly those of an undisturbed run"
+            )
+
+
+def refuse_other_data(folder: Path, sets: RunData) -> None:
+    """Keep what the data sets are made of, or compare it with what a run that is resumed began with."""
+    path, now = folder / DATA, described(sets)
+    if not path.exists():
+        write_json(path, now)
+        return
+    before = read_json(path, f"start a new run with -o; --reuse {folder} takes over what it finished")
+    changed = [key for key, value in now.items() if before.get(key) != value]
+    if changed:
+        words = {"classes": "the classes or their order"}
+        what = ", ".join(words.get(key, f"the {key} images") for key in changed)
+        raise SegRefineryError(
+            f"{folder}: changed since the run began: {what}; put them back, or start a new run "
+            f"with -o, where --reuse {folder} takes over the stages that they do not concern"
+        )
+
+
+def described(sets: RunData) -> dict[str, Any]:
+    """What each data set is made of, and the classes in their order."""
+    parts = {"source": sets.source, "target": sets.target, "evaluation": sets.evaluation, "oracle": sets.oracle}
+    prints = {role: None if part is None else fingerprint(part) for role, part in parts.items()}
+    return prints | {"classes": list(sets.space.classes)}

@@ -1,0 +1,141 @@
+"""Adapt a model to unlabelled target images: a run, its folder and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import cannot_write
+from segrefinery.engine.environment import deterministic
+from segrefinery.engine.evaluator import Evaluator
+from segrefinery.engine.events import Listeners, RunEvents
+from segrefinery.engine.feed import RunData
+from segrefinery.engine.model import ModelConfig, ModelKeeper, Origin
+from segrefinery.engine.processes import make_fabric
+from segrefinery.engine.record import LOCK, RECIPE, keep_record, the_only_writer
+from segrefinery.engine.run import Run
+from segrefinery.engine.tracker import Tracker
+from segrefinery.engine.witness import Witness
+from segrefinery.recipe import Recipe, dump_recipe, load_recipe
+from segrefinery.report import write_report
+from segrefinery.verbs.sets import open_sets
+
+
+def adapt(
+    recipe: str | Path | Recipe,
+    source: str | Path,
+    target: str | Path,
+    output: str | Path,
+    *,
+    evaluation: str | Path | None = None,
+    oracle: str | Path | None = None,
+    scale: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    reuse: str | Path | None = None,
+    events: RunEvents | None = None,
+) -> Path:
+    """Adapt a model to unlabelled target images and write the report -> the run folder.
+
+    Args:
+        recipe: name of a shipped recipe, path of a YAML file, or a recipe.
+        source: labelled images, ``NAME:PATH[@SPLIT]``. target: images to adapt to; labels they have are not read.
+        output: the run folder, which must be new, empty, or the run to ``resume``.
+        evaluation: labelled images of the target domain, looked at for scores only.
+        oracle: labelled target images, for a recipe with an oracle stage only.
+        scale: ``small`` for two processor cores. overrides: ``a.b=c`` assignments to the recipe.
+        reuse: folder in which finished stages are shared between runs that agree on all that determines them, this
+            code included; or the folder of another run, from which such stages are taken.
+        events: told of every step and, in sentences, of what happens.
+
+    Raises:
+        SegRefineryError: bad input, named before anything is trained; or training that cannot go on.
+    """
+    folder, told = Path(output), events or RunEvents()
+    if not isinstance(recipe, Recipe):
+        named = {"source": source, "target": target, "evaluation": evaluation, "oracle": oracle}
+        fields = {role: None if data is None else str(data) for role, data in named.items()}
+        recipe = load_recipe(recipe, scale, overrides, seed=seed, **fields)
+    check_folder(folder, recipe, resume, told)
+    open_folder(folder)
+    with the_only_writer(folder):
+        sets = open_sets(recipe, told)
+        fabric = make_fabric(recipe.training.precision)
+        if fabric.global_rank == 0:
+            keep_record(folder, dump_recipe(recipe), sets, str(fabric.device), fabric.world_size, told)
+        tracker = Tracker(folder, active=fabric.global_rank == 0, say=told.said)
+        listeners = listeners_of(folder, recipe, sets, tracker, told) if fabric.global_rank == 0 else RunEvents()
+        run = Run(
+            folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed,
+            sets, fabric, tracker, listeners, Path(reuse) if reuse else None,
+        )  # fmt: skip
+        with deterministic(recipe.training.deterministic):
+            run.execute()
+        tracker.close()
+    return folder
+
+
+class Reporter(RunEvents):
+    """Writes the report once all is done."""
+
+    def __init__(self, folder: Path, told: RunEvents) -> None:
+        self.folder, self.told = folder, told
+
+    def concluded(self) -> None:
+        self.told.said(f"report: {write_report(self.folder)}")
+
+
+def listeners_of(folder: Path, recipe: Recipe, sets: RunData, tracker: Tracker, told: RunEvents) -> RunEvents:
+    """Who is told of a run, in this order: the user, and those who look, keep, score and report."""
+    space, data, window = sets.space, recipe.target_data, recipe.window
+    height, width = sets.target.image(0).shape[-2:]
+    origin = Origin(source=recipe.source, target=recipe.target, seed=recipe.seed)
+    about = ModelConfig(
+        model=recipe.model, space=space.name, classes=space.classes, colors=space.colors, data=data, window=window,
+        merge=recipe.merge, recipe=recipe.name, trained_on=origin, image_size=(height, width),
+    )  # fmt: skip
+    choose = recipe.training.choose
+    witness = Witness(folder, sets.source, sets.target, data, space.num_classes, window, tracker, told, choose)
+    parts = [told, witness, ModelKeeper(folder, about, candidates=choose == "score")]
+    if sets.evaluation is not None:
+        parts.append(Evaluator(folder, sets.evaluation, str(recipe.evaluation), space, data, window, tracker, told))
+    return Listeners(*parts, Reporter(folder, told))
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path, recipe: Recipe, resume: bool, told: RunEvents) -> None:
+    """Refuse to overwrite a run, and to resume one with another recipe."""
+    written = folder / RECIPE
+    if folder.exists() and not folder.is_dir():
+        raise SegRefineryError(f"{folder}: is a file; name a folder for the run with -o")
+    if not written.exists():
+        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()) and not resume:
+            raise SegRefineryError(f"{folder}: is not empty and holds no run; name a new folder with -o")
+        if resume:
+            told.said(f"note: {folder} holds no run to continue; a new one starts there")
+        return
+    if not resume:
+        raise SegRefineryError(
+            f"{folder}: holds a run already; continue it with --resume, or name a new folder with -o"
+        )
+    before = load_recipe(written)
+    old, new = before.model_dump(mode="json"), recipe.model_dump(mode="json")
+    different = [key for key in new if old.get(key) != new[key] and key != "about"]
+    if different:
+        raise SegRefineryError(
+            f"{written}: the run was started with other settings ({', '.join(different)}); resume with the same "
+            f"recipe, data and --set, or start a new run with -o; --reuse {folder} then takes over the stages that "
+            "have not changed"
+        )
+
+
+def open_folder(folder: Path) -> None:
+    """Make the run's folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
