@@ -242,7 +242,7 @@ def audit(
         say("Label Studio: interface from label_studio.xml, serve the folder as local files, import label_studio.json.")
         return
     with counting_progress(console, "score") as progress:
-        found = score_audit(run, target, folder, masks, others or (), progress=progress)
+        found = score_audit(run, target, folder, masks, others or (), progress=progress, say=say)
     table = Table("model", "mIoU", "95 % interval", "against source-only", "95 % interval")
     for model in found:
         against = ("", "") if model.difference is None else (points(model.difference), span(model.difference_interval))

@@ -156,7 +156,7 @@ def test_bad_masks_are_named(tmp_path, masks):
     with pytest.raises(SegRefineryError, match=r"unknown colours \(1, 2, 3\)"):
         read_masks(tmp_path, SIZES, SPACE)
     (tmp_path / "000002_b.png").write_bytes(b"not a picture")
-    with pytest.raises(SegRefineryError, match="cannot be read"):
+    with pytest.raises(SegRefineryError, match="not a PNG"):
         read_masks(tmp_path, SIZES, SPACE)
     (tmp_path / "labelmap.txt").write_text("unicorn:1,2,3::\n")
     with pytest.raises(SegRefineryError, match="unknown label 'unicorn'"):

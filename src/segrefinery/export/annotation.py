@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.export.brush import decode_brush, encode_brush
+from segrefinery.data.decoding import decoded, read_ids
+from segrefinery.export.brush import encode_brush
+from segrefinery.export.label_studio import read_label_studio
 from segrefinery.labels import IGNORE, LabelSpace, key
 
 Color = tuple[int, int, int]
@@ -87,7 +88,8 @@ def read_masks(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelS
 
     Args:
         folder: what CVAT exported as "Segmentation mask 1.1", unpacked; or a folder of ``STEM.png`` with class ids or
-            with the colours we wrote; or a Label Studio JSON export, or the folder that holds it.
+            with the colours we wrote (two classes may be 0 and 255); or a Label Studio JSON or JSON-MIN export, or the
+            folder that holds it.
         sizes: the stems that are wanted, and each image's height and width.
 
     Raises:
@@ -97,11 +99,18 @@ def read_masks(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelS
         raise SegRefineryError(f"{folder}: unpack the archive and name the folder with --masks")
     if not folder.exists():
         raise SegRefineryError(f"{folder}: no such folder of masks")
+    if folder.is_dir() and (
+        strange := sorted(folder.glob("task-*-annotation-*.png")) + sorted(folder.glob("annotations*.xml"))
+    ):
+        raise SegRefineryError(
+            f"{strange[0]}: does not say which image it masks, or how; export as JSON from Label Studio, as "
+            "Segmentation mask 1.1 from CVAT"
+        )
     exports = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
     found = _from_pictures(folder, sizes, space) if folder.is_dir() else {}
     if not found:
         for export in exports:
-            found |= _from_label_studio(export, sizes, space)
+            found |= read_label_studio(export, sizes, space)
     missing = [stem for stem in sizes if stem not in found]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -112,37 +121,46 @@ def read_masks(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelS
 def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelSpace) -> dict[str, Tensor]:
     places = [folder / "SegmentationClass", folder]
     colors = _label_map(folder / "labelmap.txt", space)
+    paths = {
+        stem: path for stem in sizes if (path := next((p for d in places if (p := d / f"{stem}.png").exists()), None))
+    }
+    colored = colors is None and any(_is_colored(decoded(path, "mask")) for path in paths.values())
+    by_color = {
+        stem: colors is not None or (colored and decoded(path, "mask").ndim == 3) for stem, path in paths.items()
+    }
+    ids = {stem: read_ids(path).long() for stem, path in paths.items() if not by_color[stem]}
+    # 255 is a class where there are two and nothing else can be the second: to ignore it would leave one.
+    values = {value for each in ids.values() for value in each.unique().tolist()}
+    second = 1 if space.num_classes == 2 and values == {0, IGNORE} else IGNORE
     found = {}
-    for stem, size in sizes.items():
-        path = next((place / f"{stem}.png" for place in places if (place / f"{stem}.png").exists()), None)
-        if path is None:
-            continue
-        try:
-            picture = Image.open(path)
-            picture.load()
-        except OSError as error:
-            raise SegRefineryError(f"{path}: the mask cannot be read ({error})") from error
-        if (picture.height, picture.width) != tuple(size):
-            raise SegRefineryError(
-                f"{path}: the mask is {picture.height} x {picture.width}, its image {size[0]} x {size[1]}; "
-                "export it at the image's own size"
-            )
-        if picture.mode in ("L", "P", "1") and colors is None:
-            found[stem] = _checked_ids(path, np.array(picture.convert("L") if picture.mode == "1" else picture), space)
-        else:
+    for stem, path in paths.items():
+        if by_color[stem]:
             table = colors or {color: index for index, color in enumerate(tool_colors(space).values())}
-            found[stem] = _by_color(path, np.array(picture.convert("RGB")), table)
+            mask = _by_color(path, decoded(path, "mask", rgb=True), table)
+        else:
+            mask = _checked_ids(path, ids[stem], space).masked_fill(ids[stem] == IGNORE, second)
+        if tuple(mask.shape) != tuple(sizes[stem]):
+            raise SegRefineryError(
+                f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]}, its image {sizes[stem][0]} x "
+                f"{sizes[stem][1]}; export it at the image's own size"
+            )
+        found[stem] = mask
     return found
 
 
-def _checked_ids(path: Path, ids: np.ndarray, space: LabelSpace) -> Tensor:
-    unknown = sorted({int(i) for i in np.unique(ids)} - set(range(space.num_classes)) - {IGNORE})
+def _is_colored(picture: np.ndarray) -> bool:
+    """Whether it is a colour picture, and not grey in three channels."""
+    return picture.ndim == 3 and picture.shape[2] > 2 and bool((picture[..., :1] != picture[..., 1:3]).any())
+
+
+def _checked_ids(path: Path, ids: Tensor, space: LabelSpace) -> Tensor:
+    unknown = sorted(set(ids.unique().tolist()) - set(range(space.num_classes)) - {IGNORE})
     if unknown:
         raise SegRefineryError(
             f"{path}: unknown ids {', '.join(map(str, unknown[:10]))}; the classes are 0 to {space.num_classes - 1}, "
             f"and {IGNORE} is ignored"
         )
-    return torch.from_numpy(ids.astype(np.int64))
+    return ids
 
 
 def _by_color(path: Path, picture: np.ndarray, table: Mapping[Color, int]) -> Tensor:
@@ -176,45 +194,6 @@ def _label_map(path: Path, space: LabelSpace) -> dict[Color, int] | None:
             raise SegRefineryError(f"{path}: unknown label {name!r}; the classes are {', '.join(space.classes)}")
         table[red, green, blue] = ids.get(key(name), IGNORE)
     return table
-
-
-def _from_label_studio(path: Path, sizes: Mapping[str, tuple[int, int]], space: LabelSpace) -> dict[str, Tensor]:
-    try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SegRefineryError(f"{path}: not a Label Studio JSON export ({error})") from error
-    found = {}
-    for task in tasks if isinstance(tasks, list) else [tasks]:
-        data = task.get("data", {}) if isinstance(task, dict) else {}
-        stem = data.get("stem") or Path(str(data.get("image", ""))).stem
-        if stem in sizes and (regions := list(_regions(task))):
-            found[stem] = _paint(path, stem, regions, sizes[stem], space)
-    return found
-
-
-def _regions(task: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """The brush regions of the task's last annotation."""
-    for annotation in task.get("annotations", [])[-1:]:
-        yield from (region for region in annotation.get("result", []) if region.get("type") == "brushlabels")
-
-
-def _paint(
-    path: Path, stem: str, regions: Sequence[Mapping[str, Any]], size: tuple[int, int], space: LabelSpace
-) -> Tensor:
-    mask = np.full(size, IGNORE, dtype=np.int64)
-    ids = {key(name): index for index, name in enumerate(space.classes)}
-    for region in regions:
-        own = (region.get("original_height"), region.get("original_width"))
-        if own != tuple(size):
-            raise SegRefineryError(f"{path}: {stem} was labelled at {own[0]} x {own[1]}, it is {size[0]} x {size[1]}")
-        name = str(region["value"]["brushlabels"][0])
-        if key(name) not in ids:
-            raise SegRefineryError(f"{path}: {stem}: unknown label {name!r}; classes: {', '.join(space.classes)}")
-        try:
-            mask[decode_brush(region["value"]["rle"], *size)] = ids[key(name)]
-        except ValueError as error:
-            raise SegRefineryError(f"{path}: {stem}: {error}") from error
-    return torch.from_numpy(mask)
 
 
 def _hex(color: Color) -> str:

@@ -23,6 +23,7 @@ from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.export.annotation import read_masks, write_cvat, write_label_studio
+from segrefinery.labels import IGNORE
 from segrefinery.models.weights import CONFIG
 from segrefinery.verbs.compare import SOURCE_ONLY, check_classes, model_folders
 
@@ -133,6 +134,7 @@ def score_audit(
     others: Sequence[str | Path] = (),
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Audited]:
     """mIoU of this and other runs' models on the audited images, each with its interval, best first.
 
@@ -151,6 +153,9 @@ def score_audit(
         raise SegRefineryError(
             f"{masks}: the starting masks, unchanged: a model would be scored on its own answers; correct them"
         )
+    starting = {stem: starting_mask(Path(output), stem) for stem in labels}
+    for line in remarks(str(masks), labels, starting, space.classes):
+        say(line)
     dataset = UnlabeledView(open_dataset(target))
     for one in picked:
         if one.index >= len(dataset) or dataset.name(one.index) != one.name:
@@ -165,6 +170,32 @@ def score_audit(
     reference = next((name for name, folder in folders.items() if folder.name == SOURCE_ONLY), None)
     found = estimate(counts, picked, reference)
     return sorted(found, key=lambda model: -model.miou)
+
+
+def remarks(masks: str, labels: dict[str, Tensor], starting: dict[str, Tensor], classes: Sequence[str]) -> list[str]:
+    """What to know of masks that came back: the unlabelled share, and the classes without a reference pixel.
+
+    Args:
+        labels: stem -> H x W ids, 255 unlabelled. starting: the same as handed out, empty where it is gone.
+
+    Raises:
+        SegRefineryError: the masks hold one class or none, or a class whose pixels are nearly all unlabelled now.
+    """
+    flat = torch.cat([label.flatten() for label in labels.values()])
+    present = set(flat.unique().tolist()) - {IGNORE}
+    if len(present) < 2:
+        what = f"only {classes[present.pop()]}" if present else "nothing"
+        raise SegRefineryError(f"{masks}: the masks label {what}; export all classes, as ids 0 to {len(classes) - 1}")
+    for index in set(range(len(classes))) - present:
+        now = torch.cat([labels[stem][mask == index] for stem, mask in starting.items() if mask.numel()] or [flat[:0]])
+        if len(now) and float((now == IGNORE).double().mean()) > 0.5:
+            raise SegRefineryError(
+                f"{masks}: {classes[index]!r} is in no mask, and most of its starting pixels are unlabelled now; "
+                "export every class"
+            )
+    absent = [name for index, name in enumerate(classes) if index not in present]
+    found = [f"{100 * float((flat == IGNORE).double().mean()):.1f} % of the pixels are unlabelled and do not count"]
+    return found + ([f"no mask has a pixel of {', '.join(absent)}"] if absent else [])
 
 
 def starting_mask(folder: Path, stem: str) -> Tensor:
