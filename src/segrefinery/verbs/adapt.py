@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import cannot_write
 from segrefinery.engine.environment import deterministic
 from segrefinery.engine.evaluator import Evaluator
 from segrefinery.engine.events import Listeners, RunEvents
@@ -138,4 +137,4 @@ def open_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise SegRefineryError(f"{folder}: cannot be made ({error.strerror}); name another folder with -o") from error
