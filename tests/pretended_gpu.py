@@ -261,15 +261,15 @@ def pretended_gpu() -> Iterator[None]:
         del kernels
 
 
-def fabric_on_it(recipe: Any) -> Any:
+def fabric_on_it(precision: Any) -> Any:
     """What ``make_fabric`` makes, with its device and precision on the pretended GPU."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import MixedPrecision, Precision
 
     found = Fabric(accelerator="cpu", devices=1)
     found.launch()
-    mixed = recipe.training.precision != "32-true"
-    found._precision = MixedPrecision(recipe.training.precision, "cuda") if mixed else Precision()
+    mixed = precision != "32-true"
+    found._precision = MixedPrecision(precision, "cuda") if mixed else Precision()
     found._strategy._root_device = GPU
     return found
 
@@ -286,7 +286,7 @@ def main(recipes: list[str]) -> None:
 
     for recipe in recipes:
         overrides = (*narrow(recipe, defaultdict(lambda: 2)), "training.precision=bf16-mixed")
-        on_it = mock.patch.object(api, "make_fabric", fabric_on_it)
+        on_it = mock.patch("segrefinery.verbs.adapt.make_fabric", fabric_on_it)
         with tempfile.TemporaryDirectory() as folder, pretended_gpu(), on_it:
             run = tiny_run(Path(folder) / "run", recipe, overrides)
             model = api.load(run)
