@@ -36,7 +36,7 @@ def read_label_studio(path: Path, sizes: Mapping[str, tuple[int, int]], space: L
         tasks = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SegRefineryError(f"{path}: not a Label Studio JSON export ({error})") from error
-    painted: dict[str, list[Mapping[str, Any]]] = {}
+    painted: dict[str, Sequence[Mapping[str, Any]]] = {}
     for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks], 1):
         if not isinstance(task, dict):
             raise SegRefineryError(f"{path}: task {number} is no task; export as JSON or JSON-MIN")
@@ -60,7 +60,7 @@ def _stem(task: Mapping[str, Any], sizes: Mapping[str, Any]) -> str:
     return uploaded["stem"] if uploaded and stem not in sizes else stem
 
 
-def _regions(path: Path, stem: str, task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _regions(path: Path, stem: str, task: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """The regions of the annotation that counts, each with its value's keys beside its own."""
     if "annotations" in task:
         valid = [each for each in task["annotations"] if not each.get("was_cancelled")]
@@ -70,7 +70,7 @@ def _regions(path: Path, stem: str, task: Mapping[str, Any]) -> list[Mapping[str
         found = []
     else:
         lists = [value for value in task.values() if isinstance(value, list)]
-        found = [each for value in lists for each in value if isinstance(each, dict)]
+        found = [{**each} for value in lists for each in value if isinstance(each, dict)]
     for each in found:
         if not any(each.get(kind) for kind in LABELS):
             what = each.get("type") or ", ".join(map(str, each))
