@@ -62,7 +62,7 @@ def test_a_run_trains_and_saves_with_the_networks_statistics(tmp_path, monkeypat
     monkeypatch.setattr(Small, "forward", lambda self, image: (seen.append(image.min()), forward(self, image))[1])
     run = tiny_run(tmp_path / "run", recipe="source_only")
     assert min(seen) >= -1  # ImageNet's darkest pixel is -2.1
-    saved = json.loads((run / "source_model" / "config.json").read_text())["extra"]["data"]
+    saved = json.loads((run / "source_model" / "config.json").read_text())["data"]
     assert (saved["pixel_mean"], saved["pixel_std"]) == ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
     monkeypatch.setattr(Small, "normalization", IMAGENET)
     assert load(run).data.normalization == HALF
