@@ -36,7 +36,13 @@ _NUMBERED = {
     "ffn.layers.1": "mlp.dwconv.dwconv",
     "ffn.layers.4": "mlp.fc2",
 }
-_DEPTHS = {(2, 2, 2, 2): "b1", (3, 4, 6, 3): "b2", (3, 4, 18, 3): "b3", (3, 8, 27, 3): "b4", (3, 6, 40, 3): "b5"}
+_DEPTHS: dict[tuple[int, ...], str] = {
+    (2, 2, 2, 2): "b1",
+    (3, 4, 6, 3): "b2",
+    (3, 4, 18, 3): "b3",
+    (3, 8, 27, 3): "b4",
+    (3, 6, 40, 3): "b5",
+}
 
 
 def is_ours_to_read(names: Mapping[str, Any]) -> bool:
