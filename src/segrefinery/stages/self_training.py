@@ -49,9 +49,10 @@ class SelfTrainingSettings(StageSettings):
     translation: TranslationSettings | None = None
     """Show the source images of this stage, those that are mixed in too, in the style of a random target image of the
     batch (``fda``, ``color``); null leaves them as they are."""
-    statistics: Literal["both", "target"] = "both"
-    """Whose images batch norm's running statistics follow. ``target``: measured on the target before the stage, they
-    then follow what the student sees of it, and the source leaves them alone. The teacher labels by them."""
+    statistics: Annotated[Literal["both", "target"], BUDGET] = "both"
+    """Whose images batch norm's running statistics follow, which goes with the network. ``target``: measured on the
+    target before the stage, they then follow what the student sees of it, and the source leaves them alone. The teacher
+    labels by them."""
     batch_norm: Literal["network", "train"] = "network"
     """``train``: also learn the scales and shifts that the network keeps fixed (UncerDA's self-training)."""
     weights: LossWeights = LossWeights()
