@@ -16,7 +16,7 @@ FLOORS = [
     {"refine", "evaluation"},
     {"stages"},
     {"engine"},
-    {"report", "export"},
+    {"report", "interchange"},
     {"recipe"},
     {"verbs"},
     {"cli"},

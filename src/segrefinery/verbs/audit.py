@@ -22,7 +22,7 @@ from segrefinery.data.label_files import file_stem, save_png
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.trust.collect import sample_images
-from segrefinery.export.annotation import read_masks, write_cvat, write_label_studio
+from segrefinery.interchange.annotation import read_masks, write_cvat, write_label_studio
 from segrefinery.labels import IGNORE
 from segrefinery.models.weights import CONFIG
 from segrefinery.verbs.compare import SOURCE_ONLY, check_classes, model_folders

@@ -13,7 +13,7 @@ from segrefinery.data.datasets import open_dataset
 from segrefinery.data.label_files import write_manifest
 from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model, load
-from segrefinery.export.predictions import write_prediction
+from segrefinery.interchange.predictions import write_prediction
 from segrefinery.verbs.zoom import warn_of_reading
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.label_files import file_stem
-from segrefinery.export.annotation import read_masks, tool_colors, write_cvat, write_label_studio
-from segrefinery.export.brush import decode_brush, encode_brush
-from segrefinery.export.predictions import write_prediction
+from segrefinery.interchange.annotation import read_masks, tool_colors, write_cvat, write_label_studio
+from segrefinery.interchange.brush import decode_brush, encode_brush
+from segrefinery.interchange.predictions import write_prediction
 from segrefinery.labels import LabelSpace
 
 SPACE = LabelSpace("three", ("road", "traffic light", "sky & <sun>"), ((0, 0, 0), (9, 9, 9), (9, 9, 9)))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.decoding import decoded, read_ids
-from segrefinery.export.brush import encode_brush
-from segrefinery.export.label_studio import read_label_studio
+from segrefinery.interchange.brush import encode_brush
+from segrefinery.interchange.label_studio import read_label_studio
 from segrefinery.labels import IGNORE, LabelSpace, key
 
 Color = tuple[int, int, int]

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.export.brush import decode_brush
+from segrefinery.interchange.brush import decode_brush
 from segrefinery.labels import IGNORE, LabelSpace, key
 
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels")

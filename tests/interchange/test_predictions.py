@@ -7,7 +7,7 @@ import csv
 import torch
 
 from segrefinery.data.label_files import write_manifest
-from segrefinery.export.predictions import write_prediction
+from segrefinery.interchange.predictions import write_prediction
 from segrefinery.labels import LabelSpace
 
 SPACE = LabelSpace.of("two", ("road", "car"))
