@@ -47,7 +47,8 @@ def library() -> Any:
 class SMP(Segmenter):
     """A segmentation_models.pytorch model, taken apart into encoder, decoder and classifier.
 
-    Its final up-sampling is left out: logits come at the decoder's own stride.
+    Its final up-sampling is left out: logits come at the decoder's own stride. Where the library has one, it enlarges
+    from corner to corner, and so must whoever enlarges the logits.
     """
 
     largest_stride = 32
@@ -85,6 +86,7 @@ class SMP(Segmenter):
             self.normalization = pixel_statistics(encoder, repository)
         self.encoder, self.decoder = network.encoder, network.decoder
         self.classifier: nn.Conv2d = network.segmentation_head[0]
+        self.aligned = bool(getattr(network.segmentation_head[1], "align_corners", False))
         channels = tuple(self.encoder.out_channels)
         self.kept = [i for i, count in enumerate(channels) if i and count]
         self.num_classes = num_classes
@@ -96,10 +98,10 @@ class SMP(Segmenter):
         padded = pad_to_multiple(image, 32)
         size, whole = image.shape[-2:], padded.shape[-2:]
         levels = self.encoder(padded)
-        features = unpad(self.decoder(levels), whole, size)
-        return Prediction(
-            self.classifier(features), features, levels=[unpad(levels[i], whole, size) for i in self.kept]
+        features, *kept = (
+            unpad(maps, whole, size, self.aligned) for maps in (self.decoder(levels), *(levels[i] for i in self.kept))
         )
+        return Prediction(self.classifier(features), features, kept, aligned=self.aligned)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
