@@ -220,6 +220,34 @@ def mask_of(settings, folder):
     return mask
 
 
+def annotated():
+    """The formats of annotations on the page: (title, text)."""
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    chapter = text.partition("\n## Annotations")[2].partition("\n## ")[0]
+    return [part.partition("\n")[::2] for part in chapter.split("\n### ")[1:]]
+
+
+@pytest.mark.parametrize(("title", "text"), annotated())
+def test_annotations_are_read_as_the_page_says(title, text, tmp_path, monkeypatch):
+    pytest.importorskip("pycocotools")
+    monkeypatch.setenv("SEGREFINERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name, width, height in re.findall(r"`([\w/]+\.png)` of (\d+) x (\d+) pixels", text):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (int(width), int(height))).save(name)
+    for name, content in re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```", text, flags=re.M | re.S):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content, encoding="utf-8")
+    reference, above, top, below, under = re.search(
+        r"^`([^`]+)` has (\d+) pixels of `(\w+)` on (\d+) of `(\w+)`", text, flags=re.M
+    ).groups()
+    dataset = open_dataset(reference)
+    counts = dataset.label(0).flatten().bincount().tolist()
+    assert counts[dataset.space.id_of(top)] == int(above)
+    assert counts[dataset.space.id_of(under)] == int(below)
+    assert {title.partition(" ")[0].lower() for title, _ in annotated()} == {"coco", "labelme", "yolo", "label", "cvat"}
+
+
 # -- recipes, refiners and networks ------------------------------------------------------------------------------------
 
 

@@ -112,17 +112,17 @@ def test_a_color_mask_is_not_taken_for_ids_but_grey_stored_as_color_is(tmp_path)
 def test_color_masks_by_table(tmp_path):
     encoding = ColorMasks({(255, 0, 0): 1, (0, 0, 255): 0, (9, 9, 9): 255})
     rgb = np.array([[[255, 0, 0], [0, 0, 255]], [[9, 9, 9], [0, 0, 255]]])
-    assert encoding.decode(color_png(tmp_path / "m.png", rgb)).tolist() == [[1, 0], [255, 0]]
+    assert encoding.decode(Sample("m", tmp_path, color_png(tmp_path / "m.png", rgb))).tolist() == [[1, 0], [255, 0]]
     rgb[0, 0] = 254, 0, 0
     with pytest.raises(DataError, match=r"m.png: mask: holds colours that no class has: \(254, 0, 0\)"):
-        encoding.decode(color_png(tmp_path / "m.png", rgb))
+        encoding.decode(Sample("m", tmp_path, color_png(tmp_path / "m.png", rgb)))
 
 
 def test_color_masks_may_be_palette_pngs(tmp_path):
     encoding = ColorMasks({(255, 0, 90): 0, (254, 7, 90): 1})
     ids = IDS % 2
-    assert encoding.decode(palette_png(tmp_path / "m.png", ids, 2, 1)).tolist() == ids.tolist()
-    assert encoding.decode(palette_png(tmp_path / "n.png", ids)).tolist() == ids.tolist()
+    assert encoding.decode(Sample("m", tmp_path, palette_png(tmp_path / "m.png", ids, 2, 1))).tolist() == ids.tolist()
+    assert encoding.decode(Sample("m", tmp_path, palette_png(tmp_path / "n.png", ids))).tolist() == ids.tolist()
 
 
 @pytest.mark.parametrize("part", [0.5, 0.9])

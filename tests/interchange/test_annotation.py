@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.annotations.brush import decode_brush, encode_brush
 from segrefinery.data.label_files import file_stem
 from segrefinery.interchange.annotation import read_masks, tool_colors, write_cvat, write_label_studio
-from segrefinery.interchange.brush import decode_brush, encode_brush
 from segrefinery.interchange.predictions import write_prediction
 from segrefinery.labels import LabelSpace
 

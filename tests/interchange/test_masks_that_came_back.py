@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.annotations.brush import encode_brush
 from segrefinery.interchange.annotation import read_masks
-from segrefinery.interchange.brush import encode_brush
 from segrefinery.labels import LabelSpace
 from segrefinery.verbs.audit import remarks
 

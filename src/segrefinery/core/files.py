@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,17 @@ def cannot_write(path: Path, error: Exception) -> SegRefineryError:
         f"{path}: cannot be written ({reason}); what was there before is kept. Free some space, or name a folder that "
         "can be written; a run continues with --resume"
     )
+
+
+def cache_folder() -> Path:
+    """``SEGREFINERY_CACHE`` if set, else the platform's folder for caches."""
+    if own := os.environ.get("SEGREFINERY_CACHE"):
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segrefinery" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "segrefinery"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segrefinery"
 
 
 def sweep(folder: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.annotations.recognize import hint
 from segrefinery.data.datasets import ImageDataset, Remapped, SegmentationDataset, UnlabeledView
 from segrefinery.labels import (
     SPACES,
@@ -53,9 +55,9 @@ def align(
     """
     for role, dataset in (("source", source), ("evaluation", evaluation)):
         if dataset is not None and (dataset.space is None or not dataset.has_labels):
-            raise SegRefineryError(
-                f"{role} {dataset.reference}: has no labels; the {role} needs a mask for every image."
-            )
+            line = hint(Path(dataset.reference).expanduser())
+            needed = f"the {role} needs a mask for every image{line and '; '}{line}"
+            raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
     assert source.space is not None
     other = evaluation.space if evaluation is not None else target.space
     spaces = [source.space] if other is None else [source.space, other]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
+from segrefinery.data.annotations import ANNOTATIONS
+from segrefinery.data.annotations.recognize import hint
 from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import plain_images
 from segrefinery.data.files import FileDataset
@@ -149,6 +152,8 @@ def open_dataset(reference: str) -> SegmentationDataset:
     * ``gta5:PATH``, ``synthia:PATH``, ``cityscapes:PATH@SPLIT``, ``acdc:PATH@SPLIT[/CONDITION]``,
       ``dark_zurich:PATH@SPLIT[/CONDITION]``: as published.
     * ``folder:PATH[@SPLIT]``: whatever its ``dataset.yaml`` describes (see ``folder.FolderSettings``).
+    * ``coco:FILE.json``, ``labelme:FOLDER``, ``yolo:FOLDER[@SPLIT]``, ``cvat:annotations.xml[@SUBSET]``: regions that
+      are painted (see ``annotations``).
     * ``scenes:LOOK[,count=N][,size=HxW][@SPLIT]``: the embedded street scenes; the split is ``train`` if none is named.
     * a directory, a glob or an image file: images without labels.
 
@@ -157,17 +162,32 @@ def open_dataset(reference: str) -> SegmentationDataset:
     """
     hit = re.match(r"([a-z][a-z0-9_]+):", reference)
     if hit is None or Path(reference).exists():
-        samples, notes = plain_images(str(Path(reference).expanduser()))
+        with _named_right(Path(reference).expanduser()):
+            samples, notes = plain_images(str(Path(reference).expanduser()))
         return FileDataset(reference, samples, notes=notes)
     kind, rest = hit[1], reference[hit.end() :]
     if not rest:
         raise DataError(reference, "reference", "names no path", f"write {kind}:PATH")
     if kind == "scenes":
         return _scenes(rest, reference)
-    opener = choose({**LAYOUTS, "folder": open_folder, "scenes": None}, kind, "data set")
+    opener = choose({**LAYOUTS, **ANNOTATIONS, "folder": open_folder, "scenes": None}, kind, "data set")
     assert opener is not None
     path, split = _path_and_split(rest)
-    return opener(Path(path).expanduser(), split, reference)
+    with _named_right(Path(path).expanduser(), kind):
+        return opener(Path(path).expanduser(), split, reference)
+
+
+@contextmanager
+def _named_right(path: Path, kind: str | None = None) -> Iterator[None]:
+    """Adds to an error the line to write, where a path holds annotations of another kind than it was named as."""
+    try:
+        yield
+    except SegRefineryError as error:
+        if not (line := hint(path, kind)):
+            raise
+        if isinstance(error, DataError):
+            raise DataError(error.file, error.field, error.problem, f"{error.remedy}, or {line}") from error
+        raise SegRefineryError(f"{str(error).rstrip('.')}; or {line}") from error
 
 
 def _path_and_split(text: str) -> tuple[str, str | None]:

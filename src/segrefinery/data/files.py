@@ -15,11 +15,20 @@ from segrefinery.data.decoding import DataError, decoded, read_ids, read_image, 
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
 
 
+@dataclass(frozen=True)
+class Sample:
+    """One image, its mask (None where there is none) and its name, which is unique in the data set."""
+
+    name: str
+    image: Path
+    mask: Path | None = None
+
+
 class MaskEncoding(Protocol):
     """How the masks of a data set are stored."""
 
-    def decode(self, path: Path) -> Tensor:
-        """A mask file as H x W int64 ids of the data set's space, 255 where ignored."""
+    def decode(self, sample: Sample) -> Tensor:
+        """The mask of a sample as H x W int64 ids of the data set's space, 255 where ignored."""
         ...
 
     def key(self) -> str:
@@ -35,7 +44,9 @@ class IdMasks:
     """File id -> id of the space, as ``labels.lookup_table`` makes it."""
     channel: int | None = None
 
-    def decode(self, path: Path) -> Tensor:
+    def decode(self, sample: Sample) -> Tensor:
+        path = sample.mask
+        assert path is not None
         ids = read_ids(path, self.channel)
         label = apply_table(ids, self.table)
         if int(label.min()) == UNKNOWN:
@@ -59,7 +70,9 @@ class ColorMasks:
     colors: dict[Color, int]
     """RGB -> id of the space, or 255."""
 
-    def decode(self, path: Path) -> Tensor:
+    def decode(self, sample: Sample) -> Tensor:
+        path = sample.mask
+        assert path is not None
         rgb = torch.from_numpy(decoded(path, "mask", rgb=True)).long()
         if rgb.ndim == 2 or rgb.shape[2] < 3 or int(rgb.max()) > 255:
             raise DataError(path, "mask", "is grey of 16 bits, but its data set declares colours", "give 'classes'")
@@ -90,15 +103,6 @@ def _few(values: Sequence[object], most: int = 8) -> str:
 
 Exif = Literal["follow", "ignore"]
 """Whether a JPEG is turned as its EXIF mark says; None turns it, and refuses masks that might lie otherwise."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image, its mask (None where there is none) and its name, which is unique in the data set."""
-
-    name: str
-    image: Path
-    mask: Path | None = None
 
 
 class FileDataset:
@@ -147,7 +151,7 @@ class FileDataset:
         sample = self._samples[index]
         if sample.mask is None or self._masks is None:
             raise DataError(sample.image, "mask", "this image has no mask", "use it as a target only")
-        label = self._masks.decode(sample.mask)
+        label = self._masks.decode(sample)
         stored, mark = stored_size(sample.image)
         if mark > 1 and self._exif is None and tuple(label.shape) == stored:
             raise DataError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import cache_folder
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, content_key, files_of
 from segrefinery.data.decoding import DataError
 
@@ -141,17 +141,6 @@ def scan(dataset: ImageDataset, progress: Progress | None = None) -> Scan:
     if file and not faults:
         _store(file, asdict(found))
     return found
-
-
-def cache_folder() -> Path:
-    """``SEGREFINERY_CACHE`` if set, else the platform's folder for caches."""
-    if own := os.environ.get("SEGREFINERY_CACHE"):
-        return Path(own).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segrefinery" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "segrefinery"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segrefinery"
 
 
 def _each(dataset: ImageDataset, look: Callable[[int], T]) -> Generator[T]:

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.annotations.brush import encode_brush
+from segrefinery.data.annotations.label_studio import read_label_studio
 from segrefinery.data.decoding import decoded, read_ids
-from segrefinery.interchange.brush import encode_brush
-from segrefinery.interchange.label_studio import read_label_studio
 from segrefinery.labels import IGNORE, LabelSpace, key
 
 Color = tuple[int, int, int]

@@ -1,0 +1,230 @@
+"""What Label Studio exports: JSON and JSON-MIN, brush, polygon and rectangle regions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.annotations.brush import decode_brush
+from segrefinery.data.annotations.painting import (
+    Region,
+    image_folder,
+    options_of,
+    painted_dataset,
+    samples_of,
+    space_of,
+)
+from segrefinery.data.annotations.polygons import remark_on_crossings
+from segrefinery.data.decoding import DataError
+from segrefinery.data.files import FileDataset, Sample
+from segrefinery.labels import IGNORE, LabelSpace, key
+
+LABELS = ("brushlabels", "polygonlabels", "rectanglelabels")
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<stem>.+)")
+"""Label Studio puts eight digits before the name of an uploaded file."""
+
+
+def read_label_studio(path: Path, sizes: Mapping[str, tuple[int, int]], space: LabelSpace) -> dict[str, Tensor]:
+    """The masks of an export: file stem -> H x W int64, 255 where nothing was painted.
+
+    Of several annotations of a task the last that was not cancelled counts. What nobody painted is the class
+    ``background``, if there is one and no region of the export has it.
+
+    Raises:
+        SegRefineryError: no such export, or a region, label or size in it that cannot be used.
+    """
+    painted: dict[str, Sequence[Mapping[str, Any]]] = {}
+    for task in _tasks(path):
+        stem = _stem(task, sizes)
+        if stem in sizes and (regions := _regions(path, stem, task)):
+            if stem in painted:
+                raise SegRefineryError(f"{path}: {stem} is in two tasks; leave one in the export")
+            painted[stem] = regions
+    ids = {key(name): index for index, name in enumerate(space.classes)}
+    used = {key(_label(path, stem, each)) for stem, regions in painted.items() for each in regions}
+    rest = IGNORE if "background" in used else ids.get("background", IGNORE)
+    return {stem: _paint(path, stem, regions, sizes[stem], space, rest) for stem, regions in painted.items()}
+
+
+def open_label_studio(path: Path, split: str | None, reference: str) -> FileDataset:
+    """``FILE.json``: an export as JSON or JSON-MIN, with the images beside it or in ``,images=FOLDER``.
+
+    The classes are the labels of its regions, sorted. Tasks without an annotation are left out.
+
+    Raises:
+        DataError: an image is missing, or nothing is annotated. SegRefineryError: it is not Label Studio's.
+    """
+    if split is not None:
+        raise DataError(reference, "split", "Label Studio has no splits", f"name the export of {split!r}")
+    options = options_of(str(path), reference)
+    file = options.paths[0]
+    tasks = _tasks(file)
+    found = [_regions(file, _address(task).stem, task) for task in tasks]
+    used = [place for place, regions in enumerate(found) if regions]
+    if not used:
+        raise DataError(file, "annotations", "holds no region", "export the tasks that are annotated")
+    names, folder = _pictures(file, [_address(tasks[place]) for place in used], options.images)
+    samples = samples_of([(name, folder / name, file) for name in names], reference)
+    places = {sample.name: place for sample, place in zip(samples, used, strict=True)}
+    labels = sorted({_label(file, str(place), region) for place in used for region in found[place]})
+    bare = len(tasks) - len(used)
+    notes = [f"{bare} tasks without an annotation are left out"] if bare else []
+    notes += remark_on_crossings(
+        (f"a region of {sample.name}", region["points"])
+        for sample in samples
+        for region in found[places[sample.name]]
+        if region.get("points")
+    )
+    space = space_of(file.stem, labels, options.ignore_rest)
+    return painted_dataset(reference, samples, space, LabelStudioRegions(places), options.ignore_rest, notes)
+
+
+@dataclass(frozen=True)
+class LabelStudioRegions:
+    """In the order of the file: a later region covers an earlier one."""
+
+    places: dict[str, int]
+    """Sample name -> place of its task in the export."""
+
+    def regions(self, sample: Sample, size: tuple[int, int]) -> Iterator[Region]:
+        file = sample.mask
+        assert file is not None
+        task = _tasks(file)[self.places[sample.name]]
+        for region in _regions(file, sample.name, task):
+            yield Region(_label(file, sample.name, region), _pixels(file, sample.name, region, size))
+
+
+def _tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of an export, read once as long as the file stays as it is.
+
+    Raises:
+        SegRefineryError: it cannot be read, or is not Label Studio's.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise SegRefineryError(f"{path}: not a Label Studio JSON export ({error})") from error
+    return _read(path, (stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, _changed: object) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SegRefineryError(f"{path}: not a Label Studio JSON export ({error})") from error
+    tasks = content if isinstance(content, list) else [content]
+    for number, task in enumerate(tasks, 1):
+        if not isinstance(task, dict):
+            raise SegRefineryError(f"{path}: task {number} is no task; export as JSON or JSON-MIN")
+    return tasks
+
+
+def _address(task: Mapping[str, Any]) -> PurePosixPath:
+    """Where Label Studio has the task's image: the address, or the path in the address of a local file."""
+    data = task.get("data", task)
+    address = unquote(str(data.get("image", ""))) if isinstance(data, dict) else ""
+    return PurePosixPath(address.partition("?d=")[2] or address)
+
+
+def _pictures(file: Path, addresses: Sequence[PurePosixPath], given: Path | None) -> tuple[list[str], Path]:
+    """The images' names and their folder: by the path of a local file, by name, or as they were before the upload."""
+    names = [address.name for address in addresses]
+    plain = [hit["stem"] if (hit := _UPLOADED.fullmatch(name)) else name for name in names]
+    for tried in ([str(address).lstrip("/") for address in addresses], names):
+        with suppress(DataError):
+            return tried, image_folder(file, tried, given)
+    return plain, image_folder(file, plain, given)
+
+
+def _stem(task: Mapping[str, Any], sizes: Mapping[str, Any]) -> str:
+    """The stem of the task's image, of its tag or its address."""
+    data = task.get("data", task)
+    data = data if isinstance(data, dict) else {}
+    stem = str(data.get("stem") or Path(unquote(str(data.get("image", "")))).stem)
+    uploaded = _UPLOADED.fullmatch(stem)
+    return uploaded["stem"] if uploaded and stem not in sizes else stem
+
+
+def _regions(path: Path, stem: str, task: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The regions of the annotation that counts, each with its value's keys beside its own."""
+    if "annotations" in task:
+        valid = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        results = valid[-1].get("result", []) if valid else []
+        found = [{**each, **(each.get("value") or {})} for each in results if each.get("type") != "relation"]
+    elif "predictions" in task:
+        found = []
+    else:
+        lists = [value for value in task.values() if isinstance(value, list)]
+        found = [{**each} for value in lists for each in value if isinstance(each, dict)]
+    for each in found:
+        if not any(each.get(kind) for kind in LABELS):
+            what = each.get("type") or ", ".join(map(str, each))
+            raise SegRefineryError(f"{path}: {stem}: a region is {what}; only {', '.join(LABELS)} can be read")
+    return found
+
+
+def _label(path: Path, stem: str, region: Mapping[str, Any]) -> str:
+    names = next(region[kind] for kind in LABELS if region.get(kind))
+    if len(names) != 1:
+        raise SegRefineryError(f"{path}: {stem}: a region has the labels {', '.join(map(str, names))}; give it one")
+    return str(names[0])
+
+
+def _paint(
+    path: Path, stem: str, regions: Sequence[Mapping[str, Any]], size: tuple[int, int], space: LabelSpace, rest: int
+) -> Tensor:
+    mask = np.full(size, rest, dtype=np.int64)
+    ids = {key(name): index for index, name in enumerate(space.classes)}
+    for region in regions:
+        covered, name = _pixels(path, stem, region, size), _label(path, stem, region)
+        if key(name) not in ids:
+            raise SegRefineryError(f"{path}: {stem}: unknown label {name!r}; classes: {', '.join(space.classes)}")
+        mask[covered] = ids[key(name)]
+    return torch.from_numpy(mask)
+
+
+def _pixels(path: Path, stem: str, region: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """H x W bool: the pixels of a region, checked against its picture."""
+    own = (region.get("original_height"), region.get("original_width"))
+    if own != tuple(size):
+        raise SegRefineryError(f"{path}: {stem} was labelled at {own[0]} x {own[1]}, it is {size[0]} x {size[1]}")
+    if region.get("image_rotation") or region.get("rotation"):
+        raise SegRefineryError(f"{path}: {stem}: a region is rotated; draw it as a polygon")
+    try:
+        return _covered(region, size)
+    except (ValueError, TypeError, KeyError) as error:
+        name = _label(path, stem, region)
+        raise SegRefineryError(f"{path}: {stem}: a region of {name!r} cannot be read ({error})") from error
+
+
+def _covered(region: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """H x W bool: the pixels of a region, whose corners are in percent of the image."""
+    if "rle" in region:
+        return decode_brush(region["rle"], *size)
+    if "points" in region:
+        corners = [(float(x), float(y)) for x, y in region["points"]]
+    else:
+        left, top, width, height = (float(region[name]) for name in ("x", "y", "width", "height"))
+        corners = [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+    if len(corners) < 3:
+        raise ValueError("a polygon needs three corners")
+    # A pixel belongs to a region that holds its centre; drawn on a raster four times as fine.
+    fine = 4
+    picture = Image.new("1", (size[1] * fine, size[0] * fine))
+    pixels = [(x / 100 * size[1] * fine - 0.5, y / 100 * size[0] * fine - 0.5) for x, y in corners]
+    ImageDraw.Draw(picture).polygon(pixels, fill=1)
+    return np.array(picture)[fine // 2 :: fine, fine // 2 :: fine]
