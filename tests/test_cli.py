@@ -260,3 +260,26 @@ def test_what_is_odd_but_right_is_done(call, tmp_path, what):
         labelled(source, classes="[road, car, giraffe]")
     code, said, complaint = call(*tiny(tmp_path / "run", f"folder:{source}", target))
     assert code == 0, (said, complaint)
+
+
+def test_no_name_of_a_class_is_taken_for_markup(call, tmp_path):
+    source = labelled(tmp_path / "source", classes='["lane [dashed]", "lane [/b]"]')
+    target = labelled(tmp_path / "target", ("3", "4")) / "images"
+    code, said, complaint = call(*tiny(tmp_path / "run", f"folder:{source}", target))
+    assert code == 0, (said, complaint)
+    code, said, complaint = call("evaluate", tmp_path / "run", "--on", f"folder:{source}")
+    assert (code, "lane [dashed]" in said, "lane [/b]" in said) == (0, True, True), complaint
+    code, said, complaint = call("check", f"folder:{source}", target, "--set", "data.crop=[32, 32]")
+    assert (code, "lane [dashed]" in said, "lane [/b]" in said) == (0, True, True), complaint
+
+
+def test_no_name_orders_the_terminal_about(call, run, tmp_path):
+    labelled(tmp_path / "source", classes='["\\e[2Jroad", car]')
+    code, _, complaint = call("check", f"folder:{tmp_path / 'source'}", NIGHT)
+    assert (code, "\x1b" in complaint, r"'\x1b[2Jroad' is no name" in complaint) == (2, False, True), complaint
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a\x1b[2J.png").write_bytes(b"no picture")
+    code, _, complaint = call("predict", run, tmp_path / "in", "-o", tmp_path / "out")
+    assert (code, "\x1b" in complaint, complaint.count("\n")) == (2, False, 1), complaint
+    assert "none of its 1 images can be read" in complaint
+    assert not (tmp_path / "out").exists()

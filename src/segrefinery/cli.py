@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.progress import counting_progress, training_progress
+from segrefinery.core.words import printable
 
 if TYPE_CHECKING:
     from segrefinery.engine.events import RunEvents
@@ -130,7 +132,7 @@ def evaluate(
         scores = evaluate(model, on, classes=classes, progress=progress)
     table = Table("class", "IoU")
     for name, value in scores["iou"].items():
-        table.add_row(name, "absent" if value is None else f"{100 * value:.1f}")
+        add_row(table, name, "absent" if value is None else f"{100 * value:.1f}")
     console.print(table)
     if scores["missing"]:
         say(f"Not scored, for no label here can be one of them: {', '.join(scores['missing'])}.")
@@ -161,8 +163,7 @@ def predict(
     say(f"{result.written} images written to {output}")
     if result.unreadable:
         raise SegRefineryError(
-            f"{len(result.unreadable)} of {result.images} images were left out: "
-            + " ".join(map(str, result.unreadable))
+            f"{len(result.unreadable)} of {result.images} images were left out: {result.first_faults()}"
         )
 
 
@@ -203,7 +204,7 @@ def compare(
         "source-only, over the classes that either of the two sees"
     )
     columns = ("model", "trust", "scale", "anchors", "ensemble", "entropy", "verdict")
-    table = Table(*columns, title=f"Models in {shared}", caption=caption, caption_justify="left")
+    table = Table(*columns, title=Text(printable(f"Models in {shared}")), caption=caption, caption_justify="left")
     table.columns[0].overflow = "fold"  # names of runs differ at their ends
     table.columns[-1].no_wrap = True
     found = [model for model in found if model.same_as is None]
@@ -211,7 +212,7 @@ def compare(
         shown = ("trust", "balanced_scale", "anchors", "ensemble", "entropy")
         numbers = (f"{model.scores[score]:.3f}" for score in shown)
         name = model.name.removeprefix(f"{shared}{os.sep}")
-        table.add_row(name, *numbers, model.verdict.word if model.verdict else "")
+        add_row(table, name, *numbers, model.verdict.word if model.verdict else "")
     console.print(table)
     for model in found:
         if model.verdict:
@@ -246,7 +247,7 @@ def audit(
     table = Table("model", "mIoU", "95 % interval", "against source-only", "95 % interval")
     for model in found:
         against = ("", "") if model.difference is None else (points(model.difference), span(model.difference_interval))
-        table.add_row(model.name, f"{100 * model.miou:.1f}", span(model.interval), *against)
+        add_row(table, model.name, f"{100 * model.miou:.1f}", span(model.interval), *against)
     console.print(table)
 
 
@@ -289,7 +290,7 @@ def recipes(
     table = Table("recipe", "what it does", "stages")
     for each in recipe_names():
         recipe = load_recipe(each)
-        table.add_row(each, recipe.summary, " -> ".join(recipe.stages))
+        add_row(table, each, recipe.summary, " -> ".join(recipe.stages))
     console.print(table)
 
 
@@ -301,7 +302,7 @@ def main() -> None:
     except SegRefineryError as error:
         if debug:
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {printable(error)}", markup=False)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; continue with --resume")
@@ -361,7 +362,12 @@ def span(interval: tuple[float, float] | None) -> str:
 
 
 def say(line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(printable(line), markup=False, soft_wrap=True)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row of plain words: no name in it is taken for markup."""
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
+from segrefinery.core.words import is_control
 
 IGNORE = 255
 """The id of a pixel that is neither learned nor counted."""
@@ -55,6 +56,11 @@ class LabelSpace:
             )
         seen: dict[str, str] = {}
         for class_name in self.classes:
+            if not class_name.strip() or len(class_name) > 200 or any(map(is_control, class_name)):
+                raise SegRefineryError(
+                    f"label space {self.name!r}: {class_name[:40]!r} is no name of a class; use "
+                    "1 to 200 characters of one line"
+                )
             if key(class_name) in seen:
                 raise SegRefineryError(
                     f"label space {self.name!r} names a class twice: {seen[key(class_name)]!r} and {class_name!r}; "

@@ -132,3 +132,13 @@ def test_generated_data_are_scanned_without_threads(threads, monkeypatch):
     )
     assert scan(scenes).images == 6
     assert used == {threading.main_thread()}
+
+
+def test_masks_without_a_labelled_pixel_are_an_error(tmp_path):
+    source, target, evaluation = (data(tmp_path / name) for name in "ste")
+    for path in (tmp_path / "e/masks").iterdir():
+        index_png(path, np.full(SIZE, 255, dtype=np.uint8))
+    with pytest.raises(SegRefineryError, match=r"evaluation: .*every pixel of its masks is ignored"):
+        refuse_faults(source, UnlabeledView(target), evaluation)
+    errors = [problem for problem in check(source, target, evaluation).problems if problem.severity == "error"]
+    assert [(problem.role, problem.field) for problem in errors] == [("evaluation", "masks")]

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from segrefinery.core.words import printable
+
 EVERY = 60.0
 """Seconds between lines that name the losses."""
 
@@ -27,13 +29,14 @@ class TrainingProgress:
         """Of a stage: its name, the steps done, the steps in all, and the losses by name."""
         now = time.monotonic()
         if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task(name, total=steps)
+            self.tasks[name] = self.bars.add_task(printable(name), total=steps)
             self.began[name] = (now, done)
         self.bars.update(self.tasks[name], completed=done)
         ended = done >= steps
         if (ended and losses) or now - self.told >= EVERY:
             self.told = now
-            self.console.print(self.line(name, done, steps, losses, now), markup=False, soft_wrap=True)
+            line = printable(self.line(name, done, steps, losses, now))
+            self.console.print(line, markup=False, soft_wrap=True)
         if ended and not losses:
             self.bars.remove_task(self.tasks.pop(name))
 
@@ -69,5 +72,5 @@ def counting_progress(console: Console, what: str) -> Iterator[Callable[[int, in
 
 
 def _bars(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)

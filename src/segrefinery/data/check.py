@@ -133,7 +133,8 @@ def refuse_faults(
         for note in notes_of(dataset):
             warnings.warn(f"{role}: {dataset.reference}: {note}", stacklevel=2)
         if len(dataset) and files_of(dataset, 0):
-            faults += _faults(role, _scanned(role, dataset, progress))
+            found = _scanned(role, dataset, progress)
+            faults += _faults(role, found) + _nothing_labelled(role, dataset, found)
     if faults:
         others = f" {len(faults) - 1} more are wrong; `segrefinery check` lists them all." if len(faults) > 1 else ""
         raise SegRefineryError(f"{faults[0]}{others}")
@@ -154,6 +155,13 @@ def _faults(role: Role, found: Scan) -> list[Problem]:
     return [Problem("error", role, fault.file, fault.field, fault.message, fault.remedy) for fault in found.faults]
 
 
+def _nothing_labelled(role: Role, dataset: ImageDataset, found: Scan) -> list[Problem]:
+    if found.faults or not found.pixels or sum(found.pixels[:-1]):
+        return []
+    message, remedy = "every pixel of its masks is ignored", "name the ids of its classes, or leave the data set away"
+    return [Problem("error", role, dataset.reference, "masks", message, remedy)]
+
+
 def _inspect(
     role: Role, dataset: ImageDataset, common: LabelSpace | None, progress: RoleProgress | None
 ) -> tuple[Side, list[Problem]]:
@@ -165,7 +173,8 @@ def _inspect(
     if found.images == 1:
         message = "there is one image only"
         problems.append(_about(role, dataset, "images", message, "give more, or the result will fit this image alone"))
-    if common is not None and pixels is not None and not found.faults:
+    problems += _nothing_labelled(role, dataset, found)
+    if common is not None and pixels is not None and not found.faults and sum(found.pixels[:-1]):
         empty = [name for name, count in zip(common.classes, pixels) if count == 0]
         if empty and role == "source":
             message = f"no pixel of {', '.join(empty)}, which therefore cannot be learned"

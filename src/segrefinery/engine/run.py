@@ -25,8 +25,9 @@ from segrefinery.engine.keys import StageKeys, digest
 from segrefinery.engine.loop import LoopSettings, train
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.engine.tracker import Tracker
-from segrefinery.models import ModelSettings, build_model
+from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter, reading
+from segrefinery.models.start import new_network
 from segrefinery.refine import Refiner
 from segrefinery.stages.base import Stage, StageContext, StageSettings
 
@@ -188,7 +189,7 @@ class Run:
     def new_model(self, settings: ModelSettings) -> Segmenter:
         """A network as its settings describe it: pre-trained weights, and the same random ones for the same seed."""
         torch.manual_seed(seed_of(self.seed, "model"))
-        return build_model(settings, self.sets.space.num_classes).to(self.fabric.device)
+        return new_network(settings, self.sets.space.classes).to(self.fabric.device)
 
     def refuse_unfit_batches(self, name: str, settings: StageSettings, network: Segmenter) -> None:
         parts = self.fabric.world_size * self.training.accumulate

@@ -130,7 +130,8 @@ class ModelSettings(Settings):
     ``transformers:MODEL_TYPE``; HRDA around it: ``hrda:NAME``."""
     weights: str | None = None
     """``imagenet``: the encoder's published pre-training (DINOv2: LVD-142M); ``none``: random; ``hf://ORG/REPO`` or a
-    path: weights of the whole network, safetensors or torch. By default ``imagenet`` where the network has it."""
+    path: weights of the whole network, safetensors or torch, their classes matched by the ``config.json``
+    beside. By default ``imagenet`` where the network has it."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The network's own settings."""
 

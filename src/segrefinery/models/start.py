@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.labels import match
 from segrefinery.models.build import ModelSettings, build_model
 from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
 from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.models.states import read_checkpoint, tensors_of
+from segrefinery.models.states import hub_file, load_state, read_checkpoint, tensors_of
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 
 Triple = tuple[float, float, float]
@@ -125,6 +126,45 @@ def read_start(reference: str | Path, network: ModelSettings | None = None) -> S
     if path.is_file():
         return _of_file(path, network)
     raise SegRefineryError(f"{text}: there is no such model. A model is {FORMS}")
+
+
+def new_network(settings: ModelSettings, classes: Sequence[str]) -> Segmenter:
+    """The network that the settings name. Of ``weights`` that are a file, the classes are matched by name.
+
+    Raises:
+        SegRefineryError: as ``build_model``; or the file's classes are not known, or lack some of these.
+    """
+    if settings.weights in (None, "imagenet", "none"):
+        return build_model(settings, len(classes))
+    plain, address = _without_weights(settings), str(settings.weights)
+    path = hub_file(address, TENSORS) if address.startswith("hf://") else Path(address)
+    checkpoint = read_checkpoint(path)
+    state, trained = tensors_of(checkpoint, address), _classes_beside(path, address) or _classes_of(checkpoint)
+    if trained is None:
+        raise SegRefineryError(
+            f"model.weights: {address}: nothing says what its classes are, and in another order they would be "
+            f"taken for each other; put the {CONFIG} of its model folder beside it"
+        )
+    places = [match(name, trained) for name in classes]
+    if missing := [name for name, place in zip(classes, places, strict=True) if place is None]:
+        raise SegRefineryError(
+            f"model.weights: {address}: has no class {_some(missing)}, only {_some(trained)}; rename some with merge, "
+            "or train those alone that it has with classes"
+        )
+    for name in class_tensors(plain):
+        if name in state and len(state[name]) == len(trained):
+            state[name] = state[name][torch.tensor(places)]
+    model = build_model(plain, len(classes))
+    load_state(model, state, address)
+    return model
+
+
+def _classes_beside(path: Path, address: str) -> tuple[str, ...] | None:
+    """What a model folder of ours says of the weights in it."""
+    config = path.with_name(CONFIG)
+    if address.startswith("hf://"):
+        config = hub_file(address, CONFIG)
+    return read_config(config).classes if config.exists() and _is_ours(config.parent) else None
 
 
 def _is_ours(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Mistake, as_validation_error, choose, did_you_mean, mistakes_of
+from segrefinery.core.words import not_a_file_name
 from segrefinery.refine import REFINERS, parse_chain
 from segrefinery.stages import STAGES
 from segrefinery.stages.base import StageSettings
@@ -21,6 +22,9 @@ def parse_stages(value: Any) -> dict[str, StageSettings]:
         raise ValueError("write a mapping of stage names to settings; a recipe needs one stage at least")
     stages, mistakes = {}, []
     for name, settings in given.items():
+        if wrong := not_a_file_name(name):
+            mistakes.append(Mistake((str(name),), wrong))
+            continue
         if isinstance(settings, StageSettings):
             stages[name] = settings
             continue
@@ -32,6 +36,7 @@ def parse_stages(value: Any) -> dict[str, StageSettings]:
     if mistakes:
         raise as_validation_error(mistakes)
     stages = in_order(stages)
+    refuse_shared_folders(stages)
     check_lessons(stages)
     return stages
 
@@ -93,6 +98,21 @@ def in_order(stages: Mapping[str, StageSettings]) -> dict[str, StageSettings]:
         names.remove(name)
         names.insert(names.index(stage.before), name)
     return {name: stages[name] for name in names}
+
+
+def refuse_shared_folders(stages: Mapping[str, StageSettings]) -> None:
+    """Refuse stages whose folders would be one: names that differ in case alone, or are those of another's rounds.
+
+    Raises:
+        ValueError: names both.
+    """
+    owners: dict[str, str] = {}
+    for name, stage in stages.items():
+        rounds = [name] if stage.repeats == 1 else [f"{name}-{number + 1}" for number in range(stage.repeats)]
+        for folder in rounds:
+            if other := owners.get(folder.casefold()):
+                raise ValueError(f"stages.{name}: its folder {folder!r} would be that of stages.{other}; rename one")
+            owners[folder.casefold()] = name
 
 
 def check_lessons(stages: Mapping[str, StageSettings]) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.words import printable
 from segrefinery.data.check import CheckReport, Role, check
 from segrefinery.data.datasets import open_dataset
 from segrefinery.engine.model import default_device
@@ -82,10 +83,10 @@ def print_data(console: Console, report: CheckReport) -> None:
     """Counts, sizes, classes, and the problems with their remedies."""
     sides = Table("", "data set", "images", "sizes", title="Data", title_justify="left")
     for side in report.sides:
-        sides.add_row(side.role, Text(side.reference), str(side.images), _sizes(side.sizes))
+        sides.add_row(side.role, Text(printable(side.reference)), str(side.images), _sizes(side.sizes))
     console.print(sides)
     if report.space is not None:
-        console.print(report.sentence, markup=False, soft_wrap=True)
+        console.print(printable(report.sentence), markup=False, soft_wrap=True)
         measured = [(side.role, side.shares) for side in report.sides if side.shares is not None]
         classes = Table("class", *(role for role, _ in measured), title="Share of the pixels, %", title_justify="left")
         for place, name in enumerate(report.space.classes):
@@ -96,7 +97,7 @@ def print_data(console: Console, report: CheckReport) -> None:
         console.print("No problem found.")
     for problem in report.problems:
         color = "red" if problem.severity == "error" else "yellow"
-        console.print(Text.assemble((problem.severity, f"bold {color}"), " ", str(problem)), soft_wrap=True)
+        console.print(Text.assemble((problem.severity, f"bold {color}"), " ", printable(problem)), soft_wrap=True)
 
 
 def _sizes(sizes: dict[str, int]) -> str:
@@ -123,9 +124,19 @@ def print_cost(console: Console, recipe: Recipe, classes: int) -> None:
                 costs[model.name] = measure(recipe, classes, model)
     except (SegRefineryError, RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        console.print(f"Time and memory are not known: a pass of the network failed ({reason}).", markup=False)
+        console.print(
+            f"Time and memory are not known: a pass of the network failed ({printable(reason)}).", markup=False
+        )
         return
-    table = Table("stage", "steps", "a step", "time", "memory", title=f"Cost of {recipe.name}", title_justify="left")
+    table = Table(
+        "stage",
+        "steps",
+        "a step",
+        "time",
+        "memory",
+        title=Text(printable(f"Cost of {recipe.name}")),
+        title_justify="left",
+    )
     total = 0.0
     for name, stage in recipe.stages.items():
         cost = costs[(stage.model or recipe.model).name]

@@ -30,6 +30,11 @@ class Predicted:
     images: int
     unreadable: list[SegRefineryError] = field(default_factory=list)
 
+    def first_faults(self, most: int = 5) -> str:
+        """What is wrong, of so many images."""
+        more = len(self.unreadable) - most
+        return " ".join(map(str, self.unreadable[:most])) + (f" And {more} more." if more > 0 else "")
+
 
 def predict(
     run: str | Path | Model,
@@ -93,7 +98,8 @@ def write_predictions(
         paths = write_prediction(folder, place, name, image, probs, model.space)
         rows.append((place, name, paths["label"].name))
         progress(place + 1, result.images)
-    if rows:
-        write_manifest(folder, rows)
+    if not rows:
+        raise SegRefineryError(f"{images}: none of its {result.images} images can be read; {result.first_faults()}")
+    write_manifest(folder, rows)
     result.written = len(rows)
     return result
