@@ -29,7 +29,7 @@ from segrefinery.refine.pixel_attention.refiner import PixelAttention
 from segrefinery.refine.refinement_network.refiner import RefinementNetwork
 from segrefinery.refine.self_labeling.formulas import cosine_similarities, rectify
 from segrefinery.refine.self_labeling.refiner import SelfLabeling
-from segrefinery.stages.optimizers import OptimizerSettings, build_optimizer, parameter_groups
+from segrefinery.stages.optimizers import OptimizerSettings, refined_optimizers
 from segrefinery.stages.target_guided import class_entropies, class_gains, uncertain_classes
 
 Scores = dict[str, ConfusionMatrix]
@@ -240,8 +240,7 @@ def train(
         steps: the length of the schedule.
     """
     teacher = ground.teacher
-    groups = parameter_groups(teacher.network, optimizer, [(refiner, refiner.learning_rate_factor)])
-    trained = build_optimizer(groups, optimizer, steps)
+    optimizers = refined_optimizers(teacher.network, {"refiner": refiner}, optimizer, steps)
     refiner.train()
     for number, (source, target) in enumerate(pairs):
         view = teacher.view(target.image, target.index)
@@ -250,11 +249,13 @@ def train(
             halves = SourceStep(source, teacher(source.image)), unmixed(teacher, view, labels)
         random = [generator("gate", number, place) for place in range(len(source))]
         step = Step(number, teacher.network, *halves, generators=random)
-        for group in trained.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * trained.rate(number)
-        trained.optimizer.zero_grad()
+        for trained in optimizers.values():
+            for group in trained.optimizer.param_groups:
+                group["lr"] = group["base_lr"] * trained.rate(number)
+            trained.optimizer.zero_grad()
         torch.stack(list(refiner.losses(step).values())).sum().backward()
-        trained.optimizer.step()
+        for trained in optimizers.values():
+            trained.optimizer.step()
         with torch.no_grad():
             refiner.remember(step)
             refiner.after_step(step)

@@ -3,12 +3,14 @@
 The network here has its cells at the pixels 0, 8, ..., 64 of 65, as DeepLab-v2 has them.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear, nearest, resample
-from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import (
@@ -20,7 +22,8 @@ from segrefinery.losses import (
 from segrefinery.models import ModelSettings, Teacher, build_model
 from segrefinery.models.deeplab import DeepLabV2
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-from segrefinery.refine import PseudoLabels
+from segrefinery.refine import PseudoLabels, SourceStep, Step, TargetStep
+from segrefinery.refine.class_balanced import ClassBalanced, ClassBalancedSettings
 from segrefinery.refine.class_features import gather_statistics
 from segrefinery.refine.implicit_rectification import ImplicitRectification
 from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
@@ -86,6 +89,24 @@ def test_losses_of_learners():
     assert best_row(lambda label: learner_cross_entropy(seen.learners[1], label)) == ROW
     found = best_row(lambda label: variance_regularized_loss(seen.logits, seen.logits, label, aligned=seen.aligned))
     assert found == ROW
+
+
+def test_class_balanced_labels_and_crsts_regulariser():
+    teacher, view = Teacher(Corners()), Teacher(Corners()).view(picture())
+    refiner = ClassBalanced(ClassBalancedSettings(kind="mrkld", portion=1.0), 2)
+    refiner.fit(teacher, [], [UnlabeledBatch(picture(), torch.arange(2))])
+    labels = refiner(view, PseudoLabels.from_view(view))
+    assert row_of(labels.resize((SIDE, SIDE)).probs[0, 1]) == ROW
+
+    def regulariser(label: Tensor, seen: Prediction) -> Tensor:
+        mixed = MixedBatch(picture(), label, torch.ones(label.shape), torch.zeros_like(label, dtype=torch.bool))
+        source = SourceStep(LabeledBatch(picture(), label, torch.arange(2)), seen)
+        return refiner.losses(Step(0, teacher.network, source, TargetStep(teacher, view, labels, mixed, seen)))["mrkld"]
+
+    # Between two cells the network is of two minds; it is surest, and the regulariser highest, where the line is.
+    seen = Corners()(picture())
+    assert best_row(lambda label: -regulariser(label, seen)) == ROW
+    assert best_row(lambda label: -regulariser(label, replace(seen, aligned=False))) != ROW
 
 
 def test_labels_of_a_view_and_what_refiners_make_of_them():

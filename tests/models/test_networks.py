@@ -227,3 +227,14 @@ class TestWrap:
             wrap(self.Net(lambda y: y), 4)
         with pytest.raises(SegRefineryError, match="returned tuple"):
             wrap(self.Net(lambda y: (y,)), CLASSES)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "daformer:pvt_v2_b0", "dinov2_small_reg"])
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_head_without_its_last_relu_gives_features_of_both_signs(name, relu):
+    torch.manual_seed(0)
+    model = build_model(ModelSettings(name=name, weights="none", options={"relu": relu}), 3).eval()
+    with torch.no_grad():
+        seen = model(torch.randn(1, 3, 64, 64))
+    assert bool((seen.features < 0).any()) == (not relu)
+    torch.testing.assert_close(model.head.classifier(seen.features), seen.logits)  # it reads just these

@@ -1,8 +1,12 @@
 """Rates at each step, and who gets which."""
 
 import pytest
+import torch
+from torch import nn
 
-from segrefinery.stages.optimizers import OptimizerSettings, schedule
+from segrefinery.refine.base import Refiner
+from segrefinery.stages.optimizers import OptimizerSettings, refined_optimizers, schedule
+from toys import ToySegmenter
 
 
 @pytest.mark.parametrize(("step", "factor"), [(0, 1e-6), (749, 0.489984), (1499, 0.961883), (1500, 0.9625), (40000, 0)])
@@ -22,3 +26,42 @@ def test_poly_decay_ends_at_its_horizon():
     assert rate(0) == 1.0
     assert rate(50) == pytest.approx(0.5**0.9)
     assert rate(100) == rate(120) == 0.0
+
+
+class Head(Refiner):
+    """Four numbers, moved by SGD or with the network."""
+
+    def __init__(self, rate: float | None) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.zeros(4))
+        self.sgd_rate = rate
+
+
+@pytest.mark.parametrize(("rate", "ratio"), [(0.5, 10.0), (None, 1.0)])
+def test_under_sgd_the_weight_of_a_loss_counts(rate, ratio):
+    """Ten times the weight moves the head ten times as far; an adaptive optimizer does not feel it."""
+    moved = []
+    for weight in (0.1, 0.01):
+        head, network = Head(rate), ToySegmenter()
+        for trained in refined_optimizers(network, {"head": head}, OptimizerSettings(lr=1e-2), 3).values():
+            for _ in range(3):
+                trained.optimizer.zero_grad()
+                (weight * (head.numbers * torch.arange(1.0, 5.0)).sum()).backward()
+                trained.optimizer.step()
+        moved.append(float(head.numbers.detach().norm()))
+    assert moved[0] / moved[1] == pytest.approx(ratio, rel=1e-3)
+
+
+def test_each_parameter_has_one_optimizer_and_frozen_networks_have_none():
+    settings, network = OptimizerSettings(weight_decay=0.1, momentum=0.8), ToySegmenter()
+    refiners = {"descends": Head(0.5), "joins": Head(None)}
+    trained = refined_optimizers(network, refiners, settings, 3)
+    assert list(trained) == ["model", "descends"]
+    own = trained["descends"].optimizer
+    assert isinstance(own, torch.optim.SGD)
+    (group,) = own.param_groups
+    assert (group["base_lr"], group["weight_decay"], group["momentum"]) == (0.5, 0, 0.8)
+    held = [id(p) for each in trained.values() for group in each.optimizer.param_groups for p in group["params"]]
+    wanted = [*network.parameters(), *(head.numbers for head in refiners.values())]
+    assert sorted(held) == sorted(id(parameter) for parameter in wanted)
+    assert list(refined_optimizers(network.requires_grad_(False), {"descends": Head(0.5)}, settings, 3)) == ["descends"]

@@ -17,7 +17,12 @@ class SeparableASPP(nn.Module):
     """Parallel convolutions of growing dilation, depthwise-separable but for the 1x1 one, then a 3x3 bottleneck."""
 
     def __init__(
-        self, inputs: int, width: int, dilations: Sequence[int] = (1, 6, 12, 18), norm: Norm = "batch"
+        self,
+        inputs: int,
+        width: int,
+        dilations: Sequence[int] = (1, 6, 12, 18),
+        norm: Norm = "batch",
+        relu: bool = True,
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
@@ -29,7 +34,7 @@ class SeparableASPP(nn.Module):
             )
             for dilation in dilations
         )
-        self.bottleneck = conv_norm(len(dilations) * width, width, kernel=3, norm=norm)
+        self.bottleneck = conv_norm(len(dilations) * width, width, kernel=3, norm=norm, relu=relu)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bottleneck(torch.cat([branch(x) for branch in self.branches], dim=1))
@@ -44,4 +49,4 @@ class DAFormerHead(SegFormerHead):
         super().__init__(channels, num_classes, width, settings or HeadSettings())
 
     def fusion_block(self, inputs: int, outputs: int, settings: HeadSettings) -> nn.Module:
-        return SeparableASPP(inputs, outputs, norm=settings.norm)
+        return SeparableASPP(inputs, outputs, norm=settings.norm, relu=settings.relu)

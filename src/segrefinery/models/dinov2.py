@@ -56,9 +56,12 @@ class LightHead(nn.Module):
     def __init__(self, channels: tuple[int, ...], num_classes: int, settings: DINOv2Settings) -> None:
         super().__init__()
         self.width = _WIDTH
-        self.fusion = conv_norm(sum(channels), _WIDTH, norm=settings.norm)
         doublings = settings.upsample.bit_length() - 1
-        self.finer = nn.ModuleList(conv_norm(_WIDTH, _WIDTH, kernel=3, norm=settings.norm) for _ in range(doublings))
+        relus = [True] * doublings + [settings.relu]
+        self.fusion = conv_norm(sum(channels), _WIDTH, norm=settings.norm, relu=relus[0])
+        self.finer = nn.ModuleList(
+            conv_norm(_WIDTH, _WIDTH, kernel=3, norm=settings.norm, relu=relu) for relu in relus[1:]
+        )
         self.dropout = nn.Dropout2d(settings.dropout)
         self.classifier = nn.Conv2d(_WIDTH, num_classes, 1)
         initialise(self, self.classifier)

@@ -24,6 +24,9 @@ class HeadSettings(Settings):
     """Share of feature channels dropped before the classifier."""
     auxiliary: bool = False
     """Adds a second classifier on the last level but one, for refiners that compare two learners."""
+    relu: bool = True
+    """Whether the classifier reads features after a ReLU, as published. Without, they have both signs, like those of
+    ProDA's and CPSL's own head, which are compared with prototypes."""
 
 
 def conv_norm(
@@ -33,6 +36,7 @@ def conv_norm(
     dilation: int = 1,
     groups: int = 1,
     norm: Norm = "batch",
+    relu: bool = True,
 ) -> nn.Sequential:
     """Convolution that keeps the size, norm and ReLU; without a norm the convolution has a bias."""
     convolution = nn.Conv2d(
@@ -43,7 +47,7 @@ def conv_norm(
         "group": lambda: [nn.GroupNorm(min(32, outputs // 8), outputs)],
         "none": list,
     }
-    return nn.Sequential(convolution, *norms[norm](), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, *norms[norm](), *([nn.ReLU(inplace=True)] if relu else []))
 
 
 def initialise(head: nn.Module, *classifiers: nn.Module) -> None:
@@ -93,7 +97,7 @@ class SegFormerHead(nn.Module):
 
     def fusion_block(self, inputs: int, outputs: int, settings: HeadSettings) -> nn.Module:
         """What joins the embedded levels."""
-        return conv_norm(inputs, outputs, norm=settings.norm)
+        return conv_norm(inputs, outputs, norm=settings.norm, relu=settings.relu)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits and the features they read, both on the finest level's grid."""

@@ -132,10 +132,12 @@ class Refiner(nn.Module):
     """One idea of how to make pseudo-labels better. Everything it learns or remembers is a parameter or a buffer.
 
     The default of every method changes nothing, so a refiner overrides only what its idea needs. Parameters that
-    require gradients join the stage's optimizer at ``learning_rate_factor`` times its base rate.
+    require gradients join the stage's optimizer at ``learning_rate_factor`` times its base rate. With an ``sgd_rate``
+    they are moved by SGD at that rate instead, on the stage's schedule: for losses whose weight is to count.
     """
 
     learning_rate_factor: float = 10.0
+    sgd_rate: float | None = None
 
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
         """Look at the data once before a generation. Both iterables may be walked more than once; images come whole

@@ -16,7 +16,7 @@ from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine import PseudoLabels, Refiner, RefinerSettings, SourceStep, Step
 from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
-from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
+from segrefinery.stages.optimizers import Trained, refined_optimizers
 
 
 class LossWeights(Settings):
@@ -73,7 +73,7 @@ class UnseenSource(SourceStep):
 
 
 class RefinedStage(Stage):
-    """A student and a chain of refiners, trained by one optimizer; a stage adds its ``step``.
+    """A student and a chain of refiners, and what trains them; a stage adds its ``step``.
 
     Attributes:
         refiners: by name, in order.
@@ -109,9 +109,8 @@ class RefinedStage(Stage):
         return SourceStep(source, prediction), {name: factor * loss for name, loss in losses.items()}
 
     def optimizers(self) -> dict[str, Trained]:
-        refiners = [(refiner, refiner.learning_rate_factor) for refiner in self.chain]
-        groups = parameter_groups(self.model, self.optimizer_settings, refiners)
-        return {"model": build_optimizer(groups, self.optimizer_settings, self.steps)}
+        refiners = dict(zip(self.refiners, self.chain, strict=True))
+        return refined_optimizers(self.model, refiners, self.optimizer_settings, self.steps)
 
     def after_step(self, batch: StepBatch) -> None:
         for refiner in self.chain if self.micro_steps else ():

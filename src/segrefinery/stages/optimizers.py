@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Segmenter
+from segrefinery.refine.base import Refiner
 
 
 class OptimizerSettings(Settings):
@@ -109,3 +110,19 @@ def build_optimizer(groups: list[dict], settings: OptimizerSettings, steps: int)
         kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
         optimizer = kind(groups, lr=settings.lr, betas=settings.betas)
     return Trained(optimizer, schedule(settings, steps))
+
+
+def refined_optimizers(
+    model: Segmenter, refiners: Mapping[str, Refiner], settings: OptimizerSettings, steps: int
+) -> dict[str, Trained]:
+    """``model``: of the network and of the refiners that join it; then SGD for each refiner with a rate of its own, by
+    its name and without weight decay."""
+    joined = [(refiner, refiner.learning_rate_factor) for refiner in refiners.values() if refiner.sgd_rate is None]
+    groups = parameter_groups(model, settings, joined)
+    trained = {"model": build_optimizer(groups, settings, steps)} if groups else {}
+    for name, refiner in refiners.items():
+        if (rate := refiner.sgd_rate) is not None:
+            parameters = [parameter for parameter in refiner.parameters() if parameter.requires_grad]
+            group = {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": 0.0}
+            trained[name] = build_optimizer([group], settings.model_copy(update={"name": "sgd"}), steps)
+    return trained

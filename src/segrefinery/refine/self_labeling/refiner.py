@@ -70,8 +70,9 @@ class SelfLabelingSettings(RefinerSettings, PresetSettings):
     either."""
     head_momentum: Annotated[float, BUDGET] = Field(default=0.999, ge=0, le=1)
     """Weight of the old copy of the head in its moving average; 0 for none (w/o Mom)."""
-    head_factor: Annotated[float, BUDGET] = Field(default=5.0, gt=0)
-    """Learning rate of the head over the base rate."""
+    head_lr: Annotated[float, BUDGET] = Field(default=5e-4, gt=0)
+    """Learning rate of the head, which SGD moves whatever the stage's optimizer is: an adaptive step would not feel
+    lambda 1."""
     samples: Annotated[int, BUDGET] = Field(default=512, ge=1)
     """M, pixels drawn from each image."""
     sampling: Literal["balanced", "uniform"] = "balanced"
@@ -119,7 +120,7 @@ class SelfLabeling(Refiner):
         super().__init__()
         self.settings = settings
         self.space = space
-        self.learning_rate_factor = settings.head_factor
+        self.sgd_rate = settings.head_lr
         classes, channels = space.num_classes, segmenter.feature_channels
         self.warmup = Teacher(segmenter) if settings.soft_labels == "warmup" else None
         self.head = nn.Parameter(F.normalize(torch.randn(classes, channels), dim=1))
