@@ -264,3 +264,18 @@ def test_a_source_that_weighs_nothing_is_not_looked_at(weight, refine, passes):
     seen = [torch.equal(image, batch.source.image) for image in model.looked_at]
     assert any(seen) == (weight > 0 or "pixel_attention" in refine)
     assert ("source" in losses) == (weight > 0)
+
+
+@pytest.mark.parametrize("batch_norm", ["network", "train"])
+def test_batch_norm_that_the_network_keeps_fixed_is_trained_only_if_so_set(batch_norm):
+    model = CountedBatchNorm()
+    model.norm.requires_grad_(False)
+    stage = SelfTrainingSettings(steps=2, strong=None, batch_norm=batch_norm).build(
+        StageContext(model, model, model, SPACE)
+    )
+    trained = stage.optimizers()["model"].optimizer
+    losses_of(stage, batch_of())
+    trained.step()
+    moved = [bool((model.norm.weight != 1).any()), bool((model.norm.bias != 0).any())]
+    assert moved == [batch_norm == "train"] * 2
+    assert not any(parameter.requires_grad for parameter in stage.teacher.parameters())
