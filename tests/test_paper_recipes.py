@@ -19,8 +19,7 @@ STATED = {
     "uncerda_aa": UNCERDA,
     "uncerda": UNCERDA,
 }
-"""Recipe -> largest gradient norm, colour changes and flips of the source, short side that the target is evaluated at (of
-Cityscapes' 1024), and the source's crop."""
+"""Recipe -> gradient clipping, colour changes, flips, short side of evaluation (of 1024), crop of the source."""
 
 
 @pytest.mark.parametrize("name", STATED)
