@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.processor import share_fairly
 from segrefinery.core.progress import counting_progress, training_progress
 from segrefinery.core.words import printable
 
@@ -297,6 +298,7 @@ def recipes(
 def main() -> None:
     """Entry point: a mistake of the user's is one line and exit code 2; ``--debug`` shows the traceback."""
     debug = "--debug" in sys.argv
+    share_fairly()  # before a verb imports torch
     try:
         app()
     except SegRefineryError as error:

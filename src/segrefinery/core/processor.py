@@ -1,0 +1,57 @@
+"""How many cores this process may use, and how its threads wait. Read before torch is imported, which counts once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from math import ceil
+from pathlib import Path
+
+SPINS = 10_000
+"""Rounds that an idle thread of OpenMP (GNU) turns before it sleeps: some microseconds, enough for the gap between two
+operations. By default it turns for ever, and takes the core from whoever has work."""
+
+
+def usable_cores(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores this process may use: those it is bound to, or fewer where a container's quota allows fewer; at least 1."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(proc, groups)
+    return bound if quota is None else max(1, min(bound, ceil(quota)))
+
+
+def _quota(proc: Path, groups: Path) -> float | None:
+    """The smallest quota of the control groups around this process, in cores; None without one (Linux, v1 and v2)."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = groups if not controllers else groups / "cpu" if "cpu" in controllers.split(",") else None
+        if root is not None:
+            inner = root / path.lstrip("/")
+            found += [_own_quota(folder) for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _own_quota(folder: Path) -> float | None:
+    """What one control group allows itself, in cores."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{part}_us").read_text(encoding="utf-8") for part in ("quota", "period")
+            )
+        return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def share_fairly(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch's threads be as many as there are cores for them, and sleep where they have nothing to do. What the
+    user has set stands."""
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
