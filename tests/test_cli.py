@@ -187,6 +187,32 @@ def test_check(call, odd):
     assert "5" in said
 
 
+def test_labels_and_several_sources_from_the_command_line(call, odd, tmp_path):
+    taught = labelled(tmp_path / "taught", ("1", "2", "3"))
+    several = (
+        "-s",
+        f"3 of folder:{labelled(tmp_path / 'more', ('4', '5'))}",
+        "-t",
+        NIGHT,
+        "--labels",
+        f"folder:{taught}",
+    )
+    code, said, complaint = call(*tiny(tmp_path / "run", DAY, odd, *several, "--eval", TEST))
+    assert code == 0, complaint
+    assert "labels: 3 images teach" in said
+    assert "(2 images, 75 %)" in said
+    assert (tmp_path / "run" / "labels.json").exists()
+    code, said, _ = call("check", DAY, odd, "--labels", f"folder:{taught}", "--scale", "small")
+    assert code == 0, said
+    assert "labels" in said
+    code, _, complaint = call(
+        *tiny(tmp_path / "no", DAY, odd, "--labels", f"folder:{taught}", "--eval", f"folder:{taught}")
+    )
+    assert (code, "pixel for pixel" in complaint) == (2, True)
+    code, said, _ = call("check", DAY, odd, "--labels", f"folder:{taught}", "--eval", f"folder:{taught}")
+    assert (code, "pixel for pixel" in said) == (2, True)
+
+
 def mistakes(root: Path) -> dict[str, tuple[list[object], str]]:
     """Commands that must fail, and what the error must name."""
     out = root / "out"

@@ -37,6 +37,8 @@ console = Console(highlight=False, quiet=not MAIN)
 
 SourceHelp = r"Labelled images: NAME:PATH\[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
 TargetHelp = r"Images to adapt to: a folder, a glob, or NAME:PATH\[@SPLIT]. Labels they may have are never read."
+SeveralHelp = "Repeat it for several data sets, with shares of the draws if you like: '2 of NAME:PATH'."
+LabelsHelp = "Labelled images of the target domain that teach. None of them may be in the evaluation set."
 EvalHelp = "Labelled images of the target domain, for scores only."
 
 
@@ -70,11 +72,12 @@ def options(
 
 @app.command()
 def adapt(
-    source: Annotated[str, typer.Option("--source", "-s", help=SourceHelp)],
-    target: Annotated[str, typer.Option("--target", "-t", help=TargetHelp)],
+    source: Annotated[list[str], typer.Option("--source", "-s", help=f"{SourceHelp} {SeveralHelp}")],
+    target: Annotated[list[str], typer.Option("--target", "-t", help=f"{TargetHelp} {SeveralHelp}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")],
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Name (see `recipes`) or YAML file.")] = "self_training",
-    evaluation: Annotated[str | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
+    labels: Annotated[list[str] | None, typer.Option("--labels", "-l", help=LabelsHelp)] = None,
+    evaluation: Annotated[list[str] | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
     oracle: Annotated[str | None, typer.Option(help="Labelled target images, for the recipe oracle only.")] = None,
     scale: Annotated[str | None, typer.Option(help="small: two processor cores; paper: the publication's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -93,7 +96,7 @@ def adapt(
     collapse = [f"training.on_collapse={on_collapse}"] if on_collapse else []
     with told_on_terminal() as events:
         adapt(
-            recipe, source, target, output, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
+            recipe, source, target, output, labels=labels, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
             overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse, events=events,
         )  # fmt: skip
 
@@ -257,6 +260,7 @@ def check(
     source: Annotated[str, typer.Argument(help=SourceHelp)],
     target: Annotated[str, typer.Argument(help=TargetHelp)],
     evaluation: Annotated[str | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
+    labels: Annotated[str | None, typer.Option("--labels", "-l", help=LabelsHelp)] = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r")] = "self_training",
     scale: Annotated[str | None, typer.Option()] = None,
     overrides: Overrides = None,
@@ -265,7 +269,7 @@ def check(
     from segrefinery.verbs.check import print_checkup
 
     with counting_progress(console, "check") as progress:
-        healthy = print_checkup(console, source, target, evaluation, recipe, scale, progress, overrides or ())
+        healthy = print_checkup(console, source, target, evaluation, recipe, scale, progress, overrides or (), labels)
     raise typer.Exit(0 if healthy else 2)
 
 

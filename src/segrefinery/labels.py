@@ -161,6 +161,18 @@ def check_merge(merge: Merge | None, *spaces: LabelSpace) -> None:
             raise SegRefineryError(f"merge: no class is named {old!r}. Classes of {lists}.")
 
 
+def united_space(spaces: Sequence[LabelSpace]) -> LabelSpace | None:
+    """All classes of several spaces, by name, in order of their first mention; None of none."""
+    if not spaces or all(space.classes == spaces[0].classes for space in spaces):
+        return spaces[0] if spaces else None
+    classes: dict[str, Color] = {}
+    for space in spaces:
+        new = [match(name, tuple(classes)) is None for name in space.classes]
+        classes |= {name: color for name, color, add in zip(space.classes, space.colors, new) if add}
+    name = "+".join(dict.fromkeys(space.name for space in spaces))
+    return LabelSpace(name, tuple(classes), tuple(classes.values()))
+
+
 def common_space(source: LabelSpace, target: LabelSpace, merge: Merge | None = None) -> LabelSpace:
     """The classes that both spaces have, with the target's names, order and colours.
 

@@ -16,6 +16,7 @@ from pydantic.functional_validators import BeforeValidator
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import BUDGET, Mistake, Settings, beyond_budget, choose, mistakes_of
 from segrefinery.core.yaml import parse_yaml
+from segrefinery.data.joined import Reference
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import ModelSettings
@@ -44,11 +45,13 @@ class Recipe(Settings):
     scale: Annotated[str, BUDGET] = "paper"
     """``paper``: the settings of the publication; ``small``: two processor cores."""
     seed: int = Field(default=0, ge=0)
-    source: str | None = None
-    """Labelled images, as NAME:PATH[@SPLIT]."""
-    target: str | None = None
+    source: Reference = None
+    """Labelled images, as NAME:PATH[@SPLIT]; of several data sets a list."""
+    target: Reference = None
     """Images to adapt to; their labels, where they have any, are not read."""
-    evaluation: str | None = None
+    labels: Reference = None
+    """Labelled images of the target domain that teach; none of them may be in the evaluation set."""
+    evaluation: Reference = None
     """Labelled images of the target domain, for evaluation only."""
     oracle: str | None = None
     """Labelled images of the target domain, for the recipe ``oracle`` only."""
@@ -101,9 +104,10 @@ class Recipe(Settings):
         parts = self.training.accumulate
         for name, stage in self.stages.items():
             field, data = ("target_data", self.target_data) if stage.reads_target_labels else ("data", self.data)
-            batch = data.batch
-            field, batch = (f"{field}.batch", batch) if stage.batch is None else (f"stages.{name}.batch", stage.batch)
-            if batch % parts:
+            own = (f"{field}.batch", data.batch) if stage.batch is None else (f"stages.{name}.batch", stage.batch)
+            for field, batch in (own, (f"stages.{name}.labelled.batch", stage.labelled.batch or parts)):
+                if batch % parts == 0:
+                    continue
                 divisors = " or ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
                 raise ValueError(
                     f"training.accumulate is {parts}, but {field} is {batch}, which does not split into {parts} equal "

@@ -32,6 +32,8 @@ class Alignment(NamedTuple):
     sentence: str
     ignored: dict[str, tuple[str, ...]]
     """Side -> its classes that are not used."""
+    labels: SegmentationDataset | None = None
+    """Labelled target images that teach."""
 
 
 def align(
@@ -40,6 +42,7 @@ def align(
     evaluation: SegmentationDataset | None = None,
     space: LabelSpace | str | Sequence[str] | None = None,
     merge: Merge | None = None,
+    labels: SegmentationDataset | None = None,
 ) -> Alignment:
     """Bring the data of a run into one label space.
 
@@ -48,22 +51,24 @@ def align(
 
     Args:
         merge: renames classes on all sides before they are compared: name -> name, or None to ignore the class.
+        labels: labelled target images that teach. They change no classes, but ``space`` may ask for one of theirs.
 
     Raises:
-        SegRefineryError: the source or the evaluation has no labels, there is no common class, or ``space`` asks for a
-            class that the source lacks.
+        SegRefineryError: the source, the labels or the evaluation have no labels, there is no common class, or
+            ``space`` asks for a class that nothing teaches.
     """
-    for role, dataset in (("source", source), ("evaluation", evaluation)):
+    for role, dataset in (("source", source), ("labels", labels), ("evaluation", evaluation)):
         if dataset is not None and (dataset.space is None or not dataset.has_labels):
             line = hint(Path(dataset.reference).expanduser())
-            needed = f"the {role} needs a mask for every image{line and '; '}{line}"
+            needed = f"every image here needs a mask{line and '; '}{line}"
             raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
     assert source.space is not None
     other = evaluation.space if evaluation is not None else target.space
     spaces = [source.space] if other is None else [source.space, other]
-    check_merge(merge, *spaces)
+    own = None if labels is None else labels.space
+    check_merge(merge, *spaces, *([] if own is None else [own]))
     if space is not None:
-        chosen = _forced(parse_space(space), source.space, merge)
+        chosen = _forced(parse_space(space), source.space, merge, own)
     elif other is not None:
         chosen = _common(source.space, other, "target" if evaluation is None else "evaluation", merge)
     else:
@@ -71,6 +76,13 @@ def align(
     ignored = {"source": _lost(source.space, chosen, merge)}
     if other is not None:
         ignored["target" if evaluation is None else "evaluation"] = _lost(other, chosen, merge)
+    if own is not None:
+        ignored["labels"] = _lost(own, chosen, merge)
+        if len(ignored["labels"]) == own.num_classes:
+            raise SegRefineryError(
+                f"labels {own.name}: no class is one of the run's. They have: {', '.join(own.classes)}; the run has: "
+                f"{', '.join(chosen.classes)}. Say with merge which classes are the same."
+            )
     sentence = f"{chosen.num_classes} classes: {', '.join(chosen.classes)}"
     for side, classes in ignored.items():
         if classes:
@@ -82,6 +94,7 @@ def align(
         None if evaluation is None else Remapped(evaluation, chosen, merge),
         f"{sentence}.",
         ignored,
+        None if labels is None else Remapped(labels, chosen, merge),
     )
 
 
@@ -146,8 +159,9 @@ def _common(source: LabelSpace, other: LabelSpace, side: str, merge: Merge | Non
         raise SegRefineryError(str(error).replace("and the target have", f"and the {side} have", 1)) from error
 
 
-def _forced(space: LabelSpace, source: LabelSpace, merge: Merge | None) -> LabelSpace:
-    reached = {match(name, space.classes) for name in renamed(source.classes, merge) if name is not None}
+def _forced(space: LabelSpace, source: LabelSpace, merge: Merge | None, labels: LabelSpace | None) -> LabelSpace:
+    taught = [*renamed(source.classes, merge), *(renamed(labels.classes, merge) if labels else ())]
+    reached = {match(name, space.classes) for name in taught if name is not None}
     absent = [name for index, name in enumerate(space.classes) if index not in reached]
     if absent:
         raise SegRefineryError(

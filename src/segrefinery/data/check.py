@@ -11,10 +11,12 @@ from typing import Literal
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of, notes_of
+from segrefinery.data.decoding import DataError
+from segrefinery.data.labelled import refuse_scored
 from segrefinery.data.scan import Scan, scan
 from segrefinery.labels import LabelSpace, Merge
 
-Role = Literal["source", "target", "evaluation"]
+Role = Literal["source", "target", "labels", "evaluation"]
 RoleProgress = Callable[[Role, int, int], None]
 """Called after every image with the side, its images done and its images in all."""
 
@@ -79,19 +81,18 @@ def check(
     space: LabelSpace | str | Sequence[str] | None = None,
     merge: Merge | None = None,
     progress: RoleProgress | None = None,
+    labels: SegmentationDataset | None = None,
 ) -> CheckReport:
     """Decode every file of a planned run and say what is there and what is wrong.
 
     The target's masks are not looked at, for no run does. Arguments as for ``align``.
     """
     problems: list[Problem] = []
-    common, sentence, datasets = None, "", _given(source, UnlabeledView(target), evaluation)
+    common, sentence, datasets = None, "", _given(source, UnlabeledView(target), evaluation, labels)
     try:
-        together = align(source, target, evaluation, space, merge)
+        together = align(source, target, evaluation, space, merge, labels)
         common, sentence = together.space, together.sentence
-        datasets = [("source", together.source), ("target", together.target)]
-        if together.evaluation is not None:
-            datasets.append(("evaluation", together.evaluation))
+        datasets = _given(together.source, together.target, together.evaluation, together.labels)
         for role, dataset in datasets[1:]:
             if ignored := together.ignored.get(role):
                 message = f"{', '.join(ignored)} is not used: the source or the label space lacks it"
@@ -105,6 +106,11 @@ def check(
         side, found = _inspect(role, dataset, common, progress)
         sides.append(side)
         problems += found
+    if labels is not None and evaluation is not None and not any(problem.severity == "error" for problem in problems):
+        try:
+            refuse_scored(labels, evaluation)
+        except DataError as error:
+            problems.append(Problem("error", "labels", error.file, error.field, error.problem, error.remedy))
     return CheckReport(common, sentence, tuple(sides), tuple(sorted(problems, key=lambda p: p.severity)))
 
 
@@ -113,6 +119,7 @@ def refuse_faults(
     target: ImageDataset,
     evaluation: ImageDataset | None = None,
     progress: RoleProgress | None = None,
+    labels: ImageDataset | None = None,
 ) -> None:
     """Decode every file of a planned run once, the target's masks excepted; data that is generated is not looked at.
 
@@ -129,7 +136,7 @@ def refuse_faults(
     # A view of a view would have another fingerprint, and be read again.
     target = target if isinstance(target, UnlabeledView) else UnlabeledView(target)
     faults = []
-    for role, dataset in _given(source, target, evaluation):
+    for role, dataset in _given(source, target, evaluation, labels):
         for note in notes_of(dataset):
             warnings.warn(f"{role}: {dataset.reference}: {note}", stacklevel=2)
         if len(dataset) and files_of(dataset, 0):
@@ -141,10 +148,11 @@ def refuse_faults(
 
 
 def _given(
-    source: ImageDataset, target: ImageDataset, evaluation: ImageDataset | None
+    source: ImageDataset, target: ImageDataset, evaluation: ImageDataset | None, labels: ImageDataset | None = None
 ) -> list[tuple[Role, ImageDataset]]:
-    given: list[tuple[Role, ImageDataset]] = [("source", source), ("target", target)]
-    return given if evaluation is None else [*given, ("evaluation", evaluation)]
+    given: dict[Role, ImageDataset | None]
+    given = {"source": source, "target": target, "labels": labels, "evaluation": evaluation}
+    return [(role, dataset) for role, dataset in given.items() if dataset is not None]
 
 
 def _scanned(role: Role, dataset: ImageDataset, progress: RoleProgress | None) -> Scan:
@@ -179,6 +187,9 @@ def _inspect(
         if empty and role == "source":
             message = f"no pixel of {', '.join(empty)}, which therefore cannot be learned"
             problems.append(_about(role, dataset, "classes", message, "leave these classes out by the label space"))
+        elif empty and role == "labels":
+            message = f"no pixel of {', '.join(empty)}, of which they teach nothing"
+            problems.append(_about(role, dataset, "classes", message, "label images that show them, if it matters"))
         elif empty:
             message = f"no pixel of {', '.join(empty)}, which therefore cannot be measured"
             problems.append(_about(role, dataset, "classes", message, "evaluate on more images"))

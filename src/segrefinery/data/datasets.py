@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -57,6 +57,15 @@ class SegmentationDataset(ImageDataset, Protocol):
         ...
 
 
+class Part(NamedTuple):
+    """One of several data sets that are used as one: which, how many images, and its share of the draws (None: by its
+    images)."""
+
+    reference: str
+    images: int
+    share: int | None
+
+
 class _View:
     """Passes on all that does not touch labels."""
 
@@ -64,7 +73,7 @@ class _View:
         self._dataset = dataset
         self.reference = dataset.reference
         self.space = space
-        self.notes = notes_of(dataset)
+        self.notes, self.parts = notes_of(dataset), parts_of(dataset)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -81,6 +90,47 @@ class _View:
     def content_key(self) -> Iterator[str]:
         yield f"{type(self).__name__} {self.space}"
         yield from content_key(self._dataset)
+
+
+class Chosen(_View):
+    """Some images of a labelled data set, by their places."""
+
+    has_labels = True
+
+    def __init__(self, dataset: SegmentationDataset, places: Sequence[int]) -> None:
+        super().__init__(dataset, dataset.space)
+        self._labels, self._places = dataset, tuple(places)
+        self.parts = _parts_among(self.parts, self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name(self, index: int) -> str:
+        return super().name(self._places[index])
+
+    def image(self, index: int) -> Tensor:
+        return super().image(self._places[index])
+
+    def label(self, index: int) -> Tensor:
+        return self._labels.label(self._places[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return super().files(self._places[index])
+
+    def content_key(self) -> Iterator[str]:
+        yield str(self._places)
+        yield from super().content_key()
+
+
+def _parts_among(parts: Sequence[Part], places: Sequence[int]) -> tuple[Part, ...]:
+    """The parts with those of their images alone that have these places."""
+    found, begin = [], 0
+    for part in parts:
+        images = sum(begin <= place < begin + part.images for place in places)
+        begin += part.images
+        if images:
+            found.append(part._replace(images=images))
+    return tuple(found)
 
 
 class UnlabeledView(_View):
@@ -130,6 +180,11 @@ def notes_of(dataset: ImageDataset) -> tuple[str, ...]:
     return getattr(dataset, "notes", ())
 
 
+def parts_of(dataset: ImageDataset) -> tuple[Part, ...]:
+    """The data sets that a data set was joined of; none if it is one."""
+    return getattr(dataset, "parts", ())
+
+
 def content_key(dataset: ImageDataset) -> Iterator[str]:
     """Lines that identify the content of a data set.
 
@@ -156,10 +211,17 @@ def open_dataset(reference: str) -> SegmentationDataset:
       are painted (see ``annotations``).
     * ``scenes:LOOK[,count=N][,size=HxW][@SPLIT]``: the embedded street scenes; the split is ``train`` if none is named.
     * a directory, a glob or an image file: images without labels.
+    * ``A + B``, ``2 of A + 1 of B``: several of these as one (see ``joined``).
 
     Raises:
         SegRefineryError: the name, the path or the split does not exist, or nothing usable is there.
     """
+    from segrefinery.data.joined import Joined, parts_named  # a data set of data sets
+
+    named = parts_named(reference)
+    if len(named) > 1:
+        return Joined(reference, [open_dataset(name) for name, _ in named], [share for _, share in named])
+    reference = named[0][0]
     hit = re.match(r"([a-z][a-z0-9_]+):", reference)
     if hit is None or Path(reference).exists():
         with _named_right(Path(reference).expanduser()):

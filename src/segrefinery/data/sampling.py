@@ -6,7 +6,7 @@ position, and a rank of a distributed run asks for its slice of the global batch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
@@ -155,7 +155,7 @@ class RareClassSampler:
         total = counts.sum(dim=0)
         self.classes = total.nonzero()[:, 0].tolist()
         if not self.classes:
-            raise SegRefineryError("rare class sampling found no labelled pixel in the source; check its masks.")
+            raise SegRefineryError("rare class sampling found no labelled pixel; check the masks.")
         self._cumulative = _cumulative(rare_class_probabilities(total[self.classes], temperature), "probabilities")
         self._images: dict[int, Tensor] = {}
         for wanted in self.classes:
@@ -168,6 +168,46 @@ class RareClassSampler:
         images = self._images[wanted]
         index = int(images[int(_uniform(self.seed, "image", position) * len(images))])
         return Draw(index, seed_of(self.seed, "view", position), wanted)
+
+
+class ProportionalSampler:
+    """Draws from several samplers in fixed proportions, exactly: of as many draws as there are shares each sampler
+    makes its own, in a new order every time. Each goes through its own sequence without a gap."""
+
+    def __init__(self, samplers: Sequence[Sampler], starts: Sequence[int], shares: Sequence[int], seed: int) -> None:
+        """``starts``: what is added to the indices of each. ``shares``: how many draws each makes in a round."""
+        self.samplers, self.starts, self.shares, self.seed = samplers, starts, shares, seed
+        self._round = lru_cache(maxsize=2)(self._shuffled)
+
+    def draw(self, position: int) -> Draw:
+        number, place = divmod(position, sum(self.shares))
+        turns = self._round(number)
+        which = turns[place]
+        draw = self.samplers[which].draw(number * self.shares[which] + turns[:place].count(which))
+        return draw._replace(index=draw.index + self.starts[which])
+
+    def _shuffled(self, number: int) -> list[int]:
+        turns = [which for which, share in enumerate(self.shares) for _ in range(share)]
+        order = torch.randperm(len(turns), generator=generator(self.seed, "round", number))
+        return [turns[place] for place in order.tolist()]
+
+
+def sampler_of(
+    images: int, parts: Sequence[tuple[int, int | None]], seed: int, build: Callable[[slice, int], Sampler]
+) -> Sampler:
+    """How the images of a data set are drawn, whose parts may have shares of the draws.
+
+    Args:
+        images: in all. parts: images and share of each part; shares are stated for all or for none.
+        build: a sampler of the images in a slice, from a seed; asked for all images, or for those of each part.
+    """
+    shares = [share for _, share in parts if share is not None]
+    if not shares:
+        return build(slice(0, images), seed)
+    starts = [sum(count for count, _ in parts[:place]) for place in range(len(parts))]
+    slices = [slice(start, start + count) for start, (count, _) in zip(starts, parts, strict=True)]
+    samplers = [build(own, seed_of(seed, "part", place)) for place, own in enumerate(slices)]
+    return ProportionalSampler(samplers, starts, shares, seed)
 
 
 def _uniform(*key: int | str) -> float:

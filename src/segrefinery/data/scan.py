@@ -143,6 +143,28 @@ def scan(dataset: ImageDataset, progress: Progress | None = None) -> Scan:
     return found
 
 
+@_one_thread()
+def pixel_digests(dataset: ImageDataset, progress: Progress | None = None) -> list[str]:
+    """What each image shows, as 32 hexadecimal digits of its decoded pixels: equal for equal pictures whatever their
+    files are called and however they are stored. Cached under the data set's ``fingerprint``."""
+    file = cache_folder() / f"digests-{fingerprint(dataset)}.json"
+    found = _load(file)
+    if found is None:
+        found = []
+        with closing(_each(dataset, lambda index: _digest(dataset.image(index)))) as digests:
+            for digest in digests:
+                found.append(digest)
+                if progress:
+                    progress(len(found), len(dataset))
+        _store(file, found)
+    return found
+
+
+def _digest(image: Tensor) -> str:
+    pixels = image.contiguous().numpy()
+    return hashlib.blake2b(f"{tuple(image.shape)}".encode() + pixels.tobytes(), digest_size=16).hexdigest()
+
+
 def _each(dataset: ImageDataset, look: Callable[[int], T]) -> Generator[T]:
     """``look(index)`` of every image, in order. Close it: what has been begun ahead then ends, and no more begins."""
     # Only decoding files releases the GIL; and who generates images need not be ready for threads.

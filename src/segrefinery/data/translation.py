@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from segrefinery.core.settings import Settings
-from segrefinery.data.datasets import SegmentationDataset, content_key, files_of
+from segrefinery.data.datasets import SegmentationDataset, content_key, files_of, parts_of
 from segrefinery.data.decoding import DataError, image_size, read_image
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple, denormalize, normalize
 from segrefinery.spectrum import swap_low_frequency_amplitude
@@ -156,6 +156,7 @@ class TranslatedFolder:
     def __init__(self, source: SegmentationDataset, folder: Path | str, field: str = "translated") -> None:
         self.source, self.folder = source, Path(folder).expanduser()
         self.reference, self.space = f"{source.reference} translated", source.space
+        self.parts = parts_of(source)
         self._paths = _matched(source, self.folder, field)
 
     def __len__(self) -> int:

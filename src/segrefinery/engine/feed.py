@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from segrefinery.core.pixels import Normalization
 from segrefinery.core.randomness import seed_of
+from segrefinery.data.datasets import parts_of
 from segrefinery.data.label_files import PseudoLabeled
 from segrefinery.data.loader import Pass, WithTranslations, training_batches, with_cache
-from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler
+from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler, sampler_of
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents
-from segrefinery.engine.loop import Pair
+from segrefinery.engine.loop import Streams
 from segrefinery.labels import LabelSpace
 from segrefinery.stages.base import Passes, Stage, StageSettings
 
@@ -31,6 +33,8 @@ class RunData:
         source: labelled. target: without labels. oracle: the target's labels, for a stage that is named so, or None.
         evaluation: labelled images of the target domain that no training sees, or None.
         translated: the source's images in the target's style, by the folder that a stage's translation names.
+        labels: target images that teach with the labels which the user named for that (``--labels``), or None.
+        held_out: those of them that teach nothing and score the models instead (``training.holdout``), or None.
     """
 
     source: Any
@@ -39,13 +43,19 @@ class RunData:
     evaluation: Any | None = None
     oracle: Any | None = None
     translated: dict[str, Any] = field(default_factory=dict)
+    labels: Any | None = None
+    held_out: Any | None = None
+
+    def labels_for(self, settings: StageSettings) -> Any | None:
+        """The labelled target images that a stage learns from, or None."""
+        return self.labels if settings.labelled.weight else None
 
     def cached(self, data: DataSettings, target_data: DataSettings) -> RunData:
         """The same sets, what is trained on held in memory if the settings ask for it."""
-        oracle = None if self.oracle is None else with_cache(self.oracle, target_data)
+        oracle, labels = (part and with_cache(part, target_data) for part in (self.oracle, self.labels))
         translated = {folder: with_cache(images, data) for folder, images in self.translated.items()}
         source, target = with_cache(self.source, data), with_cache(self.target, target_data)
-        return replace(self, source=source, target=target, oracle=oracle, translated=translated)
+        return replace(self, source=source, target=target, oracle=oracle, translated=translated, labels=labels)
 
 
 @dataclass
@@ -76,37 +86,57 @@ class Feed:
 
     def batches(
         self, name: str, settings: StageSettings, stage: Stage, folder: Path, first: int
-    ) -> Iterator[Pair]:  # fmt: skip
-        """This process's share of every step's source and target batch, from step ``first`` on."""
+    ) -> Iterator[Streams]:  # fmt: skip
+        """This process's share of each step's batches of source, target and labelled target, from step ``first`` on."""
         changed = settings.model_dump(include={"batch", "crop"}, exclude_none=True)
         data, target_data = (part.model_copy(update=changed) for part in (self.data, self.target_data))
         steps = settings.steps - first
         position = {"first_step": first, "steps": steps, "rank": self.rank, "world": self.world}
+        # Labelled images are jittered and blurred in training; of target images the strong view does that.
+        labeled_data = target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur})
         raw, source = self.sets.source, self.read.source
         if settings.translated_folder is not None:
             source = WithTranslations(source, self.read.translated[settings.translated_folder])
         if settings.reads_target_labels:
-            raw, source = self.sets.oracle, self.read.oracle
-            data = target_data.model_copy(update={"photometric": data.photometric, "blur": data.blur})
+            raw, source, data = self.sets.oracle, self.read.oracle, labeled_data
         sources = training_batches(source, data, self.source_sampler(name, settings, stage, raw), **position)
-        if not settings.takes_target:
-            return ((batch, None) for batch in sources)
-        target = self.read.target
-        if (labels := stage.target_labels(folder)) is not None:
-            target = PseudoLabeled(target, labels)
-        sampler = UniformSampler(len(target), seed_of(self.seed, name, "target"))
-        return zip(sources, training_batches(target, target_data, sampler, **position), strict=False)
+        targets, labels = repeat(None), repeat(None)
+        if settings.takes_target:
+            target = self.read.target
+            if (written := stage.target_labels(folder)) is not None:
+                target = PseudoLabeled(target, written)
+            sampler = self.sampler(name, "target", "uniform", self.sets.target)
+            targets = training_batches(target, target_data, sampler, **position)
+        if (labelled := self.sets.labels_for(settings)) is not None:
+            own = labeled_data.model_copy(update=settings.labelled.model_dump(include={"batch"}, exclude_none=True))
+            sampler = self.sampler(name, "labels", settings.labelled.sampling, labelled)
+            labels = training_batches(self.read.labels, own, sampler, **position)
+        return zip(sources, targets, labels, strict=False)
 
     def source_sampler(self, name: str, settings: StageSettings, stage: Stage, source: Any) -> Sampler:
         """How a stage draws images of ``source``, a labelled data set."""
-        seed = seed_of(self.seed, name, "source")
-        count = partial(class_pixel_counts, source, self.walked(name, "masks counted"))
-        probabilities = stage.source_probabilities(count()) if stage.guides_sampling else None
-        if probabilities is not None:
-            return WeightedSampler(probabilities, seed)
-        if settings.sampling == "rare_class":
-            return RareClassSampler(count(), seed, min_pixels=self.data.rare_min_pixels)
-        return UniformSampler(len(source), seed)
+        weighted = None
+        if stage.guides_sampling:
+            weighted = stage.source_probabilities(class_pixel_counts(source, self.walked(name, "masks counted")))
+        return self.sampler(name, "source", settings.sampling, source, weighted)
+
+    def sampler(
+        self, name: str, role: str, sampling: str, dataset: Any, probabilities: Tensor | None = None
+    ) -> Sampler:  # fmt: skip
+        """How images of a data set are drawn: by N probabilities, for rare classes or evenly, and of the parts it was
+        joined of in their stated proportions."""
+        rare = sampling == "rare_class" and probabilities is None
+        counts = class_pixel_counts(dataset, self.walked(name, "masks counted")) if rare else None
+
+        def build(own: slice, seed: int) -> Sampler:
+            if probabilities is not None:
+                return WeightedSampler(probabilities[own], seed)
+            if counts is not None:
+                return RareClassSampler(counts[own], seed, min_pixels=self.data.rare_min_pixels)
+            return UniformSampler(own.stop - own.start, seed)
+
+        parts = [(part.images, part.share) for part in parts_of(dataset)]
+        return sampler_of(len(dataset), parts, seed_of(self.seed, name, role), build)
 
     def passes(self, name: str, folder: Path) -> Passes:
         """What a stage may walk through before its first step; ``folder`` is its own."""

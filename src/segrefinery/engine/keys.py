@@ -38,7 +38,11 @@ class StageKeys:
             before: what the stages before it determined; ``start`` for the first.
             handed_on: names of the modules that earlier stages left.
         """
-        described = settings.model_dump(mode="json")
+        teaching = self.sets.labels_for(settings)
+        # A run without labels keeps the keys that runs had before there were any.
+        described = settings.model_dump(mode="json", exclude={"labelled"} if teaching is None else None)
+        if teaching is not None:
+            described["labels"] = fingerprint(teaching)
         if settings.translated_folder is not None:
             described["translated"] = fingerprint(self.sets.translated[settings.translated_folder])
         if before == self.start:

@@ -28,8 +28,8 @@ TO_NEED_LESS = (
     "parts, the same gradient), training.precision=bf16-mixed, data.crop. `segrefinery check` estimates a step's memory"
 )
 
-Pair = tuple[Any, Any]
-"""A source batch (or None) and a target batch (or None)."""
+Streams = tuple[Any, Any, Any]
+"""A source batch, a target batch, and one of labelled target images; each may be None."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ def train(
     name: str,
     stage: Stage,
     settings: LoopSettings,
-    batches: Callable[[int], Iterator[Pair]],
+    batches: Callable[[int], Iterator[Streams]],
     checkpoints: Checkpoints,
     tracker: Tracker,
     progressed: Callable[[int, int, dict[str, float]], None],
@@ -91,11 +91,11 @@ def train(
     gate = Gate(name, stage, checkpoints, fabric, tracker, settings.on_collapse)
     gate.resume()
     clock = time.perf_counter()
-    for number, pair in enumerate(batches(first), first):
+    for number, streams in enumerate(batches(first), first):
         done = number + 1
         try:
             with explained_if_out_of_memory(f"stage {name!r}, step {number}", TO_NEED_LESS):
-                losses = one_step(fabric, name, stage, trained, settings, number, pair)
+                losses = one_step(fabric, name, stage, trained, settings, number, streams)
         except NonFiniteLoss as error:
             if gate.not_finite(done, error):
                 break
@@ -127,7 +127,7 @@ def one_step(
     trained: dict[str, Trained],
     settings: LoopSettings,
     number: int,
-    pair: Pair,
+    streams: Streams,
 ) -> dict[str, float]:
     """Forward, backward, optimizer step, and the stage's own updates -> the losses as numbers."""
     # Every step's randomness is a function of its number, so there is no random state to save.
@@ -137,7 +137,7 @@ def one_step(
         for group in item.optimizer.param_groups:
             group["lr"] = group["base_lr"] * item.rate(number)
     values: dict[str, Tensor] = {}
-    for batch in micro_batches(fabric, name, settings, number, pair):
+    for batch in micro_batches(fabric, name, settings, number, streams):
         terms = stage.step(batch)
         while True:
             with fabric.autocast():
@@ -171,18 +171,25 @@ def one_step(
     return gather_numbers(fabric, values)
 
 
-def micro_batches(fabric: Fabric, name: str, settings: LoopSettings, number: int, pair: Pair) -> Iterator[StepBatch]:
+def micro_batches(
+    fabric: Fabric, name: str, settings: LoopSettings, number: int, streams: Streams
+) -> Iterator[StepBatch]:
     """A rank's share of a step, in ``accumulate`` parts; each sample keeps the generator of its place in the whole."""
-    source, target = (None if part is None else part.to(fabric.device) for part in pair)
+    source, target, labeled = (None if part is None else part.to(fabric.device) for part in streams)
     size = len(source if source is not None else target)  # pyright: ignore[reportArgumentType]
-    if size % settings.accumulate:
-        raise SegRefineryError(f"a batch of {size} images does not divide into accumulate: {settings.accumulate} parts")
-    share = size // settings.accumulate
-    for start in range(0, size, share):
-        part = slice(start, start + share)
-        places = range(fabric.global_rank * size + start, fabric.global_rank * size + start + share)
+    for turn in range(settings.accumulate):
+        part = nth_part(size, turn, settings.accumulate)
+        own = labeled and labeled[nth_part(len(labeled), turn, settings.accumulate)]
+        places = range(fabric.global_rank * size + part.start, fabric.global_rank * size + part.stop)
         random = [generator(settings.seed, name, "sample", number, place) for place in places]
-        yield StepBatch(number, source and source[part], target and target[part], random)
+        yield StepBatch(number, source and source[part], target and target[part], random, own)
+
+
+def nth_part(images: int, turn: int, parts: int) -> slice:
+    """One of the equal parts of a batch."""
+    if images % parts:
+        raise SegRefineryError(f"a batch of {images} images does not divide into accumulate: {parts} parts")
+    return slice(turn * images // parts, (turn + 1) * images // parts)
 
 
 def describe_non_finite(name: str, number: int, losses: dict[str, Tensor]) -> str:

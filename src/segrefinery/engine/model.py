@@ -31,6 +31,8 @@ class Origin(Settings):
     """The labelled images."""
     target: str | None = None
     """The images it was adapted to."""
+    labels: str | None = None
+    """The labelled target images that taught."""
     stage: str = ""
     """The stage that left it."""
     seed: int = 0

@@ -17,7 +17,7 @@ from segrefinery.engine.feed import RunData
 from segrefinery.engine.processes import rank
 
 LOCK = ".lock"
-RECIPE, ENVIRONMENT, DATA = "recipe.yaml", "environment.json", "data.json"
+RECIPE, ENVIRONMENT, DATA, LABELS = "recipe.yaml", "environment.json", "data.json", "labels.json"
 EXACT = {"torch_threads": "threads", "processes": "processes", "device": "device"}
 """What of the environment changes the last digits of a result."""
 
@@ -70,6 +70,8 @@ def keep_record(folder: Path, recipe: str, sets: RunData, device: str, processes
     sweep(folder)
     refuse_other_data(folder, sets)
     write_text(folder / RECIPE, recipe)
+    if sets.labels is not None:
+        write_json(folder / LABELS, {"taught": names_of(sets.labels), "held_out": names_of(sets.held_out or ())})
     now = environment(device, processes)
     path = folder / ENVIRONMENT
     if not path.exists():
@@ -82,6 +84,11 @@ def keep_record(folder: Path, recipe: str, sets: RunData, device: str, processes
                 f"warning: the run began with {word} {before.get(key)} and goes on with {now[key]}; its weights will "
                 "not be exactly those of an undisturbed run"
             )
+
+
+def names_of(images: Any) -> list[str]:
+    """The names of a data set's images, in order."""
+    return [images.name(index) for index in range(len(images))]
 
 
 def refuse_other_data(folder: Path, sets: RunData) -> None:
@@ -103,6 +110,7 @@ def refuse_other_data(folder: Path, sets: RunData) -> None:
 
 def described(sets: RunData) -> dict[str, Any]:
     """What each data set is made of, and the classes in their order."""
-    parts = {"source": sets.source, "target": sets.target, "evaluation": sets.evaluation, "oracle": sets.oracle}
+    roles = ("source", "target", "evaluation", "oracle", "labels", "held_out")
+    parts = {role: getattr(sets, role) for role in roles}
     prints = {role: None if part is None else fingerprint(part) for role, part in parts.items()}
     return prints | {"classes": list(sets.space.classes)}

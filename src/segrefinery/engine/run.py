@@ -111,7 +111,8 @@ class Run:
         chain, source_only = keys.start, True
         for name, settings in plan(self.stages).items():
             key = keys.of(chain, name, settings, handed_on)
-            chain, source_only = digest(chain, key), source_only and settings.source_only
+            chain = digest(chain, key)
+            source_only = source_only and settings.source_only and self.sets.labels_for(settings) is None
             if settings.start == "fresh":
                 model_settings = settings.model or self.model
                 model, initial = self.new_model(model_settings), self.new_model(model_settings)

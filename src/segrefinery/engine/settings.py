@@ -37,6 +37,9 @@ class TrainingSettings(Settings):
     choose: Literal["last", "score"] = "last"
     """The model to ship: of the last stage, as publications do, so that a recipe reproduces them; or of the stage end,
     source-only included, that the label-free score ranks highest."""
+    holdout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the labelled target images (``--labels``) that teach nothing: they score the run's models instead, which
+    gives an estimate for the target with its interval. By default all teach, and nothing is estimated."""
     compile: str | None = None
     """Backend of torch.compile (``inductor``) for the networks in training; null for none. Its first steps take
     minutes; what the others gain depends on the device."""

@@ -144,6 +144,7 @@ def run_section(material: Material) -> Markup:
         ("Network", f"{model.get('name')}, starting from {model.get('weights') or 'its default'} weights"),
         ("Source (labelled)", recipe.get("source")),
         ("Target (labels never read)", recipe.get("target")),
+        ("Labels (target images that taught)", _labels(material)),
         ("Evaluation (scores only)", recipe.get("evaluation") or "none"),
         ("Classes", f"{space.num_classes if space else ''}: {classes}"),
         ("Seed", recipe.get("seed")),
@@ -156,6 +157,16 @@ def run_section(material: Material) -> Markup:
     text = (material.folder / "recipe.yaml").read_text(encoding="utf-8")
     whole = element("details", element("summary", "The whole recipe, as it ran"), element("pre", text))
     return section("What was run", element("dl", rows, class_="facts"), whole)
+
+
+def _labels(material: Material) -> Markup | None:
+    """Which labelled target images taught, and which were held out."""
+    if not (taught := material.labels.get("taught")):
+        return None
+    held_out = material.labels.get("held_out") or []
+    lists = [("taught", taught)] + ([("held out", held_out)] if held_out else [])
+    said = (f"{len(names)} {word}: {', '.join(names)}" for word, names in lists)
+    return element("span", f"{material.recipe.get('labels')}. ", ". ".join(said), ".")
 
 
 def _machine(environment: dict[str, Any]) -> str:

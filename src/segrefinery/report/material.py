@@ -115,10 +115,17 @@ class Material:
             if recipe.get("translated"):
                 source = TranslatedFolder(source, recipe["translated"])
             evaluation = open_dataset(recipe["evaluation"]) if recipe.get("evaluation") else None
-            return align(source, target, evaluation, space=self.space, merge=recipe.get("merge"))
+            labels = open_dataset(recipe["labels"]) if recipe.get("labels") else None
+            return align(source, target, evaluation, self.space, recipe.get("merge"), labels)
         except (SegRefineryError, OSError, KeyError, TypeError) as error:
             self.notes.append(f"No pictures: the run's images cannot be read any more ({error}).")
             return None
+
+    @cached_property
+    def labels(self) -> dict[str, list[str]]:
+        """The labelled target images that taught, and those that were held out, by name; empty without any."""
+        path = self.folder / "labels.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     @cached_property
     def evaluation_shots(self) -> list[Shot]:

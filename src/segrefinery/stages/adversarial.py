@@ -26,7 +26,7 @@ from segrefinery.losses import domain_loss, entropy_loss, self_information
 from segrefinery.models.discriminator import STRIDE, Discriminator
 from segrefinery.models.segmenter import Prediction
 from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, head_losses
+from segrefinery.stages.common import LossWeights, head_losses, labels_losses
 from segrefinery.stages.optimizers import OptimizerSettings, Trained, build_optimizer, parameter_groups
 from segrefinery.stages.target_guided.rounds import TargetGuidedSettings
 
@@ -127,6 +127,8 @@ class Adversarial(Stage):
         assert source is not None
         assert target is not None
 
+        if on_labels := labels_losses(self.model, batch, settings, settings.weights):
+            yield on_labels
         on_source = self.model(source.image)
         from_source = self.levels(on_source, source.image, detach=True)
         losses = head_losses("source", on_source, source.label, None, settings.weights)

@@ -22,6 +22,17 @@ from segrefinery.refine.base import RefinerSettings
 from segrefinery.stages.optimizers import OptimizerSettings, Trained
 
 
+class LabelledSettings(Settings):
+    """How a stage learns from labelled target images, where a run is given any (``--labels``)."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """Of their loss, in batches of their own; 0 = the stage does not learn from them."""
+    batch: Annotated[int | None, BUDGET] = Field(default=None, gt=0, le=65_536)
+    """How many a step, repeated evenly where they are few; by default as many as other target images."""
+    sampling: Literal["uniform", "rare_class"] = "uniform"
+    """How they are drawn: evenly, or by DAFormer's rare class sampling."""
+
+
 class StageSettings(Settings):
     """What every stage lets a recipe choose."""
 
@@ -41,6 +52,8 @@ class StageSettings(Settings):
     """Height and width of the training crop; by default the recipe's ``data.crop``."""
     sampling: Literal["uniform", "rare_class"] = "uniform"
     """How source images are drawn: evenly, or by DAFormer's rare class sampling."""
+    labelled: LabelledSettings = LabelledSettings()
+    """How it learns from the labelled target images of ``--labels``; without any, this is nothing."""
 
     @property
     def takes_target(self) -> bool:
@@ -144,12 +157,15 @@ class StepBatch:
         source: labelled images, or None if the stage asked for none.
         target: unlabelled images, or images with our own teacher's labels in an offline generation, or None.
         generators: one random generator a sample, a function of (seed, stage, step, place in the global batch).
+        labeled_target: target images whose labels the user named for training (``--labels``), of a size of their own;
+            None where there are none, or the stage does not learn from them.
     """
 
     number: int
     source: LabeledBatch | None
     target: UnlabeledBatch | PseudoLabeledBatch | None
     generators: list[torch.Generator] = field(default_factory=list)
+    labeled_target: LabeledBatch | None = None
 
 
 class Stage(nn.Module, ABC):

@@ -48,6 +48,18 @@ def head_losses(
     return losses
 
 
+def labels_losses(
+    model: nn.Module, batch: StepBatch, settings: StageSettings, weights: LossWeights
+) -> dict[str, Tensor]:
+    """``labels`` and ``labels_aux``: cross-entropy on the step's labelled target images; nothing without them. They are
+    seen as other target images are, so batch norm counts them among those."""
+    seen = batch.labeled_target
+    if seen is None:
+        return {}
+    losses = head_losses("labels", model(seen.image), seen.label, None, weights)
+    return {name: settings.labelled.weight * loss for name, loss in losses.items()}
+
+
 def build_refiners(chain: Mapping[str, RefinerSettings], context: StageContext) -> nn.ModuleDict:
     """The chain's refiners by name, in order; what an earlier stage handed on under the same name is loaded."""
     refiners = nn.ModuleDict()

@@ -24,7 +24,7 @@ from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.teacher import Teacher
 from segrefinery.refine import REFINERS, RefinerChain, RefinerSettings, SourceStep, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses
+from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses, labels_losses
 
 
 class DistillationSettings(StageSettings):
@@ -119,6 +119,8 @@ class Distillation(RefinedStage):
         assert source is not None
         assert target is not None
 
+        if on_labels := labels_losses(self.model, batch, settings, settings.weights):
+            yield on_labels
         seen_source, losses = self.learn_source(source, settings.source_weight, settings.weights)
         if losses and not self.chain_with_losses:
             yield losses  # frees the source's graph before the target's is built

@@ -25,7 +25,7 @@ from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
 from segrefinery.refine import PseudoLabels, RefinerChain, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses
+from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses, labels_losses
 from segrefinery.stages.watch import LabelWatch
 
 
@@ -111,6 +111,9 @@ class SelfTraining(RefinedStage):
         assert source is not None, "self-training needs a source batch"
         assert target is not None, "self-training needs a target batch"
         source = self.in_style(source, target.image, random)
+
+        if on_labels := labels_losses(self.model, batch, self.settings, self.settings.weights):
+            yield on_labels
 
         view, labels = self.label(target)
         mixed = self.mix(source, target, labels, random)

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from segrefinery.refine import RefinerChain, SourceStep, Step
-from segrefinery.stages.base import StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, RefinedStage, head_losses
+from segrefinery.stages.base import LabelledSettings, StageContext, StageSettings, StepBatch
+from segrefinery.stages.common import LossWeights, RefinedStage, head_losses, labels_losses
 
 
 class SupervisedSettings(StageSettings):
@@ -24,6 +24,10 @@ class SupervisedSettings(StageSettings):
     weights: LossWeights = LossWeights()
     refine: RefinerChain = Field(default_factory=dict)
     """Refiners whose own losses also train on the source (SAM's attention, IR2F's function)."""
+
+    labelled: LabelledSettings = LabelledSettings(weight=0.0)
+    """How it learns from the labelled target images of ``--labels``: by default not at all, so that there is a
+    source-only model to compare with. ``weight: 1`` trains on the source and on them."""
 
     @property
     def takes_target(self) -> bool:
@@ -59,6 +63,8 @@ class Supervised(RefinedStage):
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
         source = batch.source
         assert source is not None, "supervised training needs a source batch"
+        if on_labels := labels_losses(self.model, batch, self.settings, self.settings.weights):
+            yield on_labels
         prediction = self.model(source.image)
         losses = head_losses("source", prediction, source.label, None, self.settings.weights)
         step = Step(batch.number, self.model, SourceStep(source, prediction), generators=batch.generators)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.joined import References, joined_reference
 from segrefinery.engine.environment import deterministic
 from segrefinery.engine.evaluator import Evaluator
 from segrefinery.engine.events import Listeners, RunEvents
@@ -23,11 +24,12 @@ from segrefinery.verbs.sets import open_sets
 
 def adapt(
     recipe: str | Path | Recipe,
-    source: str | Path,
-    target: str | Path,
+    source: References,
+    target: References,
     output: str | Path,
     *,
-    evaluation: str | Path | None = None,
+    labels: References | None = None,
+    evaluation: References | None = None,
     oracle: str | Path | None = None,
     scale: str | None = None,
     seed: int = 0,
@@ -41,8 +43,10 @@ def adapt(
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or a recipe.
         source: labelled images, ``NAME:PATH[@SPLIT]``. target: images to adapt to; labels they have are not read.
+            Several data sets are a list, each with its share of the draws if you like: ``2 of NAME:PATH``.
         output: the run folder, which must be new, empty, or the run to ``resume``.
-        evaluation: labelled images of the target domain, looked at for scores only.
+        labels: labelled images of the target domain that teach beside the source and the pseudo-labels.
+        evaluation: labelled images of the target domain, looked at for scores only, none of them among ``labels``.
         oracle: labelled target images, for a recipe with an oracle stage only.
         scale: ``small`` for two processor cores. overrides: ``a.b=c`` assignments to the recipe.
         reuse: folder in which finished stages are shared between runs that agree on all that determines them, this
@@ -54,8 +58,8 @@ def adapt(
     """
     folder, told = Path(output), events or RunEvents()
     if not isinstance(recipe, Recipe):
-        named = {"source": source, "target": target, "evaluation": evaluation, "oracle": oracle}
-        fields = {role: None if data is None else str(data) for role, data in named.items()}
+        named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
+        fields = {role: joined_reference(data) for role, data in named.items()}
         recipe = load_recipe(recipe, scale, overrides, seed=seed, **fields)
     check_folder(folder, recipe, resume, told)
     open_folder(folder)
@@ -90,7 +94,7 @@ def listeners_of(folder: Path, recipe: Recipe, sets: RunData, tracker: Tracker, 
     """Who is told of a run, in this order: the user, and those who look, keep, score and report."""
     space, data, window = sets.space, recipe.target_data, recipe.window
     height, width = sets.target.image(0).shape[-2:]
-    origin = Origin(source=recipe.source, target=recipe.target, seed=recipe.seed)
+    origin = Origin(source=recipe.source, target=recipe.target, labels=recipe.labels, seed=recipe.seed)
     about = ModelConfig(
         model=recipe.model, space=space.name, classes=space.classes, colors=space.colors, data=data, window=window,
         merge=recipe.merge, recipe=recipe.name, trained_on=origin, image_size=(height, width),

@@ -57,19 +57,23 @@ def print_checkup(
     scale: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     overrides: Sequence[str] = (),
+    labels: str | None = None,
 ) -> bool:
     """Print what the data hold, what is wrong with them, and what the recipe would cost -> whether a run can start.
 
     Raises:
         SegRefineryError: the recipe or a data set does not exist at all.
     """
-    plan = load_recipe(recipe, scale, overrides, source=source, target=target, evaluation=evaluation)
-    sets = [open_dataset(source), open_dataset(target)] + ([open_dataset(evaluation)] if evaluation else [])
-    begins: dict[Role, int] = {"source": 0, "target": len(sets[0]), "evaluation": len(sets[0]) + len(sets[1])}
-    total = sum(len(dataset) for dataset in sets)
+    named: dict[Role, str | None] = {"source": source, "target": target, "labels": labels, "evaluation": evaluation}
+    plan = load_recipe(recipe, scale, overrides, **named)
+    sets = {role: open_dataset(reference) for role, reference in named.items() if reference}
+    begins, total = {}, 0
+    for role, dataset in sets.items():
+        begins[role], total = total, total + len(dataset)
     report = check(
-        *sets, space=plan.classes, merge=plan.merge, progress=lambda role, done, _: progress(begins[role] + done, total)
-    )
+        **sets, space=plan.classes, merge=plan.merge,
+        progress=lambda role, done, _: progress(begins[role] + done, total),
+    )  # fmt: skip
     print_data(console, report)
     if report.space is not None:
         print_cost(console, plan, report.space.num_classes)

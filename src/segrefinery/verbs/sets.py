@@ -5,7 +5,8 @@ from __future__ import annotations
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
 from segrefinery.data.check import overlaps, refuse_faults
-from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, open_dataset, parts_of
+from segrefinery.data.labelled import hold_out, refuse_scored, shared_images
 from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.feed import RunData
@@ -45,12 +46,60 @@ def open_sets(recipe: Recipe, events: RunEvents | None = None) -> RunData:
         if (folder := stage.translated_folder) is not None:
             images = TranslatedFolder(source, folder, f"stages.{name}.translation.folder")
             translated[folder] = UnlabeledView(images)
-    common = align(source, target, evaluation, space=recipe.classes, merge=recipe.merge)
+    labels = open_labels(recipe)
+    common = align(source, target, evaluation, recipe.classes, recipe.merge, labels)
     events.said(common.sentence)
+    for role, dataset in (("source", source), ("target", target), ("labels", labels), ("evaluation", evaluation)):
+        say_parts(role, dataset, events)
     oracle = None
     if needs_oracle:
         oracle = align(open_dataset(str(recipe.oracle)), target, space=common.space, merge=recipe.merge).source
     if rank() == 0:  # one process of several reads for all
         told = lambda role, done, total: events.progressed(f"read {role}", done, total, {})  # noqa: E731
-        refuse_faults(common.source, common.target, common.evaluation, told)
-    return RunData(common.source, common.target, common.space, common.evaluation, oracle, translated)
+        refuse_faults(common.source, common.target, common.evaluation, told, common.labels)
+        if labels is not None:
+            refuse_or_say_shared(labels, target, evaluation, events)
+    taught, held_out = None, None
+    if common.labels is not None:
+        taught, held_out = hold_out(common.labels, recipe.training.holdout, recipe.seed)
+        events.said(f"labels: {len(taught)} images teach" + (f", {len(held_out)} are held out" if held_out else ""))
+    return RunData(common.source, common.target, common.space, common.evaluation, oracle, translated, taught, held_out)
+
+
+def open_labels(recipe: Recipe) -> SegmentationDataset | None:
+    """The labelled target images that a recipe names to teach.
+
+    Raises:
+        SegRefineryError: no stage would learn from them, or images are to be held out and there are none.
+    """
+    if recipe.labels is None:
+        if recipe.training.holdout:
+            raise SegRefineryError("training.holdout: there are no labels to hold out; name them with --labels")
+        return None
+    if not any(stage.labelled.weight for stage in recipe.stages.values()):
+        names = " or ".join(f"stages.{name}.labelled.weight" for name in recipe.stages)
+        raise SegRefineryError(f"labels: no stage of this recipe learns from {recipe.labels}; set {names} above 0")
+    return open_dataset(recipe.labels)
+
+
+def refuse_or_say_shared(
+    labels: SegmentationDataset, target: ImageDataset, evaluation: ImageDataset | None, events: RunEvents
+) -> None:
+    """Refuse labels of images that are scored on; say which are among the target's too, which does no harm."""
+    told = lambda role: lambda done, total: events.progressed(f"compare {role}", done, total, {})  # noqa: E731
+    if evaluation is not None:
+        refuse_scored(UnlabeledView(labels), UnlabeledView(evaluation), told("evaluation"))
+    if shared := shared_images(UnlabeledView(labels), UnlabeledView(target), told("target")):
+        events.said(
+            f"note: {len(shared)} of the {len(labels)} labelled images are also among the target's, where they are "
+            "seen without their labels; that does no harm"
+        )
+
+
+def say_parts(role: str, dataset: ImageDataset | None, events: RunEvents) -> None:
+    """Say what a data set was joined of, and how often each part is drawn."""
+    parts = () if dataset is None else parts_of(dataset)
+    total = sum(part.share if part.share is not None else part.images for part in parts)
+    said = (f"{one.reference} ({one.images} images, {100 * (one.share or one.images) / total:.0f} %)" for one in parts)
+    if parts:
+        events.said(f"{role}: drawn from {', '.join(said)}")

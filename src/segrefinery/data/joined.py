@@ -1,0 +1,135 @@
+"""Several data sets as one: their images one after the other, their classes matched by name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from torch import Tensor
+
+from segrefinery.data.datasets import Part, SegmentationDataset, content_key, files_of, notes_of
+from segrefinery.data.decoding import DataError
+from segrefinery.labels import IGNORE, LabelSpace, apply_table, lookup_table, match, united_space
+
+BETWEEN, SHARE = " + ", re.compile(r"(\d+) of (?=\S)")
+MOST_SHARES = 999
+
+
+References = str | Path | Sequence[str | Path]
+"""A data set, or several."""
+
+
+def joined_reference(references: References | None) -> str | None:
+    """One text that names all of several data sets: ``A + B``."""
+    if references is None or isinstance(references, str | Path):
+        return None if references is None else str(references)
+    return BETWEEN.join(map(str, references)) or None
+
+
+def _joined_list(given: Any) -> Any:
+    texts = isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)
+    return joined_reference(given) if texts else given
+
+
+Reference = Annotated[str | None, BeforeValidator(_joined_list)]
+"""A setting that names a data set, or several in a list."""
+
+
+def parts_named(reference: str) -> list[tuple[str, int | None]]:
+    """The data sets of ``2 of A + 1 of B``, each with its share of the draws; without one where none is stated.
+
+    Raises:
+        DataError: a share is no number from 1 to 999.
+    """
+    if Path(reference).expanduser().exists():
+        return [(reference, None)]
+    found: list[tuple[str, int | None]] = []
+    for text in reference.split(BETWEEN):
+        hit = SHARE.match(text.strip())
+        share = int(hit[1]) if hit else None
+        if share is not None and not 1 <= share <= MOST_SHARES:
+            raise DataError(text, "reference", f"has a share of {share}", f"write 1 to {MOST_SHARES}, as in: 2 of PATH")
+        found.append((text.strip()[hit.end() if hit else 0 :], share))
+    if any(share for _, share in found):
+        return [(name, share or 1) for name, share in found]
+    return found
+
+
+class Joined:
+    """Data sets one after the other. Its space has all classes of its parts, by name; a part's labels are ids of it.
+
+    An image keeps its name where no other has it, else the number of its part stands in front (``2/0001``).
+
+    Attributes:
+        parts: which they are, how many images each has, and its share of the draws.
+    """
+
+    def __init__(self, reference: str, sets: Sequence[SegmentationDataset], shares: Sequence[int | None]) -> None:
+        self.reference, self.sets = reference, tuple(sets)
+        self.parts = tuple(Part(one.reference, len(one), share) for one, share in zip(sets, shares, strict=True))
+        self.has_labels = all(one.has_labels for one in sets)
+        self.space = united_space([one.space for one in sets if one.space is not None])
+        self.notes = (*_notes(self.sets), *_lacking(self.sets, self.space))
+        self._tables = [_table(one.space, self.space) for one in sets]
+        self._places = [(part, index) for part, one in enumerate(sets) for index in range(len(one))]
+        self._shared = _repeated(one.name(index) for one in sets for index in range(len(one)))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name(self, index: int) -> str:
+        part, own = self._places[index]
+        name = self.sets[part].name(own)
+        return f"{part + 1}/{name}" if name in self._shared else name
+
+    def image(self, index: int) -> Tensor:
+        """uint8 RGB, 3 x H x W."""
+        part, own = self._places[index]
+        return self.sets[part].image(own)
+
+    def label(self, index: int) -> Tensor:
+        """int64, H x W, ids of ``space``, 255 where ignored."""
+        part, own = self._places[index]
+        label, table = self.sets[part].label(own), self._tables[part]
+        return label if table is None else apply_table(label, table)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The image file and, if there is one, the mask file."""
+        part, own = self._places[index]
+        return files_of(self.sets[part], own)
+
+    def content_key(self) -> Iterator[str]:
+        """Lines that change whenever a part, its share or the classes do."""
+        yield f"joined {self.space} {[part[1:] for part in self.parts]}"
+        for one in self.sets:
+            yield from content_key(one)
+
+
+def _table(own: LabelSpace | None, space: LabelSpace | None) -> Tensor | None:
+    """The ids of a part's classes in the united space; None where they are the same."""
+    if own is None or space is None or own.classes == space.classes:
+        return None
+    return lookup_table({**dict(enumerate(own.classes)), IGNORE: None}, space)
+
+
+def _repeated(names: Iterator[str]) -> set[str]:
+    return {name for name, count in Counter(names).items() if count > 1}
+
+
+def _notes(sets: Sequence[SegmentationDataset]) -> list[str]:
+    return [f"{one.reference}: {note}" for one in sets for note in notes_of(one)]
+
+
+def _lacking(sets: Sequence[SegmentationDataset], space: LabelSpace | None) -> list[str]:
+    """What each part cannot teach, though another can."""
+    found = []
+    for one in sets:
+        if space is not None and one.space is not None and one.has_labels:
+            absent = [name for name in space.classes if match(name, one.space.classes) is None]
+            if absent:
+                found.append(f"{one.reference} lacks {', '.join(absent)}, which others have")
+    return found

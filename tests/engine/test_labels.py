@@ -1,0 +1,223 @@
+"""Labelled target images that teach: whole runs, the walls around them, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segrefinery.engine.loop as loop
+from runs import NIGHT, TEST, same, tiny_run, weights
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
+from segrefinery.data.datasets import open_dataset
+
+LABELS = "scenes:night,count=3,size=32x64"
+
+
+class Killed(BaseException):
+    """Stands for a process that dies without a chance to clean up."""
+
+
+def written(folder, dataset, places):
+    """Images of a data set as files, with masks of the same ids, beside their description."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for place in places:
+        Image.fromarray(dataset.image(place).permute(1, 2, 0).numpy()).save(folder / "images" / f"{place}.png")
+        Image.fromarray(dataset.label(place).numpy().astype(np.uint8)).save(folder / "masks" / f"{place}.png")
+    names = ", ".join(dataset.space.classes)
+    (folder / "dataset.yaml").write_text(
+        f"images: images/{{name}}.png\nmasks: masks/{{name}}.png\nclasses: [{names}]\n", encoding="utf-8"
+    )
+    return f"folder:{folder}"
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Every batch that a stage was given, with the stage's name."""
+    seen = []
+    micro = loop.micro_batches
+
+    def told(fabric, name, *rest):
+        for batch in micro(fabric, name, *rest):
+            seen.append((name, batch))
+            yield batch
+
+    monkeypatch.setattr(loop, "micro_batches", told)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("taught") / "run", labels=LABELS)
+
+
+def losses(run, stage):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "train" and line["stage"] == stage]
+
+
+def test_labels_teach_in_adaptation_and_leave_the_source_only_model_alone(plain, taught):
+    assert not same(weights(plain), weights(taught))
+    assert (plain / "source_model" / "model.safetensors").read_bytes() == (
+        taught / "source_model" / "model.safetensors"
+    ).read_bytes()
+    assert all("labels" in told for told in losses(taught, "adapt"))
+    assert not any("labels" in told for told in losses(taught, "source") + losses(plain, "adapt"))
+
+
+def test_labels_come_from_what_was_named_and_from_nothing_else(tmp_path, batches):
+    tiny_run(tmp_path / "run", labels=LABELS, overrides=("stages.adapt.labelled.batch=4",))
+    adapted = [batch for name, batch in batches if name == "adapt"]
+    assert adapted
+    for batch in adapted:
+        assert set(batch.labeled_target.index.tolist()) <= {0, 1, 2}
+        assert type(batch.labeled_target) is LabeledBatch
+        assert len(batch.labeled_target) == 4
+        assert type(batch.target) is UnlabeledBatch
+        assert not hasattr(batch.target, "label")
+    assert all(batch.labeled_target is None for name, batch in batches if name == "source")
+
+
+def test_few_labels_are_repeated_fairly(tmp_path, batches):
+    tiny_run(tmp_path / "run", labels=LABELS, overrides=("stages.adapt.labelled.batch=3",))
+    for name, batch in batches:
+        if name == "adapt":
+            assert sorted(batch.labeled_target.index.tolist()) == [0, 1, 2]
+
+
+def test_rare_classes_may_be_drawn_more_often(tmp_path, taught):
+    rare = tiny_run(tmp_path / "run", labels=LABELS, overrides=("stages.adapt.labelled.sampling=rare_class",))
+    assert not same(weights(rare), weights(taught))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage", "overrides"),
+    [
+        ("source_only", "source", ("stages.source.labelled.weight=1",)),
+        (
+            "adaptsegnet",
+            "align",
+            ("stages.source.steps=2", "stages.align.steps=3", "stages.align.discriminator_width=4"),
+        ),
+    ],
+)
+def test_other_stages_learn_from_labels_too(tmp_path, recipe, stage, overrides):
+    run = tiny_run(tmp_path / "run", recipe, overrides, labels=LABELS)
+    assert all(told["labels"] > 0 for told in losses(run, stage))
+    assert (run / "model").exists()  # what labels taught is not source-only
+    assert (run / "source_model").exists() == (stage != "source")
+
+
+def test_their_weight_weighs_their_loss(tmp_path, taught):
+    double = tiny_run(tmp_path / "run", labels=LABELS, overrides=("stages.adapt.labelled.weight=2",))
+    first, other = losses(taught, "adapt")[0], losses(double, "adapt")[0]
+    assert 1.5 < other["labels"] / first["labels"] < 2.5
+
+
+def test_accumulated_labels_are_the_same_labels(tmp_path, batches):
+    tiny_run(tmp_path / "run", labels=LABELS, overrides=("training.accumulate=2",))
+    parts = [batch.labeled_target.index.tolist() for name, batch in batches if name == "adapt"]
+    assert all(len(part) == 1 for part in parts)
+    with pytest.raises(SegRefineryError, match=r"accumulate is 2, but stages\.adapt\.labelled\.batch is 3"):
+        tiny_run(tmp_path / "odd", labels=LABELS, overrides=("training.accumulate=2", "stages.adapt.labelled.batch=3"))
+
+
+@pytest.mark.parametrize("dies_at", [5, 8])
+def test_resume_with_labels_is_exact(tmp_path, taught, monkeypatch, dies_at):
+    steps, step = iter(range(100)), loop.one_step
+
+    def mortal(*arguments):
+        if next(steps) == dies_at:
+            raise Killed
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "one_step", mortal)
+    with pytest.raises(Killed):
+        tiny_run(tmp_path / "run", labels=LABELS)
+    monkeypatch.setattr(loop, "one_step", step)
+    assert same(weights(taught), weights(tiny_run(tmp_path / "run", labels=LABELS, resume=True)))
+
+
+def test_labels_are_part_of_a_stages_key_and_of_no_other(tmp_path, taught, plain, monkeypatch):
+    trained, step = [], loop.one_step
+    monkeypatch.setattr(loop, "one_step", lambda *given: (trained.append(given[1]), step(*given))[1])
+    tiny_run(tmp_path / "again", labels=LABELS, reuse=taught)
+    assert not trained
+    other = tiny_run(tmp_path / "other", labels="scenes:night,count=2,size=32x64", reuse=taught)
+    assert set(trained) == {"adapt"}
+    assert not same(weights(other), weights(taught))
+    trained.clear()
+    ignored = ("stages.adapt.labelled.weight=0.5", "stages.adapt.labelled.sampling=rare_class")
+    tiny_run(tmp_path / "plain", overrides=ignored, reuse=plain)  # without labels their settings are nothing
+    assert not trained
+
+
+def test_images_that_are_scored_on_do_not_teach(tmp_path):
+    copies = written(tmp_path / "copies", open_dataset(TEST), [1])
+    with pytest.raises(
+        SegRefineryError, match=r"1\.png: labels: is also in the evaluation set, pixel for pixel.*--eval"
+    ):
+        tiny_run(tmp_path / "run", labels=f"{LABELS} + {copies}")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_labelled_images_may_be_in_the_target_and_it_is_said(tmp_path):
+    copies, said = written(tmp_path / "copies", open_dataset(NIGHT), [0, 2]), []
+    run = tiny_run(tmp_path / "run", labels=copies, say=said.append)
+    assert any(line.startswith("note: 2 of the 2 labelled images are also among the target's") for line in said)
+    assert json.loads((run / "labels.json").read_text())["taught"] == ["0", "2"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Labels (target images that taught)" in page
+    assert "2 taught: 0, 2" in page
+
+
+def test_labels_that_nobody_learns_from_are_refused(tmp_path):
+    with pytest.raises(SegRefineryError, match=r"no stage of this recipe learns.*stages\.source\.labelled\.weight"):
+        tiny_run(tmp_path / "run", "source_only", labels=LABELS)
+
+
+def test_labels_without_masks_or_without_a_class_in_common_are_refused(tmp_path):
+    copies, night = tmp_path / "copies", open_dataset(NIGHT)
+    assert night.space is not None
+    written(copies, night, [0])
+    with pytest.raises(SegRefineryError, match=r"labels .*has no labels"):
+        tiny_run(tmp_path / "run", labels=str(copies / "images"))
+    text = "images: images/{name}.png\nmasks: masks/{name}.png\nclasses: "
+    names = [f"thing {place}" for place in range(night.space.num_classes)]
+    (copies / "dataset.yaml").write_text(f"{text}[{', '.join(names)}]\n", encoding="utf-8")
+    with pytest.raises(SegRefineryError, match="no class is one of the run's"):
+        tiny_run(tmp_path / "run", labels=f"folder:{copies}")
+
+
+def test_labels_that_changed_are_named(tmp_path):
+    copies = written(tmp_path / "copies", open_dataset(NIGHT), [0, 1])
+    run = tiny_run(tmp_path / "run", labels=copies)
+    mask = tmp_path / "copies" / "masks" / "1.png"
+    shutil.copyfile(tmp_path / "copies" / "masks" / "0.png", mask)
+    with pytest.raises(SegRefineryError, match="changed since the run began: the labels images"):
+        tiny_run(run, labels=copies, resume=True)
+
+
+def test_several_data_sets_of_labels_are_one(tmp_path, batches):
+    copies = written(tmp_path / "copies", open_dataset(NIGHT), [4, 5])
+    said = []
+    tiny_run(
+        tmp_path / "run",
+        labels=[f"3 of {copies}", LABELS],
+        say=said.append,
+        overrides=("stages.adapt.labelled.batch=4",),
+    )
+    assert any("labels: drawn from" in line and "(2 images, 75 %)" in line for line in said)
+    for name, batch in batches:
+        if name == "adapt":
+            assert sum(index < 2 for index in batch.labeled_target.index.tolist()) == 3
