@@ -280,7 +280,7 @@ def main(recipes: list[str]) -> None:
 
     import segrefinery as api
     from runs import NIGHT, TEST, narrow, tiny_run
-    from segrefinery.report import write_report
+    from segrefinery.reporting import write_report
     from segrefinery.verbs.audit import prepare_audit
     from segrefinery.verbs.compare import compare
 

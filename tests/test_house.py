@@ -16,9 +16,10 @@ FLOORS = [
     {"refine", "evaluation"},
     {"stages"},
     {"engine"},
-    {"report", "interchange"},
+    {"reporting", "interchange"},
     {"recipe"},
     {"verbs"},
+    {"terminal"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -73,6 +74,44 @@ def test_settings_are_asked_for_what_they_declare():
 def test_files_stay_short():
     long = {str(path): count for path in ROOT.rglob("*.py") if (count := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def functions():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(ROOT)}: {node.name}", node
+
+
+def test_functions_stay_short():
+    long = [name for name, node in functions() if node.end_lineno - node.lineno >= 60]
+    assert not long, long
+
+
+def test_adapt_reads_in_one_look():
+    """Its body, without the signature and the docstring."""
+    (adapt,) = (node for name, node in functions() if name == "verbs/adapt.py: adapt")
+    assert adapt.end_lineno - adapt.body[1].lineno + 1 < 40
+
+
+# -- the verbs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", sorted(set(segrefinery.__all__) - {"RunEvents", "load"}))
+def test_a_verb_is_a_file_and_a_public_name(verb):
+    assert getattr(segrefinery, verb).__module__ == f"segrefinery.verbs.{verb}"
+    assert not (ROOT / verb).exists()  # a room of that name would take its place once it is imported
+
+
+def test_verbs_return_what_the_command_line_prints():
+    printing = []
+    for path in [*(ROOT / "verbs").glob("*.py"), *(ROOT / "engine").glob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        if "print" in names or any(str(module).startswith("rich") for module in modules):
+            printing.append(path.name)
+    assert not printing, printing
 
 
 # -- the reader's path -------------------------------------------------------------------------------------------------

@@ -24,12 +24,12 @@ from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.engine.model import load
 from segrefinery.engine.tracker import records
-from segrefinery.report.charts import bar_rows, line_chart
-from segrefinery.report.curves import series
-from segrefinery.report.gallery import legend
-from segrefinery.report.markup import Markup, element, figure, section, table
-from segrefinery.report.page import page
-from segrefinery.report.pictures import label_map, photo
+from segrefinery.reporting.charts import bar_rows, line_chart
+from segrefinery.reporting.curves import series
+from segrefinery.reporting.gallery import legend
+from segrefinery.reporting.markup import Markup, element, figure, section, table
+from segrefinery.reporting.page import page
+from segrefinery.reporting.pictures import label_map, photo
 from study import Cell, finished, read_study, task_rows
 
 PICTURES = 3

@@ -13,19 +13,30 @@ if TYPE_CHECKING:
     from segrefinery.engine.events import RunEvents
     from segrefinery.engine.model import load
     from segrefinery.verbs.adapt import adapt
+    from segrefinery.verbs.audit import audit
+    from segrefinery.verbs.check import check
     from segrefinery.verbs.compare import compare
     from segrefinery.verbs.evaluate import evaluate
     from segrefinery.verbs.predict import predict
     from segrefinery.verbs.pseudo_label import pseudo_label
+    from segrefinery.verbs.report import report
 
-__all__ = ["RunEvents", "adapt", "compare", "evaluate", "load", "predict", "pseudo_label"]
+__all__ = [
+    "RunEvents",
+    "adapt",
+    "audit",
+    "check",
+    "compare",
+    "evaluate",
+    "load",
+    "predict",
+    "pseudo_label",
+    "report",
+]
 __version__ = version("segrefinery")
 
-_PLACES = {
-    "RunEvents": "engine.events",
-    "load": "engine.model",
-    **{verb: f"verbs.{verb}" for verb in ("adapt", "compare", "evaluate", "predict", "pseudo_label")},
-}
+_PLACES = {"RunEvents": "engine.events", "load": "engine.model"}
+"""Where what is no verb lives; a verb has a file of its own."""
 
 
 def __dir__() -> list[str]:
@@ -33,6 +44,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:  # the networks load only when a verb is used, so that the command line answers at once
-        return getattr(import_module(f"segrefinery.{_PLACES[name]}"), name)
+    if name in __all__:  # the networks load only when a verb is used, so that the command line answers at once
+        return getattr(import_module(f"segrefinery.{_PLACES.get(name, f'verbs.{name}')}"), name)
     raise AttributeError(f"module 'segrefinery' has no attribute {name!r}")

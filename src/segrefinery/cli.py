@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from segrefinery import terminal
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.processor import share_fairly
 from segrefinery.core.progress import counting_progress, training_progress
@@ -134,16 +134,7 @@ def evaluate(
     model = loaded(run, window, device)
     with counting_progress(console, "evaluate") as progress:
         scores = evaluate(model, on, classes=classes, progress=progress)
-    table = Table("class", "IoU")
-    for name, value in scores["iou"].items():
-        add_row(table, name, "absent" if value is None else f"{100 * value:.1f}")
-    console.print(table)
-    if scores["missing"]:
-        say(f"Not scored, for no label here can be one of them: {', '.join(scores['missing'])}.")
-    say(
-        f"mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}, "
-        f"mean pixel accuracy {100 * scores['mean_pixel_accuracy']:.2f}"
-    )
+    terminal.show_scores(console, scores)
 
 
 @app.command()
@@ -199,28 +190,8 @@ def compare(
     from segrefinery.verbs.compare import compare
 
     with counting_progress(console, "look") as progress:
-        found = compare(runs, target, images=images, progress=progress)
-    one_kind = len({run.is_absolute() for run in runs}) == 1
-    shared = Path(os.path.commonpath([run.parent for run in runs])) if one_kind else Path()
-    caption = (
-        "trust: the score that ranks; scale: agreement with itself at another scale, over the classes that any of "
-        "these models sees; anchors: share of what source-only was sure of and this model keeps; verdict: against "
-        "source-only, over the classes that either of the two sees"
-    )
-    columns = ("model", "trust", "scale", "anchors", "ensemble", "entropy", "verdict")
-    table = Table(*columns, title=Text(printable(f"Models in {shared}")), caption=caption, caption_justify="left")
-    table.columns[0].overflow = "fold"  # names of runs differ at their ends
-    table.columns[-1].no_wrap = True
-    found = [model for model in found if model.same_as is None]
-    for model in found:
-        shown = ("trust", "balanced_scale", "anchors", "ensemble", "entropy")
-        numbers = (f"{model.scores[score]:.3f}" for score in shown)
-        name = model.name.removeprefix(f"{shared}{os.sep}")
-        add_row(table, name, *numbers, model.verdict.word if model.verdict else "")
-    console.print(table)
-    for model in found:
-        if model.verdict:
-            say(f"{model.name}: {model.verdict}")
+        ranked = compare(runs, target, images=images, progress=progress)
+    terminal.show_ranking(console, runs, ranked)
 
 
 @app.command()
@@ -234,25 +205,11 @@ def audit(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Pick the images whose labels tell most, write starting masks for CVAT and Label Studio, score what comes back."""
-    from segrefinery.verbs.audit import prepare_audit, score_audit
+    from segrefinery.verbs.audit import audit
 
-    folder = output or run / "audit"
-    if masks is None:
-        with counting_progress(console, "audit") as progress:
-            picked = prepare_audit(run, target, folder, count, seed=seed, progress=progress)
-        say(f"{len(picked)} images written to {folder}. Correct the masks, then run audit again with --masks DIR.")
-        say(
-            "CVAT: new task from images/, labels from cvat_labels.json (Raw), upload cvat.zip as Segmentation mask 1.1."
-        )
-        say("Label Studio: interface from label_studio.xml, serve the folder as local files, import label_studio.json.")
-        return
-    with counting_progress(console, "score") as progress:
-        found = score_audit(run, target, folder, masks, others or (), progress=progress, say=say)
-    table = Table("model", "mIoU", "95 % interval", "against source-only", "95 % interval")
-    for model in found:
-        against = ("", "") if model.difference is None else (points(model.difference), span(model.difference_interval))
-        add_row(table, model.name, f"{100 * model.miou:.1f}", span(model.interval), *against)
-    console.print(table)
+    with counting_progress(console, "audit" if masks is None else "score") as progress:
+        found = audit(run, target, output, count, masks=masks, others=others or (), seed=seed, progress=progress)
+    terminal.show_audit(console, found)
 
 
 @app.command()
@@ -266,19 +223,23 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Read every file once and say what would go wrong, before anything is trained."""
-    from segrefinery.verbs.check import print_checkup
+    from segrefinery.verbs.check import check
 
     with counting_progress(console, "check") as progress:
-        healthy = print_checkup(console, source, target, evaluation, recipe, scale, progress, overrides or (), labels)
-    raise typer.Exit(0 if healthy else 2)
+        found = check(
+            source, target, labels=labels, evaluation=evaluation, recipe=recipe, scale=scale,
+            overrides=overrides or (), progress=progress,
+        )  # fmt: skip
+    terminal.show_checkup(console, found)
+    raise typer.Exit(0 if found.ok else 2)
 
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """Write report.html of a run anew."""
-    from segrefinery.report import write_report
+    from segrefinery.verbs.report import report
 
-    say(f"report: {write_report(run)}")
+    say(f"report: {report(run)}")
 
 
 @app.command()
@@ -295,7 +256,7 @@ def recipes(
     table = Table("recipe", "what it does", "stages")
     for each in recipe_names():
         recipe = load_recipe(each)
-        add_row(table, each, recipe.summary, " -> ".join(recipe.stages))
+        terminal.add_row(table, each, recipe.summary, " -> ".join(recipe.stages))
     console.print(table)
 
 
@@ -359,21 +320,8 @@ def loaded(run: Path, window: str | None, device: str | None) -> Model:
     return model
 
 
-def points(value: float) -> str:
-    return f"{100 * value:+.1f}"
-
-
-def span(interval: tuple[float, float] | None) -> str:
-    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
-
-
 def say(line: str) -> None:
-    console.print(printable(line), markup=False, soft_wrap=True)
-
-
-def add_row(table: Table, *cells: str) -> None:
-    """A row of plain words: no name in it is taken for markup."""
-    table.add_row(*(Text(printable(cell)) for cell in cells))
+    terminal.say(console, line)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from segrefinery.engine.run import Run
 from segrefinery.engine.tracker import Tracker
 from segrefinery.engine.witness import Witness
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
-from segrefinery.report import write_report
+from segrefinery.reporting import write_report
 from segrefinery.verbs.sets import open_sets
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,49 @@ class Audited:
     interval: tuple[float, float]
     difference: float | None = None
     difference_interval: tuple[float, float] | None = None
+
+
+@dataclass
+class Audit:
+    """An audit as it stands.
+
+    Attributes:
+        folder: what it was written to. picked: the images to label.
+        models: what the masks say of each model, best first; empty before there are masks.
+        remarks: in sentences, what to know of the masks.
+    """
+
+    folder: Path
+    picked: list[Picked]
+    models: list[Audited] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def audit(
+    run: str | Path,
+    target: str | Path,
+    output: str | Path | None = None,
+    count: int = 20,
+    *,
+    masks: str | Path | None = None,
+    others: Sequence[str | Path] = (),
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Audit:
+    """Pick the images whose labels tell most, and write starting masks for them; or score models by the masks.
+
+    Args:
+        output: the audit's folder, by default ``RUN/audit``. count: images to label.
+        masks: the folder of the corrected masks; without it the images are picked.
+        others: runs to score on the same masks.
+
+    Raises:
+        SegRefineryError: as ``prepare_audit`` and ``score_audit`` say.
+    """
+    folder = Path(output) if output is not None else Path(run) / "audit"
+    if masks is None:
+        return Audit(folder, prepare_audit(run, str(target), folder, count, seed=seed, progress=progress))
+    return score_audit(run, str(target), folder, masks, others, progress=progress)
 
 
 def prepare_audit(
@@ -134,8 +177,7 @@ def score_audit(
     others: Sequence[str | Path] = (),
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> list[Audited]:
+) -> Audit:
     """mIoU of this and other runs' models on the audited images, each with its interval, best first.
 
     Args:
@@ -154,8 +196,7 @@ def score_audit(
             f"{masks}: the starting masks, unchanged: a model would be scored on its own answers; correct them"
         )
     starting = {stem: starting_mask(Path(output), stem) for stem in labels}
-    for line in remarks(str(masks), labels, starting, space.classes):
-        say(line)
+    told = remarks(str(masks), labels, starting, space.classes)
     dataset = UnlabeledView(open_dataset(target))
     for one in picked:
         if one.index >= len(dataset) or dataset.name(one.index) != one.name:
@@ -168,8 +209,8 @@ def score_audit(
         counts[name] = torch.stack([count_image(model, dataset.image(one.index), labels[one.stem]) for one in picked])
         progress(number + 1, len(folders))
     reference = next((name for name, folder in folders.items() if folder.name == SOURCE_ONLY), None)
-    found = estimate(counts, picked, reference)
-    return sorted(found, key=lambda model: -model.miou)
+    found = sorted(estimate(counts, picked, reference), key=lambda model: -model.miou)
+    return Audit(Path(output), picked, found, told)
 
 
 def remarks(masks: str, labels: dict[str, Tensor], starting: dict[str, Tensor], classes: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``segrefinery check``: what a planned run would meet, and what it would cost on this machine."""
+"""What a planned run would meet, and what it would cost on this machine, before anything is trained."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.words import printable
-from segrefinery.data.check import CheckReport, Role, check
+from segrefinery.data.check import CheckReport, Role
+from segrefinery.data.check import check as check_data
 from segrefinery.data.datasets import open_dataset
 from segrefinery.engine.model import default_device
 from segrefinery.models import ModelSettings, build_model
@@ -48,117 +46,123 @@ class Cost:
     device: torch.device
 
 
-def print_checkup(
-    console: Console,
-    source: str,
-    target: str,
-    evaluation: str | None = None,
-    recipe: str = "self_training",
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage would take: its optimizer steps, all repeats together, seconds of one, and bytes of memory."""
+
+    name: str
+    steps: int
+    step_seconds: float
+    memory: float
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.step_seconds
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Time and memory of every stage.
+
+    Attributes:
+        timed: the pass of the first stage's network. whole: whether the recipe's own batch and crop were timed.
+        machine: the GPU, or the number of processor threads.
+    """
+
+    stages: tuple[StageCost, ...]
+    timed: Cost
+    whole: bool
+    machine: str
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What ``check`` found.
+
+    Attributes:
+        data: counts, sizes, classes, and problems with their remedies. recipe: as it would be run.
+        estimate: None where source and target do not go together, or no pass of the network can be run.
+        unknown: why there is no estimate, where a pass failed.
+    """
+
+    data: CheckReport
+    recipe: Recipe
+    estimate: Estimate | None
+    unknown: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run can start: there may be warnings, but no error."""
+        return self.data.ok
+
+
+def check(
+    source: str | Path,
+    target: str | Path,
+    *,
+    labels: str | Path | None = None,
+    evaluation: str | Path | None = None,
+    recipe: str | Path = "self_training",
     scale: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
     overrides: Sequence[str] = (),
-    labels: str | None = None,
-) -> bool:
-    """Print what the data hold, what is wrong with them, and what the recipe would cost -> whether a run can start.
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Checkup:
+    """Read every file of a planned run once -> what the data hold, what is wrong with them, what the recipe would cost.
+
+    Args:
+        source, target, labels, evaluation, recipe, scale, overrides: as for ``adapt``.
+        progress: told of the images read, and of how many there are on all sides.
 
     Raises:
         SegRefineryError: the recipe or a data set does not exist at all.
     """
-    named: dict[Role, str | None] = {"source": source, "target": target, "labels": labels, "evaluation": evaluation}
-    plan = load_recipe(recipe, scale, overrides, **named)
-    sets = {role: open_dataset(reference) for role, reference in named.items() if reference}
+    named: dict[Role, str | Path | None] = {
+        "source": source, "target": target, "labels": labels, "evaluation": evaluation
+    }  # fmt: skip
+    given: dict[Role, str] = {role: str(data) for role, data in named.items() if data is not None}
+    plan = load_recipe(recipe, scale, overrides, **given)
+    sets = {role: open_dataset(reference) for role, reference in given.items()}
     begins, total = {}, 0
     for role, dataset in sets.items():
         begins[role], total = total, total + len(dataset)
-    report = check(
+    found = check_data(
         **sets, space=plan.classes, merge=plan.merge,
         progress=lambda role, done, _: progress(begins[role] + done, total),
     )  # fmt: skip
-    print_data(console, report)
-    if report.space is not None:
-        print_cost(console, plan, report.space.num_classes)
-    return report.ok
-
-
-# -- the data ----------------------------------------------------------------------------------------------------------
-
-
-def print_data(console: Console, report: CheckReport) -> None:
-    """Counts, sizes, classes, and the problems with their remedies."""
-    sides = Table("", "data set", "images", "sizes", title="Data", title_justify="left")
-    for side in report.sides:
-        sides.add_row(side.role, Text(printable(side.reference)), str(side.images), _sizes(side.sizes))
-    console.print(sides)
-    if report.space is not None:
-        console.print(printable(report.sentence), markup=False, soft_wrap=True)
-        measured = [(side.role, side.shares) for side in report.sides if side.shares is not None]
-        classes = Table("class", *(role for role, _ in measured), title="Share of the pixels, %", title_justify="left")
-        for place, name in enumerate(report.space.classes):
-            shares = (shares[place] for _, shares in measured if shares)
-            classes.add_row(Text(name), *(_share(share) for share in shares))
-        console.print(classes)
-    if not report.problems:
-        console.print("No problem found.")
-    for problem in report.problems:
-        color = "red" if problem.severity == "error" else "yellow"
-        console.print(Text.assemble((problem.severity, f"bold {color}"), " ", printable(problem)), soft_wrap=True)
-
-
-def _sizes(sizes: dict[str, int]) -> str:
-    """The most frequent sizes."""
-    ordered = sorted(sizes.items(), key=lambda item: -item[1])
-    said = [f"{size} ({count})" if len(ordered) > 1 else size for size, count in ordered[:3]]
-    return ", ".join(said) + (f" and {len(ordered) - 3} others" if len(ordered) > 3 else "")
-
-
-def _share(share: float) -> str:
-    return "absent" if share == 0 else f"{100 * share:.2f}"
-
-
-# -- the cost ----------------------------------------------------------------------------------------------------------
-
-
-def print_cost(console: Console, recipe: Recipe, classes: int) -> None:
-    """Memory and time of every stage, from one timed pass on random images."""
-    costs: dict[str, Cost] = {}
+    if found.space is None:
+        return Checkup(found, plan, None)
     try:
-        for stage in recipe.stages.values():
-            model = stage.model or recipe.model
-            if model.name not in costs:
-                costs[model.name] = measure(recipe, classes, model)
+        return Checkup(found, plan, estimate(plan, found.space.num_classes))
     except (SegRefineryError, RuntimeError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        console.print(
-            f"Time and memory are not known: a pass of the network failed ({printable(reason)}).", markup=False
-        )
-        return
-    table = Table(
-        "stage",
-        "steps",
-        "a step",
-        "time",
-        "memory",
-        title=Text(printable(f"Cost of {recipe.name}")),
-        title_justify="left",
-    )
-    total = 0.0
+        return Checkup(found, plan, None, str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+
+def estimate(recipe: Recipe, classes: int) -> Estimate:
+    """Time and memory of every stage, from one timed pass of each network on random images."""
+    costs: dict[str, Cost] = {}
+    stages = []
     for name, stage in recipe.stages.items():
-        cost = costs[(stage.model or recipe.model).name]
-        steps, seconds = stage.steps * stage.repeats, step_seconds(cost, stage, recipe)
-        total += steps * seconds
-        memory = size(step_bytes(cost, stage, recipe))
-        table.add_row(Text(name), f"{steps:,}", duration(seconds), duration(steps * seconds), memory)
-    table.add_row("all", "", "", duration(total), "", style="bold")
-    console.print(table)
-    cost = next(iter(costs.values()))
-    images, height, width = cost.timed
-    where = torch.cuda.get_device_name() if cost.device.type == "cuda" else threads(torch.get_num_threads())
-    full = (micro_batch(recipe), *recipe.data.crop) == cost.timed
-    console.print(
-        f"Estimated from one forward and backward pass of {images} x {height} x {width} pixels on {where}"
-        f"{'' if full else ', scaled to the batch and crop of the recipe'}; reading images, what refiners add, passes "
-        "over the data and evaluation come on top.",
-        soft_wrap=True,
+        model = stage.model or recipe.model
+        if model.name not in costs:
+            costs[model.name] = measure(recipe, classes, model)
+        cost = costs[model.name]
+        seconds, memory = step_seconds(cost, stage, recipe), step_bytes(cost, stage, recipe)
+        stages.append(StageCost(name, stage.steps * stage.repeats, seconds, memory))
+    first = next(iter(costs.values()))
+    whole = (micro_batch(recipe), *recipe.data.crop) == first.timed
+    return Estimate(tuple(stages), first, whole, machine(first.device))
+
+
+def machine(device: torch.device) -> str:
+    count = torch.get_num_threads()
+    return (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{count} processor thread{'' if count == 1 else 's'}"
     )
 
 
@@ -229,27 +233,6 @@ def step_bytes(cost: Cost, stage: StageSettings, recipe: Recipe) -> float:
 
 def micro_batch(recipe: Recipe) -> int:
     return math.ceil(recipe.data.batch / recipe.training.accumulate)
-
-
-def duration(seconds: float) -> str:
-    """``0.35 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return f"{_two_digits(seconds / size)} {unit}"
-    return f"{_two_digits(seconds / 86_400)} days"
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
-
-
-def size(amount: float) -> str:
-    """Bytes as MiB or GiB."""
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.0f} MiB"
-
-
-def threads(count: int) -> str:
-    return f"{count} processor thread{'' if count == 1 else 's'}"
 
 
 def _relative_size(stage: StageSettings, recipe: Recipe) -> float:

@@ -10,6 +10,8 @@ from .street import Street
 
 GLASS: Color = (0.22, 0.27, 0.32)
 TYRE: Color = (0.1, 0.1, 0.1)
+FLOOR = 0.28
+"""Metres between the ground and a car's body."""
 WHITE_LAMP: Color = (0.95, 0.95, 0.9)
 RED_LAMP: Color = (0.75, 0.08, 0.06)
 HEADLIGHT: Color = (7.0, 6.4, 5.2)
@@ -58,11 +60,8 @@ class Car(_Vehicle):
         z, far = self.z, self.z + self.long
         left, right, far, flank, flank_far = self._corners(street)
         self._ground(canvas, street)
-        project, scale = canvas.project, canvas.scale(z)
-        floor, roof, waist = 0.28, self.tall, self.waist
-        body = paint(self.color, z, self.sunny * 0.9)
+        project, roof, waist = canvas.project, self.tall, self.waist
         flank_coat = paint(tuple(c * 0.85 for c in self.color), z, self.sunny * 0.6)  # type: ignore[arg-type]
-        glass = paint(GLASS, z, 0.6)
         inset = (1 - self.cabin) * self.wide / 2 * (1 if flank > (left + right) / 2 else -1)
         front_lean, back_lean = (1.15, 0.55) if self.oncoming else (0.35, 1.35)
 
@@ -75,23 +74,28 @@ class Car(_Vehicle):
 
             return [at(z0, y0, 0), at(z1, y0, 0), at(top1, y1, lean), at(top0, y1, lean)]
 
-        canvas.polygon(quad(floor, waist, z, far, z, far, 0), flank_coat, CAR)
+        canvas.polygon(quad(FLOOR, waist, z, far, z, far, 0), flank_coat, CAR)
         canvas.polygon(quad(waist, roof, z, far - 0.6, z + front_lean, far - back_lean, inset), flank_coat, CAR)
         if z < 40:
             window = quad(
                 waist + 0.04, roof - 0.1, z + 0.3, far - 0.9, z + front_lean + 0.1, far - back_lean - 0.1, inset
             )
-            canvas.polygon(window, glass, CAR)
+            canvas.polygon(window, paint(GLASS, z, 0.6), CAR)
             for share in (0.18, 0.8):
                 depth = z + self.long * share
                 x, y = project(flank + (flank_far - flank) * share, 0.32, depth)
                 x2, _ = project(flank + (flank_far - flank) * (share + 0.14), 0.32, depth + self.long * 0.14)
                 radius = canvas.scale(depth) * 0.33
                 canvas.ellipse(x, y, max(abs(x2 - x) * 0.55, radius * 0.2), radius, paint(TYRE, depth, 0.4), CAR)
-        # Near face: cabin, body, glass, lamps.
-        cx = (left + right) / 2
+        self._draw_face(canvas, left, right, z + front_lean)
+
+    def _draw_face(self, canvas: Canvas, left: float, right: float, depth: float) -> None:
+        """The near face: cabin (whose roof begins at ``depth``), body, glass, lamps."""
+        z, cx = self.z, (left + right) / 2
+        project, scale = canvas.project, canvas.scale(z)
+        roof, waist = self.tall, self.waist
+        body = paint(self.color, z, self.sunny * 0.9)
         half_roof, half = self.wide * self.cabin / 2, self.wide / 2
-        depth = z + front_lean
 
         def panel(y0: float, y1: float, w0: float, w1: float):
             return [
@@ -103,10 +107,10 @@ class Car(_Vehicle):
 
         canvas.polygon(panel(waist, roof, half, half_roof), body, CAR)
         x0, y0 = project(left, waist, z)
-        x1, y1 = project(right, floor, z)
+        x1, y1 = project(right, FLOOR, z)
         canvas.rectangle(x0, x1, y0, y1, body, CAR)
         if scale > 4:
-            canvas.polygon(panel(waist + 0.05, roof - 0.1, half * 0.84, half_roof * 0.9), glass, CAR)
+            canvas.polygon(panel(waist + 0.05, roof - 0.1, half * 0.84, half_roof * 0.9), paint(GLASS, z, 0.6), CAR)
         tyre = paint(TYRE, z, 0.3)
         _, ground = project(0, 0, z)
         for x in (left + 0.14, right - 0.14):

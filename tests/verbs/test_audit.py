@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import segrefinery as api
 from runs import NIGHT, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
@@ -97,7 +98,7 @@ def test_scores_with_intervals_for_this_and_other_runs(run, audit, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
     masks = true_masks(run, picked, tmp_path / "labelled")
-    found = {model.name: model for model in score_audit(run, NIGHT, folder, masks, [other])}
+    found = {model.name: model for model in api.audit(run, NIGHT, folder, masks=masks, others=[other]).models}
     assert set(found) == {str(run), f"{run}/source_model", str(other), f"{other}/source_model"}
     for model in found.values():
         assert 0 <= model.interval[0] <= model.miou + 1e-9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.resources import files
 
-from segrefinery.report.markup import Markup, element, join
+from segrefinery.reporting.markup import Markup, element, join
 
 
 def page(title: str, subtitle: str, body: Iterable[Markup | None], foot: str) -> str:
@@ -28,4 +28,4 @@ def page(title: str, subtitle: str, body: Iterable[Markup | None], foot: str) ->
 
 
 def _resource(name: str) -> str:
-    return (files("segrefinery.report") / name).read_text(encoding="utf-8")
+    return (files("segrefinery.reporting") / name).read_text(encoding="utf-8")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from segrefinery.report.charts import line_chart
-from segrefinery.report.markup import Markup, element, figure, section
-from segrefinery.report.material import Material
+from segrefinery.reporting.charts import line_chart
+from segrefinery.reporting.markup import Markup, element, figure, section
+from segrefinery.reporting.material import Material
 
 SHARES = ("label_", "discriminator_accuracy")
 """Numbers in [0, 1] that a stage tells beside its losses."""

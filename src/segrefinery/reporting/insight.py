@@ -13,9 +13,9 @@ from segrefinery.refine.implicit_rectification.refiner import ImplicitRectifier
 from segrefinery.refine.pixel_attention.formulas import attention_map
 from segrefinery.refine.pixel_attention.network import AttentionModule
 from segrefinery.refine.pixel_attention.refiner import PixelAttention
-from segrefinery.report.markup import Markup, element, figure, section
-from segrefinery.report.material import Material
-from segrefinery.report.pictures import heat_map, photo, scale_bar
+from segrefinery.reporting.markup import Markup, element, figure, section
+from segrefinery.reporting.material import Material
+from segrefinery.reporting.pictures import heat_map, photo, scale_bar
 
 CROP = (96, 140)
 """Height and width of the part in which the rectification is shown, so that 4x fits a picture."""

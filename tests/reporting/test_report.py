@@ -17,7 +17,7 @@ from PIL import Image
 import segrefinery as api
 from runs import DAY, TEST, TINY, tiny_run
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.report import write_report
+from segrefinery.reporting import write_report
 from segrefinery.stages.target_guided import RoundRecord
 
 HOSTILE = 'näme "it\'s" <script>alert(1)</script> & 名'.replace("/", "\N{DIVISION SLASH}")

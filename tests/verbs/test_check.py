@@ -1,4 +1,4 @@
-"""``check``: what it prints, what it makes of problems, and how the cost is worked out."""
+"""``check``: what it finds and how that is shown, what it makes of problems, and how the cost is worked out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from torch import nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.segmenter import Prediction
 from segrefinery.recipe import load_recipe
+from segrefinery.terminal import duration, show_checkup, size
 from segrefinery.verbs import check as checkup
-from segrefinery.verbs.check import Cost, duration, print_checkup, size, step_bytes, step_seconds, timed_pass
+from segrefinery.verbs.check import Cost, check, step_bytes, step_seconds, timed_pass
 
 DAY, NIGHT = "scenes:day,count=3,size=32x64", "scenes:night,count=3,size=32x64"
 
 
 def printed(*arguments, **options) -> tuple[bool, str]:
     written = io.StringIO()
-    healthy = print_checkup(Console(file=written, width=140), *arguments, scale="small", **options)
-    return healthy, written.getvalue()
+    source, target, *evaluation = arguments
+    found = check(source, target, evaluation=evaluation[0] if evaluation else None, scale="small", **options)
+    show_checkup(Console(file=written, width=140), found)
+    return found.ok, written.getvalue()
 
 
 def test_a_healthy_plan_shows_data_classes_and_cost():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from segrefinery.labels import IGNORE, LabelSpace
-from segrefinery.report.markup import Markup, element, figure, percent, section
-from segrefinery.report.material import Material, Shot
-from segrefinery.report.pictures import heat_map, label_map, photo, scale_bar
+from segrefinery.reporting.markup import Markup, element, figure, percent, section
+from segrefinery.reporting.material import Material, Shot
+from segrefinery.reporting.pictures import heat_map, label_map, photo, scale_bar
 
 
 def gallery_section(material: Material) -> Markup | None:

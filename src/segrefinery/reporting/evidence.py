@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from segrefinery.report.markup import Markup, element, percent, section, signed, table
-from segrefinery.report.material import Material
+from segrefinery.reporting.markup import Markup, element, percent, section, signed, table
+from segrefinery.reporting.material import Material
 
 MOODS = {"better": "good", "worse": "bad"}
 SENTENCES = {

@@ -17,14 +17,14 @@ from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.refine.entropy_mixture import EntropyMixtureSettings, fit_two_gaussians
 from segrefinery.refine.implicit_rectification.refiner import ImplicitRectificationSettings
 from segrefinery.refine.pixel_attention.refiner import PixelAttentionSettings
-from segrefinery.report.charts import line_chart, ticks
-from segrefinery.report.gallery import card, legend
-from segrefinery.report.insight import attention_section, rectification_section, thinnest_crop
-from segrefinery.report.labels import gaussians, mixture_section
-from segrefinery.report.markup import Markup, element, percent, signed
-from segrefinery.report.material import Shot, Trained
-from segrefinery.report.pictures import BRIGHT, DARK, LONG_SIDE, MIDDLE, heat, label_map, shown_size
-from segrefinery.report.rounds import times_as_often
+from segrefinery.reporting.charts import line_chart, ticks
+from segrefinery.reporting.gallery import card, legend
+from segrefinery.reporting.insight import attention_section, rectification_section, thinnest_crop
+from segrefinery.reporting.labels import gaussians, mixture_section
+from segrefinery.reporting.markup import Markup, element, percent, signed
+from segrefinery.reporting.material import Shot, Trained
+from segrefinery.reporting.pictures import BRIGHT, DARK, LONG_SIDE, MIDDLE, heat, label_map, shown_size
+from segrefinery.reporting.rounds import times_as_often
 from toys import ToySegmenter
 
 SPACE = LabelSpace.of("toy", ("road", "pole", '<script>"sky"'))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from segrefinery.labels import IGNORE, LabelSpace
-from segrefinery.report.markup import Markup, element
+from segrefinery.reporting.markup import Markup, element
 
 LONG_SIDE = 560
 """Longest side of a picture, in pixels: sharp enough for a column, small enough for a file with dozens of them."""

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 
 from segrefinery.core.files import write_text
-from segrefinery.report.curves import curves_section
-from segrefinery.report.evidence import classes_section, headline, run_section
-from segrefinery.report.gallery import gallery_section
-from segrefinery.report.insight import attention_section, rectification_section
-from segrefinery.report.labels import labels_section, mixture_section
-from segrefinery.report.markup import element
-from segrefinery.report.material import Material
-from segrefinery.report.page import page
-from segrefinery.report.rounds import rounds_section
+from segrefinery.reporting.curves import curves_section
+from segrefinery.reporting.evidence import classes_section, headline, run_section
+from segrefinery.reporting.gallery import gallery_section
+from segrefinery.reporting.insight import attention_section, rectification_section
+from segrefinery.reporting.labels import labels_section, mixture_section
+from segrefinery.reporting.markup import element
+from segrefinery.reporting.material import Material
+from segrefinery.reporting.page import page
+from segrefinery.reporting.rounds import rounds_section
 
 FILE = "report.html"
 PARTS = (

@@ -17,10 +17,10 @@ from segrefinery.refine.confidence import normalized_entropy
 from segrefinery.refine.entropy_mixture import EntropyMixture, Mixture, fit_two_gaussians
 from segrefinery.refine.pixel_attention.formulas import group_entropy
 from segrefinery.refine.self_labeling.refiner import SelfLabeling
-from segrefinery.report.charts import bar_rows, histogram_chart, line_chart
-from segrefinery.report.markup import Markup, element, figure, percent, section
-from segrefinery.report.material import Material, Shot, Trained
-from segrefinery.report.pictures import heat_map, label_map, photo, scale_bar
+from segrefinery.reporting.charts import bar_rows, histogram_chart, line_chart
+from segrefinery.reporting.markup import Markup, element, figure, percent, section
+from segrefinery.reporting.material import Material, Shot, Trained
+from segrefinery.reporting.pictures import heat_map, label_map, photo, scale_bar
 
 BINS = 64
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segrefinery.report.charts import bar_rows, line_chart
-from segrefinery.report.markup import Markup, element, figure, section, table
-from segrefinery.report.material import Material
+from segrefinery.reporting.charts import bar_rows, line_chart
+from segrefinery.reporting.markup import Markup, element, figure, section, table
+from segrefinery.reporting.material import Material
 from segrefinery.stages.target_guided import FILE, RoundRecord
 
 
