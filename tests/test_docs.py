@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -185,7 +186,11 @@ def test_a_described_data_set_opens(text, tmp_path, monkeypatch):
         image, mask = (tmp_path / pattern.replace("{name}", name) for pattern in (settings.images, settings.masks))
         image.parent.mkdir(parents=True, exist_ok=True)
         mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (6, 2)).save(image)
+        if image.suffix == ".tif":
+            tifffile = pytest.importorskip("tifffile")
+            tifffile.imwrite(image, np.full((4, 2, 6), 4095, dtype=np.uint16), photometric="minisblack")
+        else:
+            Image.new("RGB", (6, 2), (255, 255, 255)).save(image)
         mask_of(settings, tmp_path).save(mask)
     for rule in settings.splits.values():
         file = tmp_path / rule.file
@@ -202,6 +207,7 @@ def test_a_described_data_set_opens(text, tmp_path, monkeypatch):
         dataset = open_dataset(f"folder:{tmp_path}{split}")
         assert [dataset.name(index) for index in range(len(dataset))] == names
         assert dataset.label(0).shape == (2, 6)
+        assert dataset.image(0).min() == 255
         assert (dataset.label(0) != 255).any()
     assert not set(settings.merge) & set(dataset.space.classes)
 

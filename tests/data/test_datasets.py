@@ -237,8 +237,8 @@ def test_an_at_sign_in_a_path_is_no_split(tmp_path):
 def test_paths_that_hold_nothing(tmp_path):
     with pytest.raises(SegRefineryError, match=r"holds no image \(nothing\)"):
         open_dataset(str(tmp_path))
-    (tmp_path / "a.tif").write_text("x")
-    with pytest.raises(SegRefineryError, match=r"only .tif files"):
+    (tmp_path / "a.exr").write_text("x")
+    with pytest.raises(SegRefineryError, match=r"only .exr files"):
         open_dataset(str(tmp_path))
     for reference in (f"{tmp_path}/none", f"gta5:{tmp_path}/none", f"folder:{tmp_path}/none", "gta5:"):
         with pytest.raises(SegRefineryError):

@@ -14,6 +14,7 @@ import numpy as np
 import simplejpeg
 import torch
 from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -22,6 +23,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.faults import DataError
+from segrefinery.data.reading import Reading, colors_of
+from segrefinery.data.tiff import MAGIC as TIFF
+from segrefinery.data.tiff import TiffPicture
 
 MOST_PIXELS = 200_000_000
 """Images of more pixels are refused from their header, unless ``SEGREFINERY_MAX_PIXELS`` says otherwise."""
@@ -34,51 +39,24 @@ _READERS: dict[bytes, type[ImageFile]] = {
     _JPEG: JpegImageFile,
     b"RIFF": WebPImageFile,
     b"GIF8": GifImageFile,
+    b"BM": BmpImageFile,
 }
-_DAMAGE = r"truncat|incomplete|corrupt|premature|broken|not enough|unexpected end|checksum"
+_DAMAGE = r"truncat|failed to read|missing data|incomplete|corrupt|premature|broken|not enough|unexpected end|checksum"
 _ORIENTATION = 0x0112
 
 
-class DataError(SegRefineryError):
-    """Something wrong with one file: which file, which part of it, what, and the remedy."""
-
-    def __init__(self, file: Path | str, field: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{file}: {field}: {problem}; {remedy}.")
-        self.file, self.field, self.problem, self.remedy = str(file), field, problem, remedy
-
-    def __reduce__(self):
-        # So that it survives the way from a loading process to ours.
-        return DataError, (self.file, self.field, self.problem, self.remedy)
-
-
-def read_image(path: Path, bits: int | None = None, upright: bool = True) -> Tensor:
-    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, 16 bits scaled to 8, JPEG upright.
+def read_image(path: Path, reading: Reading | None = None) -> Tensor:
+    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, other numbers than 8 bits scaled to them.
 
     Args:
-        bits: how many of 16 bits are used. Without it, an image that uses a quarter of their range or less is refused.
-        upright: False leaves a JPEG as it is stored, whatever its EXIF mark says.
+        reading: which bands and which range of numbers are seen, and whether a JPEG is turned.
     """
-    values = decoded(path, "image", rgb=True, upright=upright)
-    pixels = torch.from_numpy(_eight_bits(path, values, bits) if values.dtype == np.uint16 else values)
+    reading = reading or Reading()
+    values = decoded(path, "image", rgb=True, upright=reading.upright)
+    pixels = torch.from_numpy(colors_of(path, values, reading))
     if pixels.ndim == 2:
         return pixels.expand(3, *pixels.shape).contiguous()
-    channels = pixels.permute(2, 0, 1)  # of torch, for numpy takes three times as long to bring it in order
-    return channels[:3].contiguous() if len(channels) > 2 else channels[:1].expand(3, -1, -1).contiguous()
-
-
-def _eight_bits(path: Path, values: np.ndarray, bits: int | None) -> np.ndarray:
-    colors = values[..., : (3 if values.shape[2] > 2 else 1)] if values.ndim == 3 else values
-    peak, most = int(colors.max()), (1 << (bits or 16)) - 1
-    if bits is None and 0 < peak < 1 << 14:
-        raise DataError(
-            path,
-            "image",
-            f"has 16 bits, but its values end at {peak}: it would be read almost black",
-            "give in a dataset.yaml how many bits are used, for instance bits: 12 (or bits: 16 if it is that dark)",
-        )
-    if peak > most:
-        raise DataError(path, "image", f"holds the value {peak}, more than {bits} bits", "correct bits in dataset.yaml")
-    return ((colors.astype(np.int32) * 255 + most // 2) // most).astype(np.uint8)
+    return pixels.permute(2, 0, 1).contiguous()  # of torch, for numpy takes three times as long to bring it in order
 
 
 def read_ids(path: Path, channel: int | None = None) -> Tensor:
@@ -107,16 +85,27 @@ def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
 def stored_size(path: Path) -> tuple[tuple[int, int], int]:
     """Height and width as stored, and a JPEG's EXIF mark of rotation: 1 for none, 5 to 8 swap the sides."""
     _regular(path, "image")
+    with path.open("rb") as stream:
+        if _is_tiff(stream):
+            return _tiff(stream, path, "image").size, 1
     with path.open("rb") as stream, _opened(stream, path, "image") as image:
         width, height = image.size
         return (height, width), _orientation(image) if isinstance(image, JpegImageFile) else 1
 
 
+def bands_in(path: Path) -> int:
+    """How many bands a picture has, alpha left out, read from the header alone; 3 of what is no TIFF, even grey."""
+    _regular(path, "image")
+    with path.open("rb") as stream:
+        return _tiff(stream, path, "image").bands if _is_tiff(stream) else 3
+
+
 def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> np.ndarray:
-    """What a PNG, JPEG, WebP or GIF file of one picture stores: H x W, or H x W x C, uint8 or uint16.
+    """What a PNG, JPEG, WebP, BMP, TIFF or GIF file of one picture stores: H x W, or H x W x C, uint8 or uint16; of a
+    TIFF any number of bands and any type of numbers.
 
     Args:
-        field: ``image`` or ``mask``, for the error. A mask must be a PNG.
+        field: ``image`` or ``mask``, for the error. A mask must be a PNG, or a TIFF that keeps its numbers.
         rgb: what the picture looks like, H x W x 3; else the stored numbers. Grey of 16 bits stays H x W.
         upright: JPEG is turned as its EXIF mark says.
 
@@ -125,8 +114,10 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> 
             an animation, or larger than ``SEGREFINERY_MAX_PIXELS`` allows.
     """
     data = _read(path, field)
+    if data.startswith(TIFF):
+        return _decoded_tiff(data, path, field, rgb)
     if field == "mask" and not data.startswith(_PNG):
-        raise DataError(path, "mask", "not a PNG file", "save masks as PNG; other formats change the ids")
+        raise DataError(path, "mask", "not a PNG file", "save masks as PNG or TIFF; other formats change the ids")
     if data.startswith(_PNG):
         _verify_chunks(path, data, field)
     with _opened(io.BytesIO(data), path, field) as image:
@@ -137,7 +128,8 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> 
             if isinstance(image, JpegImageFile):
                 return _jpeg(image, data, upright)
             if isinstance(image, PngImageFile) and data[24] == 16:
-                return _sixteen_bits(image, data)
+                values = _sixteen_bits(image, data)
+                return _without_alpha(values) if rgb else values
             bits = data[24] if isinstance(image, PngImageFile) else 8
             image.load()
             if rgb:
@@ -147,6 +139,39 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> 
             return values // (255 // (2**bits - 1)) if image.mode == "L" and bits < 8 else values
         except Exception as error:
             raise _undecodable(path, field, error) from error
+
+
+def _is_tiff(stream: BinaryIO) -> bool:
+    start = stream.read(4)
+    stream.seek(0)
+    return start in TIFF
+
+
+def _tiff(stream: BinaryIO, path: Path, field: str) -> TiffPicture:
+    try:
+        picture = TiffPicture(stream)
+    except SegRefineryError:
+        raise
+    except Exception as error:
+        raise _undecodable(path, field, error) from error
+    _refuse_size(path, field, *picture.size)
+    return picture
+
+
+def _decoded_tiff(data: bytes, path: Path, field: str, rgb: bool) -> np.ndarray:
+    picture = _tiff(io.BytesIO(data), path, field)
+    try:
+        values = picture.read(rgb)
+    except Exception as error:
+        raise _undecodable(path, field, error) from error
+    if field == "image":
+        return values
+    if not picture.lossless or picture.bands > 1 or values.dtype.kind not in "ui" or values.min() < 0:
+        problem = f"is a TIFF of {picture.bands} bands of {values.dtype}{'' if picture.lossless else ', not lossless'}"
+        raise DataError(path, "mask", problem, "save masks as whole numbers in one band, without JPEG")
+    if values.max() >= 1 << 16:
+        raise DataError(path, "mask", f"holds the id {values.max()}", "give ids up to 65535")
+    return values.astype(np.uint8 if values.dtype.itemsize == 1 else np.uint16)
 
 
 def _jpeg(image: JpegImageFile, data: bytes, upright: bool) -> np.ndarray:
@@ -177,6 +202,12 @@ def _sixteen_bits(image: PngImageFile, data: bytes) -> np.ndarray:
         return high[..., 0::2] << 8 | high[..., 1::2]
     high, low = (_unpacked(data, image.mode, f"{image.mode};16{order}").astype(np.uint16) for order in "BL")
     return high << 8 | low
+
+
+def _without_alpha(values: np.ndarray) -> np.ndarray:
+    if values.ndim == 2:
+        return values
+    return values[..., 0] if values.shape[2] < 3 else values[..., :3]
 
 
 def _unpacked(data: bytes, mode: str, raw: str) -> np.ndarray:
@@ -219,13 +250,17 @@ def _opened(stream: BinaryIO, path: Path, field: str) -> ImageFile:
     stream.seek(0)
     reader = next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
     if reader is None:
-        what = "not an image that can be decoded (PNG, JPEG, WebP)"
+        what = "not an image that can be decoded (PNG, JPEG, WebP, BMP, TIFF)"
         raise DataError(path, field, what, "copy it again, convert it or remove it")
     try:
         image = reader(stream)
     except Exception as error:
         raise _undecodable(path, field, error) from error
-    width, height = image.size
+    _refuse_size(path, field, *image.size[::-1])
+    return image
+
+
+def _refuse_size(path: Path, field: str, height: int, width: int) -> None:
     if width * height > _most_pixels():
         raise DataError(
             path,
@@ -233,7 +268,6 @@ def _opened(stream: BinaryIO, path: Path, field: str) -> ImageFile:
             f"has {width} x {height} pixels, more than {_most_pixels():,}",
             f"cut it into tiles, or set the environment variable {_SWITCH} to a larger number",
         )
-    return image
 
 
 def _most_pixels() -> int:

@@ -50,7 +50,7 @@ def find(root: Path, pattern: str) -> dict[str, Path]:
     """Files below ``root`` that fit ``pattern``: name -> path, in order of name.
 
     ``{name}`` stands for the name and may reach over several folders; ``*`` is anything inside one folder, ``**/`` any
-    number of folders; all else is meant literally, but for the spelling of a last ``.jpg``, ``.png`` or ``.webp``.
+    number of folders; all else is meant literally, but for the spelling of a last suffix of images.
     Without ``{name}``, the name is the path after the fixed part of the pattern, without suffix.
 
     Raises:
@@ -76,7 +76,14 @@ def find(root: Path, pattern: str) -> dict[str, Path]:
 
 def _regex(pattern: str) -> str:
     wild = {"{name}": "(?P<name>.+)", "**/": "(?:.*/)?", "*": "[^/]*"}
-    ending = next((known for known in (r"\.jpe?g", r"\.png", r"\.webp") if re.search(f"(?i:{known})$", pattern)), None)
+    ending = next(
+        (
+            known
+            for known in (r"\.jpe?g", r"\.png", r"\.webp", r"\.bmp", r"\.tiff?")
+            if re.search(f"(?i:{known})$", pattern)
+        ),
+        None,
+    )
     pattern = re.sub(f"(?i:{ending})$", "", pattern) if ending else pattern
     parts = re.split(r"(\{name\}|\*\*/|\*)", pattern)
     # A second {name} means the same text again.

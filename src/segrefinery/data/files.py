@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from segrefinery.data.decoding import DataError, decoded, read_ids, read_image, stored_size, unreadable
+from segrefinery.data.decoding import DataError, bands_in, decoded, read_ids, read_image, stored_size, unreadable
+from segrefinery.data.reading import Reading
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
 
 
@@ -114,7 +115,7 @@ class FileDataset:
         samples: Sequence[Sample],
         space: LabelSpace | None = None,
         masks: MaskEncoding | None = None,
-        bits: int | None = None,
+        reading: Reading | None = None,
         exif: Exif | None = None,
         notes: Sequence[str] = (),
     ) -> None:
@@ -122,7 +123,7 @@ class FileDataset:
         self.space = space
         self._samples = tuple(samples)
         self._masks = masks
-        self._bits, self._exif = bits, exif
+        self._reading, self._exif = replace(reading or Reading(), upright=exif != "ignore"), exif
         self.notes = tuple(notes)
         self.has_labels = masks is not None and all(sample.mask for sample in samples)
 
@@ -140,7 +141,15 @@ class FileDataset:
 
     def image(self, index: int) -> Tensor:
         """uint8 RGB, 3 x H x W."""
-        return read_image(self._samples[index].image, self._bits, self._exif != "ignore")
+        if self._reading.bands is not None:  # a band's number means the same only in files of as many bands
+            self._refuse_other_bands(self._samples[index].image)
+        return read_image(self._samples[index].image, self._reading)
+
+    def _refuse_other_bands(self, path: Path) -> None:
+        first = self._samples[0].image
+        if path != first and (count := bands_in(path)) != (wanted := bands_in(first)):
+            problem = f"has {count} bands, the first image {first.name} {wanted}"
+            raise DataError(path, "image", problem, "give each kind of image a data set of its own")
 
     def label(self, index: int) -> Tensor:
         """int64, H x W, ids of ``space``, 255 where ignored; always of its image's size.
@@ -172,7 +181,7 @@ class FileDataset:
 
     def content_key(self) -> Iterator[str]:
         """Lines that change whenever a file, the split or the mapping does; they do not name where the files lie."""
-        yield f"{self.space} {self._masks.key() if self._masks else 'no masks'} {self._bits} {self._exif}"
+        yield f"{self.space} {self._masks.key() if self._masks else 'no masks'} {self._reading} {self._exif}"
         for sample in self._samples:
             for file in (sample.image, sample.mask):
                 if file is not None:

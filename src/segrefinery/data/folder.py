@@ -7,10 +7,10 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, mistakes_of
@@ -19,6 +19,7 @@ from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import find, require_folder
 from segrefinery.data.files import ColorMasks, Exif, FileDataset, IdMasks, MaskEncoding, Sample
 from segrefinery.data.layouts import require_masks
+from segrefinery.data.reading import Reading
 from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
 
 # The colour of VOC's object borders, which its labelmap.txt does not list.
@@ -26,6 +27,8 @@ _VOC_BORDER: Color = (224, 224, 192)
 
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
+_Percent = Annotated[float, Field(ge=0, le=100)]
+_Band = Annotated[int, Field(ge=1)]
 _Rgb = tuple[_Channel, _Channel, _Channel]
 
 
@@ -68,8 +71,29 @@ class FolderSettings(Settings):
     """Split name -> which images belong to it."""
     bits: int | None = Field(default=None, ge=8, le=16)
     """How many bits images of 16 bits use, for instance 12; the brightest value is then 4095."""
+    range: tuple[float, float] | None = None
+    """The numbers of images that are black and white, for instance [0, 4095]; what lies outside is cut."""
+    percentile: tuple[_Percent, _Percent] | None = None
+    """The shares in percent of each picture's pixels, band by band, that are black below and white above."""
+    bands: tuple[_Band, _Band, _Band] | None = None
+    """The bands that are red, green and blue, counted from 1."""
     exif: Exif | None = None
     """``follow`` turns a JPEG as its EXIF mark says, ``ignore`` leaves it as stored; needed where a mask fits both."""
+
+    @model_validator(mode="after")
+    def _one_range(self) -> Self:
+        given = [name for name in ("bits", "range", "percentile") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say the range of the images; give one")
+        for ends in (self.range, self.percentile):
+            if ends is not None and ends[0] >= ends[1]:
+                raise ValueError(f"the range of the images is {list(ends)}; give the smaller number first")
+        return self
+
+    @property
+    def reading(self) -> Reading:
+        """How the images' numbers are read."""
+        return Reading(self.bits, self.range, self.percentile, self.bands)
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -117,14 +141,14 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
         images = _select(images, file, root, settings, split)
     if settings.masks is None:
         unlabelled = [Sample(name, image) for name, image in images.items()]
-        return FileDataset(reference, unlabelled, bits=settings.bits, exif=settings.exif)
+        return FileDataset(reference, unlabelled, reading=settings.reading, exif=settings.exif)
     samples = [
         Sample(name, image, masks.get(_composed(name), root / settings.masks.replace("{name}", name)))
         for name, image in images.items()
     ]
     require_masks(samples)
     space, masks = _encoding(settings, file, root)
-    return FileDataset(reference, samples, space, masks, settings.bits, settings.exif, notes)
+    return FileDataset(reference, samples, space, masks, settings.reading, settings.exif, notes)
 
 
 def _masks(root: Path, settings: FolderSettings, file: Path) -> dict[str, Path]:

@@ -12,8 +12,8 @@ import numpy as np
 from segrefinery.data.decoding import DataError, decoded
 from segrefinery.data.label_files import MANIFEST
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_OTHER_FORMATS = (".tif", ".tiff", ".bmp", ".gif", ".jp2", ".heic", ".heif", ".avif", ".dng", ".ppm", ".pgm", ".exr")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_OTHER_FORMATS = (".gif", ".jp2", ".heic", ".heif", ".avif", ".dng", ".ppm", ".pgm", ".exr")
 _MASK = r"masks?|labels?|labelids|labeltrainids|annotations?|gt|groundtruth|gtfine|segmentation(class|object)?(raw)?"
 _MASK_FOLDER = re.compile(rf"(.*[ _-])?({_MASK})", re.IGNORECASE)
 _MASK_STEM = re.compile(rf"(?P<image>.+)[ ._-]({_MASK})", re.IGNORECASE)
@@ -91,6 +91,8 @@ def _has_few_colors(path: Path) -> bool:
     try:
         values = decoded(path, "image", rgb=True)
     except DataError:
+        return False
+    if values.dtype.kind == "f":
         return False
     pixels = values.reshape(*values.shape[:2], -1)[::2, ::2].astype(np.int64)
     codes = sum(pixels[..., band] << 16 * band for band in range(min(pixels.shape[2], 3)))

@@ -1,0 +1,87 @@
+"""How stored numbers become the 8-bit colours that networks see: which bands, and which range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segrefinery.data.faults import DataError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a data set says of its pictures. Without it, whole numbers of 8 and 16 bits are read by their range."""
+
+    bits: int | None = None
+    """How many of 16 bits are used. Without it, an image that uses a quarter of their range or less is refused."""
+    range: tuple[float, float] | None = None
+    """The numbers that are black and white; what lies outside is cut."""
+    percentile: tuple[float, float] | None = None
+    """The shares in percent of each picture's pixels, band by band, that are black below and white above."""
+    bands: tuple[int, int, int] | None = None
+    """The bands that are red, green and blue, counted from 1."""
+    upright: bool = True
+    """Whether a JPEG is turned as its EXIF mark says."""
+
+
+def colors_of(path: Path, values: np.ndarray, reading: Reading) -> np.ndarray:
+    """Stored numbers, H x W or H x W x bands, as uint8: H x W of grey, or H x W x 3.
+
+    Raises:
+        DataError: bands are missing or have to be chosen, or their range is not known.
+    """
+    values = _chosen(path, values, reading.bands)
+    if reading.range is not None:
+        return _scaled(values, np.array(reading.range))
+    if reading.percentile is not None:
+        known = np.where(np.isfinite(values), values, np.nan)
+        if np.isnan(known).all():
+            return np.zeros(values.shape, dtype=np.uint8)
+        return _scaled(values, np.nanpercentile(known, reading.percentile, axis=(0, 1)))
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype != np.uint16:
+        raise DataError(
+            path,
+            "image",
+            f"holds {values.dtype} numbers, {np.nanmin(values):g} to {np.nanmax(values):g}, of no stated range",
+            "give in a dataset.yaml which are black and white, for instance range: [0, 4095], or percentile: [2, 98]",
+        )
+    return _eight_bits(path, values, reading.bits)
+
+
+def _chosen(path: Path, values: np.ndarray, bands: tuple[int, int, int] | None) -> np.ndarray:
+    count = values.shape[2] if values.ndim == 3 else 1
+    if bands is not None:
+        if max(bands) > count:
+            problem = f"has {count} bands, band {max(bands)} is asked for"
+            raise DataError(path, "image", problem, "correct bands in dataset.yaml, or remove the image")
+        return values[..., [band - 1 for band in bands]] if values.ndim == 3 else values
+    if count in (1, 3):
+        return values
+    problem = f"has {count} bands, and nothing says which are red, green and blue"
+    raise DataError(path, "image", problem, "say it in a dataset.yaml, for instance bands: [3, 2, 1]")
+
+
+def _scaled(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The first of ``ends`` (2, or 2 x bands) and below, and what is no number, to 0; the second and above to 255."""
+    low, high = ends.astype(np.float32)
+    share = (values.astype(np.float32) - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+    return np.rint(np.nan_to_num(np.clip(share, 0, 1)) * 255).astype(np.uint8)
+
+
+def _eight_bits(path: Path, values: np.ndarray, bits: int | None) -> np.ndarray:
+    peak, most = int(values.max()), (1 << (bits or 16)) - 1
+    if bits is None and 0 < peak < 1 << 14:
+        raise DataError(
+            path,
+            "image",
+            f"has 16 bits, but its values end at {peak}: it would be read almost black",
+            "give in a dataset.yaml how many bits are used, for instance bits: 12 (or bits: 16 if it is that dark), or "
+            "their range",
+        )
+    if peak > most:
+        raise DataError(path, "image", f"holds the value {peak}, more than {bits} bits", "correct bits in dataset.yaml")
+    return ((values.astype(np.int32) * 255 + most // 2) // most).astype(np.uint8)
