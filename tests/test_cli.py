@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -309,3 +311,39 @@ def test_no_name_orders_the_terminal_about(call, run, tmp_path):
     assert (code, "\x1b" in complaint, complaint.count("\n")) == (2, False, 1), complaint
     assert "none of its 1 images can be read" in complaint
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        (lambda: signal.raise_signal(signal.SIGINT), 130, "stopped\n"),
+        (lambda: signal.raise_signal(signal.SIGTERM), 143, "stopped\n"),
+        (lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left", "x.json")), 2, "x.json: No space left"),
+        (lambda: (_ for _ in ()).throw(MemoryError), 2, "memory of this machine"),
+    ],
+)
+def test_what_the_system_says_is_one_line(call, monkeypatch, tmp_path, failure, code, words):
+    def fail(*arguments):
+        for _ in failure() or ():
+            pass
+
+    monkeypatch.setattr(cli, "loaded", fail)
+    ended, _, complaint = call("evaluate", tmp_path, "--on", TEST)
+    assert (ended, words in complaint, complaint.count("\n")) == (code, True, 1), complaint
+
+
+def test_a_stopped_run_says_how_to_go_on(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("segrefinery.verbs.adapt.adapt", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    ended, _, complaint = call(*tiny(tmp_path / "run"))
+    assert (ended, complaint) == (143, "stopped; the same command with --resume goes on from the last checkpoint\n")
+
+
+def test_a_name_too_long_for_a_file_is_one_line(call, tmp_path):
+    code, _, complaint = call("evaluate", tmp_path / ("x" * 300), "--on", TEST)
+    assert (code, "File name too long" in complaint, complaint.count("\n")) == (2, True, 1), complaint
+
+
+def test_of_several_processes_one_does_what_is_not_training(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "MAIN", False)
+    monkeypatch.setenv("RANK", "1")
+    assert call("evaluate", tmp_path / "none", "--on", TEST) == (0, "", "")

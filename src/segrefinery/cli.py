@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from segrefinery import terminal
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, in_one_line
 from segrefinery.core.processor import share_fairly
 from segrefinery.core.progress import counting_progress, training_progress
+from segrefinery.core.stopping import Stopped, stoppable
 from segrefinery.core.words import printable
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ app = typer.Typer(
 )
 MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process speaks; torchrun starts several."""
+TRAINING = ("adapt", "demo")
+"""The commands that several processes share; the first process does the others alone."""
 console = Console(highlight=False, quiet=not MAIN)
 
 SourceHelp = r"Labelled images: NAME:PATH\[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
@@ -59,12 +62,15 @@ def say_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=say_version, is_eager=True, help="Say the version and end.")
     ] = False,
 ) -> None:
     """Adapt a semantic-segmentation model to images nobody has labelled."""
+    if not MAIN and context.invoked_subcommand not in TRAINING:
+        raise typer.Exit
     from segrefinery.engine.environment import keep_freed_memory
 
     keep_freed_memory()
@@ -261,19 +267,29 @@ def recipes(
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's is one line and exit code 2; ``--debug`` shows the traceback."""
+    """Entry point: a mistake of the user's, or of the machine, is one line and exit code 2; ``--debug`` shows the
+    traceback. A command that is stopped says how to go on, and ends with 128 and the signal's number."""
     debug = "--debug" in sys.argv
     share_fairly()  # before a verb imports torch
     try:
-        app()
-    except SegRefineryError as error:
+        with stoppable() if MAIN else nullcontext():
+            app()
+    except (SegRefineryError, OSError, MemoryError) as error:
         if debug:
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {printable(error)}", markup=False)
+        complain(f"error: {in_one_line(error)}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; continue with --resume")
-        raise SystemExit(130) from None
+    except Stopped as stopped:
+        trains = any(verb in sys.argv for verb in TRAINING)
+        complain("stopped" + ("; the same command with --resume goes on from the last checkpoint" if trains else ""))
+        raise SystemExit(stopped.exit_code) from None
+
+
+def complain(line: str) -> None:
+    """Say it on stderr. What all processes of a run find wrong before they join is said by the first alone."""
+    if MAIN or ("torch" in sys.modules and sys.modules["torch"].distributed.is_initialized()):
+        who = "" if MAIN else f"process {os.environ['RANK']}: "
+        Console(stderr=True, highlight=False, soft_wrap=True).print(printable(who + line), markup=False)
 
 
 @contextmanager

@@ -1,6 +1,10 @@
 """From an image to probabilities: whole and by windows, and what is said when memory runs out."""
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,3 +77,28 @@ def test_running_out_of_memory_names_the_image_and_the_remedy():
     with pytest.raises(OutOfMemory, match=r"image of 80 x 32: out of memory.*1 byte\).*--window") as caught:
         predict_probs(Greedy().eval(), image(), DATA)
     assert "more" not in str(caught.value)
+
+
+def test_windows_keep_their_promise_of_memory():
+    """Four bytes a pixel and class; beside them the image in floats, and what a row of windows needs."""
+    side, classes = 2048, 16
+    code = f"""
+import resource, torch
+from toys import ToySegmenter
+from segrefinery.data.transforms import DataSettings
+from segrefinery.evaluation.inference import predict_probs
+network = ToySegmenter({classes}).eval()
+settings = DataSettings(crop=(64, 64), batch=1)
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+predict_probs(network, torch.zeros(3, 256, 256, dtype=torch.uint8), settings, (128, 128))
+image = torch.zeros(3, {side}, {side}, dtype=torch.uint8)
+before = peak()
+assert predict_probs(network, image, settings, (256, 256)).shape == ({classes}, {side}, {side})
+print(peak() - before)
+"""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < side**2 * (4 * classes + 40)

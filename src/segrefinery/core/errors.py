@@ -28,3 +28,12 @@ def explained_if_out_of_memory(place: str, remedy: str) -> Iterator[None]:
             raise
         first = str(error).splitlines()[0]
         raise OutOfMemory(f"{place}: out of memory ({first}). To need less, {remedy}") from error
+
+
+def in_one_line(error: Exception) -> str:
+    """A mistake, or what the system refuses, in the words for its user."""
+    if isinstance(error, MemoryError):
+        return "the memory of this machine does not suffice; free some, or give smaller images"
+    if isinstance(error, OSError) and not isinstance(error, SegRefineryError):
+        return f"{error.filename or 'the system'}: {error.strerror or error}"
+    return str(error)

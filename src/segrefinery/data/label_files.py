@@ -9,13 +9,13 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file, write_text
+from segrefinery.data.decoding import DataError, read_ids
 from segrefinery.labels import LabelSpace
 
 MANIFEST = "files.csv"
@@ -132,11 +132,9 @@ class PseudoLabeled:
         """
         stem = self.folder / file_stem(index, self.name(index))
         try:
-            label = np.array(Image.open(f"{stem}.png"))
-            weight = np.array(Image.open(f"{stem}.weight.png"))
-        except (OSError, SyntaxError, ValueError) as error:
+            return read_ids(Path(f"{stem}.png")).long(), read_ids(Path(f"{stem}.weight.png"))
+        except DataError as error:
             raise SegRefineryError(
-                f"{stem}.png: the pseudo-label of this generation cannot be read ({error}); delete the folder of this "
+                f"{error.file}: the pseudo-label of this generation {error.problem}; delete the folder of this "
                 "generation and resume, so that it is made again"
             ) from error
-        return torch.from_numpy(label).long(), torch.from_numpy(weight)

@@ -62,8 +62,7 @@ def predict_probs(
         resized = resize_for_evaluation(image, own).unsqueeze(0).to(device_of(network))
         if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
             return logits_at(network, resized, size).float().softmax(dim=1)[0]
-        probs = sliding_probs(network, resized, window, size)
-        return bilinear(probs, size)[0]
+        return sliding_probs(network, resized, window, size)[0]
 
 
 def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
@@ -76,28 +75,30 @@ def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
 
 
 def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) -> Tensor:
-    """Probabilities averaged over overlapping windows: B x 3 x H x W -> B x C x H x W, or B x C x ``out`` of a network
-    that decodes at any resolution (IR2F)."""
+    """Probabilities averaged over overlapping windows: B x 3 x H x W -> B x C x ``out``. Beside the result a row of
+    windows is in memory; a network that does not decode at any resolution (IR2F does) also needs the probabilities at
+    the image's own size, where that is another."""
     sides = (image.shape[-2], image.shape[-1])
-    out = out if hasattr(network, "predict") else sides
-    total, count = None, image.new_zeros(1, 1, *out)
+    own = out if hasattr(network, "predict") else sides
+    total, count = None, image.new_zeros(own)
     for top in window_starts(sides[0], window[0]):
         for left in window_starts(sides[1], window[1]):
             part = image[..., top : top + window[0], left : left + window[1]]
             rows, columns = (
                 slice(round(start * wanted / side), round((start + length) * wanted / side))
-                for start, length, wanted, side in zip((top, left), part.shape[-2:], out, sides, strict=True)
+                for start, length, wanted, side in zip((top, left), part.shape[-2:], own, sides, strict=True)
             )
             size = (rows.stop - rows.start, columns.stop - columns.start)
             if 0 in size:  # the window is smaller than a pixel of the result; its neighbours cover that
                 continue
             probs = logits_at(network, part, size).float().softmax(dim=1)
             if total is None:
-                total = probs.new_zeros(len(image), probs.shape[1], *out)
+                total = probs.new_zeros(len(image), probs.shape[1], *own)
             total[..., rows, columns] += probs
-            count[..., rows, columns] += 1
+            count[rows, columns] += 1
     assert total is not None
-    return total / count
+    total /= count  # in place: these are the large ones
+    return bilinear(total, out)
 
 
 def window_starts(length: int, window: int) -> list[int]:

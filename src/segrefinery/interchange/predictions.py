@@ -14,6 +14,8 @@ from segrefinery.labels import LabelSpace
 
 OPACITY = 0.5
 """Of the colours in the overlay."""
+STRIP = 512
+"""Rows that are painted at a time."""
 
 
 def write_prediction(
@@ -44,6 +46,9 @@ def write_prediction(
 
 def overlay(image: Tensor, label: Tensor, space: LabelSpace, opacity: float = OPACITY) -> np.ndarray:
     """H x W x 3 uint8: the image with the classes' colours over it; 255 in ``label`` leaves the image as it is."""
+    if len(label) > STRIP:  # in floats, of a large image only a part at a time
+        parts = zip(image.split(STRIP, dim=1), label.split(STRIP), strict=True)
+        return np.concatenate([overlay(*part, space, opacity) for part in parts])
     colors = torch.zeros(256, 3)
     colors[: space.num_classes] = torch.tensor(space.colors, dtype=torch.float32)
     label = label.long().cpu()

@@ -8,9 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
@@ -19,7 +21,7 @@ from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-from segrefinery.models.states import downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
+from segrefinery.models.states import damaged, downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +111,8 @@ class MiT(Encoder):
                 )
             except (OSError, ValueError) as error:
                 raise missing_hub_weights(repository) from error
+            except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
+                raise damaged(repository, error) from error
         else:
             self.network = SegformerModel(SegformerConfig(**config, drop_path_rate=drop_path))
 
@@ -156,6 +160,8 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         options["pretrained_cfg_overlay"] = {"file": str(_timm_weights(name))}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
+    except (SafetensorError, EOFError, UnpicklingError, OSError) as error:
+        raise damaged(str(options.get("pretrained_cfg_overlay", {}).get("file", name)), error) from error
     except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
         raise SegRefineryError(f"timm cannot make {name!r} with {options}: {error}") from error
 

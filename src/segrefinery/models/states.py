@@ -212,3 +212,11 @@ def missing_hub_weights(repository: str) -> SegRefineryError:
         f"Run 'hf download {repository}' on a connected machine and copy that cache here (HF_HUB_CACHE names it), "
         "or set weights: none to train from random weights."
     )
+
+
+def damaged(weights: str, error: Exception) -> SegRefineryError:
+    """The error for published weights of which the cache holds a part."""
+    return SegRefineryError(
+        f"{weights}: the weights in the cache are damaged ({_first_line(error)}); delete them there, so that they are "
+        "fetched again, or set weights: none to train from random weights."
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -13,6 +13,8 @@ from torch import nn
 from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.refine.base import Refiner
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSettings(Settings):
@@ -26,7 +28,8 @@ class OptimizerSettings(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     """None is applied to biases and norms."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    """Shares of the past in the running means of gradients and of their squares."""
     power: float = Field(default=1.0, ge=0)
     """Poly decay: lr * (1 - step / horizon) ** power; 0 keeps the rate."""
     drop_every: int | None = Field(default=None, gt=0)

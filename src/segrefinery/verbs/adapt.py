@@ -11,6 +11,7 @@ from segrefinery.engine.environment import deterministic
 from segrefinery.engine.evaluator import Evaluator
 from segrefinery.engine.events import Listeners, RunEvents
 from segrefinery.engine.feed import RunData
+from segrefinery.engine.heartbeat import together
 from segrefinery.engine.model import ModelConfig, ModelKeeper, Origin
 from segrefinery.engine.processes import make_fabric
 from segrefinery.engine.record import LOCK, RECIPE, keep_record, the_only_writer
@@ -74,7 +75,7 @@ def adapt(
             folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed,
             sets, fabric, tracker, listeners, Path(reuse) if reuse else None,
         )  # fmt: skip
-        with deterministic(recipe.training.deterministic):
+        with deterministic(recipe.training.deterministic), together(fabric):
             run.execute()
         tracker.close()
     return folder

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from segrefinery.core.files import whole_file
 from segrefinery.core.randomness import generator
-from segrefinery.core.resize import bilinear
 from segrefinery.data.mixing import cutmix
 from segrefinery.data.photometric import denormalize, gaussian_blur, jitter_colors, normalize
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation, resize_image
@@ -207,4 +206,4 @@ def probs_at(network: nn.Module, image: Tensor, size: Size, window: Size | None)
     """1 x C x ``size`` float32 class probabilities of a normalised image, whole or by overlapping windows."""
     if window is None or (image.shape[-2] <= window[0] and image.shape[-1] <= window[1]):
         return logits_at(network, image, size).float().softmax(dim=1)
-    return bilinear(sliding_probs(network, image, window, size), size)
+    return sliding_probs(network, image, window, size)

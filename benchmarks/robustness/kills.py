@@ -1,6 +1,6 @@
 """Kill a run again and again, resume it, and compare what it ends in with an uninterrupted run. Prints Markdown.
 
-    python benchmarks/trust/resume_kills.py [--recipe self_training] [--kills 24]
+    python benchmarks/robustness/kills.py [--recipe self_training] [--count 24]
 
 The run is a tiny one on scenes, in a process of its own, killed with SIGKILL. Three kinds of moments take turns: a
 random one while it trains; one while a checkpoint is being written (its temporary file is there); and a random one
@@ -138,7 +138,7 @@ def killed_run(folder: Path, recipe: str, log: Path, wanted: int, moments: Itera
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="self_training")
-    parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--count", type=int, default=24, help="kills in all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     random.seed(options.seed)
@@ -151,7 +151,7 @@ def main() -> None:
 
         rounds: list[Round] = []
         moments = cycle(MOMENTS)
-        while (left := options.kills - sum(each.kills.total() for each in rounds)) > 0:
+        while (left := options.count - sum(each.kills.total() for each in rounds)) > 0:
             folder = root / f"killed{len(rounds) + 1}"
             rounds.append(killed_run(folder, options.recipe, log, left, moments, startup))
 
