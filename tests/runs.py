@@ -65,6 +65,8 @@ def narrow(recipe: str, steps: dict[str, int]) -> tuple[str, ...]:
         for refiner, changes in NARROW.items():
             if refiner in settings.chain:
                 overrides += [f"stages.{stage}.refine.{refiner}.{key}={value}" for key, value in changes.items()]
+    if any(settings.kind == "entropy_minimization" for settings in found.stages.values()):  # it needs a batch norm
+        overrides += ["model.name=smp:unet/resnet18", "model.weights=none", "model.options={}"]
     if found.model.name.startswith("hrda:"):
         overrides += ["model.name=hrda:small"]
         overrides += ["model.options={detail: 32, divisor: 8, attention_width: 16, attention_norm: group}"]

@@ -10,7 +10,7 @@ from runs import TINY, narrow, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import dump_recipe, load_recipe, read_recipe, recipe_names
 
-SHORT = {"supervised": 3, "adversarial": 2, "self_training": 3, "distillation": 2}
+SHORT = {"supervised": 3, "adversarial": 2, "self_training": 3, "distillation": 2, "entropy_minimization": 2}
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -42,6 +42,10 @@ SourceHelp = r"Labelled images: NAME:PATH\[@SPLIT], for instance gta5:/data/gta5
 TargetHelp = r"Images to adapt to: a folder, a glob, or NAME:PATH\[@SPLIT]. Labels they may have are never read."
 SeveralHelp = "Repeat it for several data sets, with shares of the draws if you like: '2 of NAME:PATH'."
 LabelsHelp = "Labelled images of the target domain that teach. None of them may be in the evaluation set."
+StartHelp = (
+    "A trained model to adapt, with or without --source: a run or model folder, hf:ORG/REPO, a folder of transformers "
+    "or smp, torchvision:NAME, or a checkpoint file with --set model.name=NETWORK."
+)
 EvalHelp = "Labelled images of the target domain, for scores only."
 
 
@@ -78,9 +82,10 @@ def options(
 
 @app.command()
 def adapt(
-    source: Annotated[list[str], typer.Option("--source", "-s", help=f"{SourceHelp} {SeveralHelp}")],
     target: Annotated[list[str], typer.Option("--target", "-t", help=f"{TargetHelp} {SeveralHelp}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")],
+    source: Annotated[list[str] | None, typer.Option("--source", "-s", help=f"{SourceHelp} {SeveralHelp}")] = None,
+    start: Annotated[str | None, typer.Option("--from", help=StartHelp)] = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Name (see `recipes`) or YAML file.")] = "self_training",
     labels: Annotated[list[str] | None, typer.Option("--labels", "-l", help=LabelsHelp)] = None,
     evaluation: Annotated[list[str] | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
@@ -102,8 +107,9 @@ def adapt(
     collapse = [f"training.on_collapse={on_collapse}"] if on_collapse else []
     with told_on_terminal() as events:
         adapt(
-            recipe, source, target, output, labels=labels, evaluation=evaluation, oracle=oracle, scale=scale, seed=seed,
-            overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse, events=events,
+            recipe, source, target, output, start=start, labels=labels, evaluation=evaluation, oracle=oracle,
+            scale=scale, seed=seed, overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse,
+            events=events,
         )  # fmt: skip
 
 

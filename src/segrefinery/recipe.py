@@ -19,7 +19,7 @@ from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.joined import Reference
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
-from segrefinery.models import ModelSettings
+from segrefinery.models import RunModelSettings
 from segrefinery.stages.base import StageSettings
 from segrefinery.stages.parse import parse_stages
 
@@ -34,7 +34,7 @@ class Recipe(Settings):
     name: str
     about: str = ""
     """What the recipe does and where it comes from."""
-    model: Annotated[ModelSettings, BUDGET]
+    model: Annotated[RunModelSettings, BUDGET]
     data: DataSettings
     target_data: DataSettings
     """How target images are read: ``data`` with what is given here laid over it (another ``short_side``, say)."""
@@ -46,7 +46,8 @@ class Recipe(Settings):
     """``paper``: the settings of the publication; ``small``: two processor cores."""
     seed: int = Field(default=0, ge=0)
     source: Reference = None
-    """Labelled images, as NAME:PATH[@SPLIT]; of several data sets a list."""
+    """Labelled images, as NAME:PATH[@SPLIT]; of several data sets a list. Who adapts a trained model may do
+    without."""
     target: Reference = None
     """Images to adapt to; their labels, where they have any, are not read."""
     labels: Reference = None

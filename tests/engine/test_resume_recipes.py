@@ -11,7 +11,7 @@ from segrefinery.engine.run import plan
 from segrefinery.recipe import load_recipe, recipe_names
 
 HEAVY = ("hrda", "ir2f_hrda", "dinov2")
-STEPS = {"supervised": 3, "adversarial": 3, "self_training": 4, "distillation": 3}
+STEPS = {"supervised": 3, "adversarial": 3, "self_training": 4, "distillation": 3, "entropy_minimization": 3}
 
 
 class Killed(BaseException):

@@ -55,7 +55,7 @@ CASES |= {case: NARROW.get(case.split("/")[0], {}) | changes for case, changes i
 
 TEACH_THE_STUDENT = {
     "class_balanced/mrkld", "prototypes", "self_labeling", "implicit_rectification", "pixel_attention",
-    "pixel_contrast", "masked_consistency", "feature_distance",
+    "pixel_contrast", "masked_consistency", "feature_distance", "tether",
 }  # fmt: skip
 """Refiners, or variants of them, whose losses reach the student; those of all others must not."""
 ONLY_BY_VARIANT = {"class_balanced"}
@@ -72,6 +72,7 @@ WITHOUT_EFFECT = {
     "pixel_contrast": {"weight": 0.0},
     "masked_consistency": {"weight": 0.0},
     "feature_distance": {"weight": 0.0},
+    "tether": {"weight": 0.0},
 }
 """Settings under which a refiner that leaves labels alone must leave the student alone, bit for bit. The others change
 labels, or, like ``refinement_network``, also see the student's network only through its teacher."""

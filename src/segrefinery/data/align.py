@@ -23,10 +23,10 @@ from segrefinery.labels import (
 
 
 class Alignment(NamedTuple):
-    """Source, target and evaluation in one label space; ``sentence`` tells the user which classes are used."""
+    """Source (if there is one), target and evaluation in one label space; ``sentence`` tells which classes are used."""
 
     space: LabelSpace
-    source: SegmentationDataset
+    source: SegmentationDataset | None
     target: UnlabeledView
     evaluation: SegmentationDataset | None
     sentence: str
@@ -96,6 +96,32 @@ def align(
         ignored,
         None if labels is None else Remapped(labels, chosen, merge),
     )
+
+
+def align_to_model(
+    space: LabelSpace,
+    target: ImageDataset,
+    evaluation: SegmentationDataset | None = None,
+    merge: Merge | None = None,
+    labels: SegmentationDataset | None = None,
+) -> tuple[Alignment, tuple[str, ...]]:
+    """Bring target, evaluation and labels into a model's label space, where no source says the classes -> the
+    alignment, and the classes that no label of the evaluation can be.
+
+    Raises:
+        SegRefineryError: the evaluation or the labels have no masks, or no class of the model's.
+    """
+    taught = None if labels is None else evaluation_view(labels, space, merge)[0]
+    view, unscored = (None, ()) if evaluation is None else evaluation_view(evaluation, space, merge)
+    sentence = f"{space.num_classes} classes, the model's: {', '.join(space.classes)}"
+    if unscored:
+        sentence += f"; not scored, for no label of the evaluation is one: {', '.join(unscored)}"
+    ignored = {}
+    if evaluation is not None and evaluation.space is not None:
+        ignored["evaluation"] = _lost(evaluation.space, space, merge)
+        if ignored["evaluation"]:
+            sentence += f"; ignored from the evaluation: {', '.join(ignored['evaluation'])}"
+    return Alignment(space, None, UnlabeledView(target), view, f"{sentence}.", ignored, taught), unscored
 
 
 def evaluation_view(

@@ -115,7 +115,7 @@ def check(
 
 
 def refuse_faults(
-    source: ImageDataset,
+    source: ImageDataset | None,
     target: ImageDataset,
     evaluation: ImageDataset | None = None,
     progress: RoleProgress | None = None,
@@ -148,7 +148,10 @@ def refuse_faults(
 
 
 def _given(
-    source: ImageDataset, target: ImageDataset, evaluation: ImageDataset | None, labels: ImageDataset | None = None
+    source: ImageDataset | None,
+    target: ImageDataset,
+    evaluation: ImageDataset | None,
+    labels: ImageDataset | None = None,
 ) -> list[tuple[Role, ImageDataset]]:
     given: dict[Role, ImageDataset | None]
     given = {"source": source, "target": target, "labels": labels, "evaluation": evaluation}
@@ -196,7 +199,9 @@ def _inspect(
     return side, problems
 
 
-def overlaps(source: ImageDataset, target: ImageDataset, evaluation: ImageDataset | None = None) -> list[Problem]:
+def overlaps(
+    source: ImageDataset | None, target: ImageDataset, evaluation: ImageDataset | None = None
+) -> list[Problem]:
     """Images that are on two sides; an error only where the target is nothing but the source."""
     given = _given(source, target, evaluation)
     images = {role: _identities(dataset) for role, dataset in given}
@@ -204,7 +209,7 @@ def overlaps(source: ImageDataset, target: ImageDataset, evaluation: ImageDatase
     problems = []
     pairs: tuple[tuple[Role, Role], ...] = (("target", "source"), ("evaluation", "source"), ("evaluation", "target"))
     for role, other in pairs:
-        shared = images.get(role, set()) & images[other]
+        shared = images.get(role, set()) & images.get(other, set())
         if not shared:
             continue
         if role == "target" and shared == images[role]:

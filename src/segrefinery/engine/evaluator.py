@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.engine.tracker import Tracker
 from segrefinery.evaluation.inference import Evaluation, evaluate_network
-from segrefinery.evaluation.results import is_evaluated, keep_evaluation
+from segrefinery.evaluation.results import is_evaluated, keep_evaluation, scores_of
 from segrefinery.labels import LabelSpace
 
 
@@ -18,11 +19,13 @@ class Evaluator(RunEvents):
 
     def __init__(
         self, folder: Path, dataset: Any, reference: str, space: LabelSpace, data: DataSettings,
-        window: tuple[int, int] | None, tracker: Tracker, told: RunEvents,
+        window: tuple[int, int] | None, tracker: Tracker, told: RunEvents, unscored: Collection[str] = (),
     ) -> None:  # fmt: skip
-        """``reference``: what the user calls ``dataset``. ``told``: whom to tell of scores and of progress."""
+        """``reference``: what the user calls ``dataset``. ``told``: whom to tell of scores and of progress.
+        ``unscored``: classes that no label can be, left out of the mean."""
         self.folder, self.dataset, self.reference, self.space = folder, dataset, reference, space
         self.data, self.window, self.tracker, self.told = data, window, tracker, told
+        self.unscored = unscored
 
     def looked(self, end: StageEnd, step: int) -> None:
         self._evaluate(end, step, "look")
@@ -31,14 +34,15 @@ class Evaluator(RunEvents):
         if is_evaluated(self.folder, end.name):
             return
         scores = self._evaluate(end, end.settings.steps, "evaluation")
-        keep_evaluation(self.folder, end.name, scores, self.space, source_only=end.source_only)
-        self.told.said(f"{end.name}: {100 * scores.total.miou:.1f} mIoU on {self.reference}")
+        kept = scores_of(scores.total, self.space, self.unscored)
+        keep_evaluation(self.folder, end.name, scores, kept, self.space, source_only=end.source_only)
+        self.told.said(f"{end.name}: {100 * kept['miou']:.1f} mIoU on {self.reference}")
 
     def _evaluate(self, end: StageEnd, step: int, kind: str) -> Evaluation:
         told = lambda done, total: self.told.progressed(f"{end.name}: evaluation images", done, total, {})  # noqa: E731
         scores = evaluate_network(
             end.predictor, self.dataset, self.data, self.space.num_classes, self.window, progress=told
         )
-        total = scores.total
-        self.tracker.write(end.name, step, kind, {"miou": total.miou, "pixel_accuracy": total.pixel_accuracy})
+        found = scores_of(scores.total, self.space, self.unscored)
+        self.tracker.write(end.name, step, kind, {name: found[name] for name in ("miou", "pixel_accuracy")})
         return scores

@@ -30,17 +30,20 @@ class RunData:
     """The data sets of a run, already in the run's label space.
 
     Attributes:
-        source: labelled. target: without labels. oracle: the target's labels, for a stage that is named so, or None.
-        evaluation: labelled images of the target domain that no training sees, or None.
+        source: labelled, or None. target: without labels. oracle: the target's labels, for a stage that is named so, or
+            None.
+        evaluation: labelled images of the target domain that no training sees, or None. unscored: classes that no label
+            of theirs can be.
         translated: the source's images in the target's style, by the folder that a stage's translation names.
         labels: target images that teach with the labels which the user named for that (``--labels``), or None.
         held_out: those of them that teach nothing and score the models instead (``training.holdout``), or None.
     """
 
-    source: Any
+    source: Any | None
     target: Any
     space: LabelSpace
     evaluation: Any | None = None
+    unscored: tuple[str, ...] = ()
     oracle: Any | None = None
     translated: dict[str, Any] = field(default_factory=dict)
     labels: Any | None = None
@@ -52,9 +55,10 @@ class RunData:
 
     def cached(self, data: DataSettings, target_data: DataSettings) -> RunData:
         """The same sets, what is trained on held in memory if the settings ask for it."""
+        source = None if self.source is None else with_cache(self.source, data)
         oracle, labels = (part and with_cache(part, target_data) for part in (self.oracle, self.labels))
         translated = {folder: with_cache(images, data) for folder, images in self.translated.items()}
-        source, target = with_cache(self.source, data), with_cache(self.target, target_data)
+        target = with_cache(self.target, target_data)
         return replace(self, source=source, target=target, oracle=oracle, translated=translated, labels=labels)
 
 
@@ -87,7 +91,8 @@ class Feed:
     def batches(
         self, name: str, settings: StageSettings, stage: Stage, folder: Path, first: int
     ) -> Iterator[Streams]:  # fmt: skip
-        """This process's share of each step's batches of source, target and labelled target, from step ``first`` on."""
+        """This process's share of each step's batches of source (None where there is none), target and labelled target,
+        from step ``first`` on."""
         changed = settings.model_dump(include={"batch", "crop"}, exclude_none=True)
         data, target_data = (part.model_copy(update=changed) for part in (self.data, self.target_data))
         steps = settings.steps - first
@@ -99,8 +104,9 @@ class Feed:
             source = WithTranslations(source, self.read.translated[settings.translated_folder])
         if settings.reads_target_labels:
             raw, source, data = self.sets.oracle, self.read.oracle, labeled_data
-        sources = training_batches(source, data, self.source_sampler(name, settings, stage, raw), **position)
-        targets, labels = repeat(None), repeat(None)
+        sources, targets, labels = repeat(None), repeat(None), repeat(None)
+        if raw is not None:
+            sources = training_batches(source, data, self.source_sampler(name, settings, stage, raw), **position)
         if settings.takes_target:
             target = self.read.target
             if (written := stage.target_labels(folder)) is not None:
@@ -140,9 +146,10 @@ class Feed:
 
     def passes(self, name: str, folder: Path) -> Passes:
         """What a stage may walk through before its first step; ``folder`` is its own."""
-        source, target = Pass(self.read.source, self.data), Pass(self.read.target, self.target_data)
+        source, target = self.read.source, Pass(self.read.target, self.target_data)
+        told = self.walked(name, "source images")
         return Passes(
-            OnDevice(source, self.device, len(self.read.source), self.walked(name, "source images")),
+            [] if source is None else OnDevice(Pass(source, self.data), self.device, len(source), told),
             OnDevice(target, self.device, len(self.read.target), self.walked(name, "target images")),
             folder,
             [self.sets.target.name(index) for index in range(len(self.sets.target))],

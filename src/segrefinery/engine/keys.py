@@ -27,6 +27,8 @@ class StageKeys:
     training: TrainingSettings
     seed: int
     sets: RunData
+    model_brought: str | None = None
+    """Fingerprint of the trained model that the run starts from."""
 
     def of(self, before: str, name: str, settings: StageSettings, handed_on: Collection[str]) -> str:
         """The key of a stage.
@@ -64,6 +66,8 @@ class StageKeys:
         options.append(self.training.model_dump(include={"precision", "accumulate", "clip_norm", "compile"}))
         if self.training.on_collapse == "rollback":  # the only action that changes a finished stage
             options.append({"on_collapse": "rollback", "log_every": self.training.log_every})
+        if self.model_brought is not None:
+            options.append({"start": self.model_brought})
         data = [fingerprint(part) for part in sets if part is not None]
         return digest(self.seed, data, options, self.sets.space.classes)
 

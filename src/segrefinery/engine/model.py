@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from segrefinery.refine import RefinerChain
 class Origin(Settings):
     """What a model was trained on."""
 
+    start: str | None = None
+    """The trained model that it started from."""
     source: str | None = None
     """The labelled images."""
     target: str | None = None
@@ -110,11 +113,12 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load(path: str | Path, device: torch.device | str | None = None) -> Model:
+def load(path: str | Path, device: torch.device | str | None = None, *, network: Segmenter | None = None) -> Model:
     """The model of a run folder, or of one of its model folders.
 
     Args:
         device: where it computes; by default a GPU if there is one.
+        network: the module that the model's weights are for, where it is one of the user's (``models.wrap``).
 
     Raises:
         SegRefineryError: no model there, or one that does not fit its description.
@@ -125,15 +129,18 @@ def load(path: str | Path, device: torch.device | str | None = None) -> Model:
         raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
     config = read_config(found[0] / CONFIG, ModelConfig)
     space = LabelSpace(config.space, config.classes, config.colors)
-    segmenter = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
-    network: nn.Module = segmenter
+    if network is None:
+        segmenter = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
+    else:
+        segmenter = copy.deepcopy(network)
+    whole: nn.Module = segmenter
     for settings in config.refine.values():
-        network = settings.build(segmenter, space).predictor(network)  # pyright: ignore[reportAttributeAccessIssue]
-    load_weights(network, found[0] / TENSORS)
-    network.to(device or default_device())
+        whole = settings.build(segmenter, space).predictor(whole)  # pyright: ignore[reportAttributeAccessIssue]
+    load_weights(whole, found[0] / TENSORS)
+    whole.to(device or default_device())
     data = config.data.read_by(segmenter.normalization)
     return Model(
-        network.eval(), segmenter.eval(), space, data, config.window, config.merge, config.image_size
+        whole.eval(), segmenter.eval(), space, data, config.window, config.merge, config.image_size
     )  # fmt: skip
 
 

@@ -58,17 +58,22 @@ def the_only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def keep_record(folder: Path, recipe: str, sets: RunData, device: str, processes: int, events: RunEvents) -> None:
+def keep_record(
+    folder: Path, recipe: str, sets: RunData, start: str | None, device: str, processes: int, events: RunEvents
+) -> None:
     """Write the recipe, the data's fingerprints and the environment of a new run; compare those of a resumed one.
 
     The first record stays. Another number of threads or processes, or another device, changes the last digits of what
     is trained from now on, which is said.
 
+    Args:
+        start: fingerprint of the trained model that the run starts from.
+
     Raises:
-        SegRefineryError: the data or the classes are not those the run began with.
+        SegRefineryError: the data, the classes or the start model are not those the run began with.
     """
     sweep(folder)
-    refuse_other_data(folder, sets)
+    refuse_other_data(folder, described(sets) | ({"start": start} if start else {}))
     write_text(folder / RECIPE, recipe)
     if sets.labels is not None:
         write_json(folder / LABELS, {"taught": names_of(sets.labels), "held_out": names_of(sets.held_out or ())})
@@ -91,16 +96,16 @@ def names_of(images: Any) -> list[str]:
     return [images.name(index) for index in range(len(images))]
 
 
-def refuse_other_data(folder: Path, sets: RunData) -> None:
-    """Keep what the data sets are made of, or compare it with what a run that is resumed began with."""
-    path, now = folder / DATA, described(sets)
+def refuse_other_data(folder: Path, now: dict[str, Any]) -> None:
+    """Keep what a run is made of, or compare it with what it began with if it is resumed."""
+    path = folder / DATA
     if not path.exists():
         write_json(path, now)
         return
     before = read_json(path, f"start a new run with -o; --reuse {folder} takes over what it finished")
     changed = [key for key, value in now.items() if before.get(key) != value]
     if changed:
-        words = {"classes": "the classes or their order"}
+        words = {"classes": "the classes or their order", "start": "the model it starts from"}
         what = ", ".join(words.get(key, f"the {key} images") for key in changed)
         raise SegRefineryError(
             f"{folder}: changed since the run began: {what}; put them back, or start a new run "

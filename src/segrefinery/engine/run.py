@@ -24,6 +24,7 @@ from segrefinery.engine.fits import refuse_unfit_batches
 from segrefinery.engine.keys import StageKeys, digest
 from segrefinery.engine.loop import LoopSettings, train
 from segrefinery.engine.settings import TrainingSettings
+from segrefinery.engine.start import START, BroughtSettings, Start
 from segrefinery.engine.tracker import Tracker
 from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter, reading
@@ -82,6 +83,8 @@ class Run:
     events: RunEvents
     reuse: Path | None = None
     """Where finished stages are shared, or the run to take them from (see ``FinishedStages``)."""
+    start: Start | None = None
+    """The trained model to start from, whose network is that of ``model``; None for a new one."""
     finished: FinishedStages = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +92,9 @@ class Run:
 
     def execute(self) -> None:
         """Train every stage that is not finished yet."""
+        if self.start is not None:
+            network = self.new_model(self.model).eval()
+            self.events.ended(StageEnd(START, BroughtSettings(), self.model, network, source_only=True))
         for planned in self.planned():
             if not self.is_finished(planned):
                 self.train(planned)
@@ -101,7 +107,8 @@ class Run:
 
     def planned(self) -> Iterator[Planned]:
         """The stages in order, each built from what the one before has left by the time it is asked for."""
-        keys = StageKeys(self.model, self.data, self.target_data, self.training, self.seed, self.sets)
+        start = self.start and self.start.fingerprint
+        keys = StageKeys(self.model, self.data, self.target_data, self.training, self.seed, self.sets, start)
         feed = self.feed()
         model_settings, initial = self.model, self.new_model(self.model)
         for name, settings in self.stages.items():
@@ -152,7 +159,7 @@ class Run:
         if stage.nothing_to_do:
             self.tracker.write(name, 0, "note", {"text": f"not trained: {stage.nothing_to_do}"})
             return
-        ended = {other for other in plan(self.stages) if self.finished.path(other).exists()}
+        ended = {START} | {other for other in plan(self.stages) if self.finished.path(other).exists()}
         self.tracker.rewind(ended, name, latest_step(checkpoints))
         options = self.training
         loop = LoopSettings(
@@ -188,7 +195,10 @@ class Run:
         return Checkpoints(self.folder / "checkpoints", planned.name, self.training.keep, main, planned.key)
 
     def new_model(self, settings: ModelSettings) -> Segmenter:
-        """A network as its settings describe it: pre-trained weights, and the same random ones for the same seed."""
+        """A network as its settings describe it: pre-trained weights, and the same random ones for the same seed; or
+        the trained model that the run starts from."""
+        if self.start is not None and settings == self.model:
+            return copy.deepcopy(self.start.network).to(self.fabric.device)
         torch.manual_seed(seed_of(self.seed, "model"))
         return new_network(settings, self.sets.space.classes).to(self.fabric.device)
 

@@ -26,11 +26,12 @@ class Witness(RunEvents):
     """
 
     def __init__(
-        self, folder: Path, source: Any, target: Any, data: DataSettings, num_classes: int,
+        self, folder: Path, source: Any | None, target: Any, data: DataSettings, num_classes: int,
         window: tuple[int, int] | None, tracker: Tracker, told: RunEvents, choose: Literal["last", "score"] = "last",
     ) -> None:  # fmt: skip
-        """``source``: the labelled images, whose class shares the verdict counts in. ``told``: whom to tell.
-        ``choose``: which model the run ships (``training.choose``)."""
+        """``source``: the labelled images, whose class shares the verdict counts in; without them those that the start
+        model predicts stand alone. ``told``: whom to tell. ``choose``: which model the run ships (``training.choose``).
+        """
         self.folder, self.target, self.data = folder, target, data
         self.num_classes, self.window, self.tracker = num_classes, window, tracker
         self.source, self.told, self.choose = source, told, choose
@@ -80,8 +81,9 @@ class Witness(RunEvents):
             return None
         chosen = self.best() if self.choose == "score" else adapted[-1]
         judged = chosen if chosen in adapted else adapted[-1]
-        shares = label_shares(self.source)
-        found = verdict(self.seen[judged], self.seen[self.source_only], torch.tensor(shares))
+        shares = None if self.source is None else label_shares(self.source)
+        prior = None if shares is None else torch.tensor(shares)
+        found = verdict(self.seen[judged], self.seen[self.source_only], prior)
         results = read_results(self.folder)
         kept = {"stage": judged, **found.as_dict()}
         if self.choose == "score":
@@ -90,7 +92,8 @@ class Witness(RunEvents):
             if chosen in results.get("stages", {}):
                 results["adapted"] = results["stages"][chosen] | {"stage": chosen}
         if results.get("verdict") != _plain(kept):
-            results["source_shares"] = shares
+            if shares is not None:
+                results["source_shares"] = shares
             results["verdict"] = _plain(kept)
             write_results(self.folder, results)
             self.tracker.write(judged, self.steps[judged], "verdict", results["verdict"])

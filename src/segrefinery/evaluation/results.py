@@ -49,11 +49,12 @@ def evaluation_file(folder: Path, stage: str) -> Path:
     return folder / "evaluation" / f"{stage}.npz"
 
 
-def keep_evaluation(folder: Path, stage: str, found: Evaluation, space: LabelSpace, source_only: bool) -> None:
-    """Add a stage's scores to ``results.json`` and keep its per-image counts as ``evaluation/STAGE.npz``."""
+def keep_evaluation(
+    folder: Path, stage: str, found: Evaluation, scores: dict[str, Any], space: LabelSpace, source_only: bool
+) -> None:
+    """Add a stage's ``scores_of`` to ``results.json`` and keep its per-image counts as ``evaluation/STAGE.npz``."""
     results = read_results(folder)
     results["classes"] = list(space.classes)
-    scores = scores_of(found.total, space)
     results.setdefault("stages", {})[stage] = scores
     results["source_only" if source_only else "adapted"] = scores | {"stage": stage}
     write_results(folder, results)

@@ -1,6 +1,6 @@
 """Networks: the words they speak, the table of those we know, the teacher, and models as folders."""
 
-from segrefinery.models.build import NETWORKS, ModelSettings, build_model
+from segrefinery.models.build import NETWORKS, ModelSettings, RunModelSettings, build_model
 from segrefinery.models.foreign import wrap
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter, normalization_of
 from segrefinery.models.states import load_weights, read_state
@@ -11,6 +11,7 @@ __all__ = [
     "Learner",
     "ModelSettings",
     "Prediction",
+    "RunModelSettings",
     "Segmenter",
     "Teacher",
     "TeacherSettings",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, choose
@@ -19,7 +19,7 @@ from segrefinery.models.dinov2 import DINOv2, DINOv2Settings
 from segrefinery.models.efficientnet import SIZES, EfficientNetLiteSettings, efficientnet_lite
 from segrefinery.models.encoders import MIT_SIZES, MiTSettings, TimmSettings, daformer, segformer
 from segrefinery.models.fcn8s import FCN8s, FCN8sSettings
-from segrefinery.models.foreign import SMP, SMPSettings, torchvision, transformers
+from segrefinery.models.foreign import SMP, SMPSettings, torchvision, transformers, wrapped
 from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.small import Small, SmallSettings
@@ -113,6 +113,8 @@ def network(name: str) -> Network:
         return Network(
             transformers.TransformersSettings, partial(transformers.build, model_type=rest), pretrained=False
         )
+    if family == "wrapped" and colon and rest:
+        return Network(Settings, partial(wrapped.refused, name=rest), pretrained=False)
     if family == "hrda" and colon and rest:
         return Network(HRDASettings, partial(_hrda, inner=rest), pretrained=network(rest).pretrained)
     known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(_PATTERNS)}
@@ -153,6 +155,29 @@ class ModelSettings(Settings):
         if isinstance(own, HRDASettings):
             network_settings(self.name.partition(":")[2], own.options)
         return own
+
+
+class RunModelSettings(ModelSettings):
+    """Which network a run trains, or which trained model it starts from."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    start: str | None = Field(default=None, alias="from")
+    """A trained model to start from in place of a new network: a run or model folder, ``hf:ORG/REPO``, a folder of
+    transformers or segmentation_models_pytorch, ``torchvision:NAME``, or a checkpoint file of the network ``name``."""
+    classes: tuple[str, ...] | None = None
+    """What the classes of ``from`` are, in the order of its logits, where it does not say it or says it otherwise."""
+
+    @model_validator(mode="after")
+    def _classes_of_a_model(self) -> RunModelSettings:
+        if self.classes is not None and self.start is None:
+            raise ValueError("classes: they name those of a trained model; name that too, as from")
+        return self
+
+    @property
+    def network(self) -> ModelSettings:
+        """The network alone."""
+        return ModelSettings(name=self.name, weights=self.weights, options=self.options)
 
 
 def network_settings(name: str, options: Mapping[str, Any]) -> Settings:

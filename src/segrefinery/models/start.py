@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from pydantic import ConfigDict
+from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixels import Normalization, Triple
+from segrefinery.core.settings import Settings
 from segrefinery.labels import match
 from segrefinery.models.build import ModelSettings, build_model
 from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
@@ -18,9 +23,7 @@ from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.states import hub_file, load_state, read_checkpoint, tensors_of
-from segrefinery.models.weights import CONFIG, TENSORS, read_config
-
-Triple = tuple[float, float, float]
+from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config
 
 FORMS = (
     "a run or model folder of ours; hf:ORG/REPO, or a folder that transformers' save_pretrained wrote; a folder that "
@@ -54,42 +57,113 @@ class StartModel:
     notes: list[str] = field(default_factory=list)
 
     def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
-        """The network with its weights for ``classes``, in their order, and the names of those it has yet to learn: the
-        rows of its classifiers that it had no such class for are new.
+        """The network with its weights for ``classes``, in their order, and the names of those it has yet to learn. The
+        rows of these in its classifiers are new: until they are trained it predicts no such class.
 
         Raises:
             SegRefineryError: the model does not say its classes, or has none of these.
+        """
+        rows, own = self.rows(classes), self.named_classes
+        if all(row < 0 for row in rows):
+            raise SegRefineryError(
+                f"{self.origin}: none of its classes ({_some(own)}) is among those of the data "
+                f"({_some(classes)}); rename the data's with merge, or the model's with model.classes"
+            )
+        model = build_model(self.network, len(classes))
+        wanted = model.state_dict()
+        given = dict(self.state)
+        for name in class_tensors(self.network):
+            given[name] = _rows(self.state[name], rows)
+        differing = [name for name in wanted if given[name].shape != wanted[name].shape]
+        if differing:
+            name = differing[0]
+            raise SegRefineryError(
+                f"{self.origin}: {name} is {tuple(given[name].shape)} and the network wants "
+                f"{tuple(wanted[name].shape)} ({len(differing)} tensors differ). Check model.options"
+            )
+        model.load_state_dict(given)
+        if self.normalization is not None:
+            model.normalization = self.normalization
+        return model, [name for name, row in zip(classes, rows, strict=True) if row < 0]
+
+    def rows(self, classes: Sequence[str]) -> list[int]:
+        """The place of each of ``classes`` among the model's, by any spelling or synonym; -1 where it has none."""
+        found = [match(name, self.named_classes) for name in classes]
+        return [-1 if place is None else place for place in found]
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """Its classes.
+
+        Raises:
+            SegRefineryError: it does not say them, nor did the user.
         """
         if self.classes is None:
             raise SegRefineryError(
                 f"{self.origin}: does not say what its {self.num_classes} classes are; name them in the order of its "
                 "logits: --set 'model.classes=[road, car, ...]'"
             )
-        rows = [self.classes.index(name) if name in self.classes else -1 for name in classes]
-        if all(row < 0 for row in rows):
-            raise SegRefineryError(
-                f"{self.origin}: none of its classes ({_some(self.classes)}) is among those of the data "
-                f"({_some(classes)}); rename the data's with merge, or the model's with model.classes"
-            )
-        model = build_model(self.network, len(classes))
-        own = model.state_dict()
-        given = dict(self.state)
-        for name in class_tensors(self.network):
-            given[name] = _rows(self.state[name], own[name], rows)
-        differing = [name for name in own if given[name].shape != own[name].shape]
-        if differing:
-            name = differing[0]
-            raise SegRefineryError(
-                f"{self.origin}: {name} is {tuple(given[name].shape)} and the network wants {tuple(own[name].shape)} "
-                f"({len(differing)} tensors differ). Check model.options"
-            )
-        model.load_state_dict(given)
-        return model, [name for name, row in zip(classes, rows, strict=True) if row < 0]
+        return self.classes
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Mean and deviation of the images it was trained on; None where it does not say."""
+        return Normalization(self.pixel_mean, self.pixel_std) if self.pixel_mean and self.pixel_std else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that determines what it predicts."""
+        found = hashlib.blake2b(digest_size=12)
+        found.update(f"{self.network.model_dump_json()} {self.classes} {self.normalization}".encode())
+        for name, tensor in self.state.items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
 
-def _rows(trained: Tensor, new: Tensor, rows: Sequence[int]) -> Tensor:
-    """A classifier's tensor with a row a class: the trained one, or where ``rows`` says -1 the new one."""
-    return torch.stack([new[place] if row < 0 else trained[row].to(new.dtype) for place, row in enumerate(rows)])
+@dataclass
+class StartModule(StartModel):
+    """A module of the user's, wrapped: it keeps its classes and their order, for where their rows lie is not known."""
+
+    module: Segmenter | None = None
+
+    def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
+        """A copy of the module.
+
+        Raises:
+            SegRefineryError: other classes, or another order.
+        """
+        assert self.module is not None
+        if self.rows(classes) != list(range(self.num_classes)):
+            raise SegRefineryError(
+                f"{self.origin}: a wrapped module keeps its classes ({_some(self.named_classes)}), and the data's are "
+                f"{_some(classes)}; name the module's in the order of its logits with model.classes, and the same ones "
+                "with classes"
+            )
+        return copy.deepcopy(self.module), []
+
+
+def start_of(module: nn.Module) -> StartModule:
+    """A module that the user has in Python, as a start.
+
+    Raises:
+        SegRefineryError: it does not speak our words.
+    """
+    kind = type(getattr(module, "module", module)).__name__
+    if not isinstance(module, Segmenter):
+        raise SegRefineryError(
+            f"start: {kind} is a plain module; give segrefinery.models.wrap(module, num_classes), or a model's path"
+        )
+    network, (mean, std) = ModelSettings(name=f"wrapped:{kind}"), module.normalization
+    return StartModule(
+        network.name, network, module.state_dict(), module.num_classes, None, None, mean, std, module=module
+    )  # fmt: skip
+
+
+def _rows(trained: Tensor, rows: Sequence[int]) -> Tensor:
+    """A classifier's tensor with a row a class; where ``rows`` says -1 a new one: no weights, and the lowest bias."""
+    new = trained.amin(dim=0) if trained.ndim == 1 else torch.zeros_like(trained[0])
+    return torch.stack([new if row < 0 else trained[row] for row in rows])
 
 
 def class_tensors(network: ModelSettings) -> list[str]:
@@ -102,7 +176,7 @@ def read_start(reference: str | Path, network: ModelSettings | None = None) -> S
     """A trained model from what the user named; see ``FORMS``. Nothing of it is run.
 
     Args:
-        network: of a checkpoint file that does not say it, with the user's ``options``; and ``classes``.
+        network: of a checkpoint file that does not say it, with the user's ``options``.
 
     Raises:
         SegRefineryError: no such model, one of a kind or network we cannot read, or tensors that do not fit; the
@@ -175,14 +249,28 @@ def _is_ours(folder: Path) -> bool:
     return True
 
 
+class _Pixels(Settings):
+    """Of how a model of ours reads images, what its network depends on."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    pixel_mean: Triple | None = None
+    pixel_std: Triple | None = None
+
+
+class _OurConfig(NetworkConfig):
+    data: _Pixels = _Pixels()
+
+
 def _of_ours(folder: Path, origin: str) -> StartModel:
-    config = read_config(folder / CONFIG)
+    config = read_config(folder / CONFIG, _OurConfig)
     state = tensors_of(read_checkpoint(folder / TENSORS), str(folder / TENSORS))
     own = build_model(config.model.model_copy(update={"weights": "none"}), len(config.classes)).state_dict()
     tensors, notes = fitted(state, own, str(folder / TENSORS))
     return StartModel(
-        origin, _without_weights(config.model), tensors, len(config.classes), config.classes, config.colors, notes=notes
-    )
+        origin, _without_weights(config.model), tensors, len(config.classes), config.classes, config.colors,
+        config.data.pixel_mean, config.data.pixel_std, notes,
+    )  # fmt: skip
 
 
 def _of_transformers(reference: str | Path, origin: str) -> StartModel:
@@ -229,13 +317,13 @@ def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
     if network.name.startswith("smp:"):
         state, left_out = smp.own_names(_unwrapped_smp(state))
         notes += left_out
-    probe = build_model(network, 2)
+    probe, origin = build_model(network, 2), f"{path} as {network.name}"
     own = probe.state_dict()
     if isinstance(probe, Tapped):  # a library's own names, without ours before them
-        tensors, left_out = fitted(state, {name.removeprefix("module."): own[name] for name in own}, str(path))
+        tensors, left_out = fitted(state, {name.removeprefix("module."): own[name] for name in own}, origin)
         tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
     else:
-        tensors, left_out = fitted(state, own, str(path))
+        tensors, left_out = fitted(state, own, origin)
     num_classes = len(tensors[class_tensors(network)[0]])
     if classes is not None and len(classes) != num_classes:
         notes.append(f"the checkpoint names {len(classes)} classes and its classifier has {num_classes}")

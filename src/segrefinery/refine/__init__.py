@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 
 from segrefinery.core.settings import choose
-from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, SourceStep, Step, TargetStep
+from segrefinery.refine.base import NoSource, PseudoLabels, Refiner, RefinerSettings, SourceStep, Step, TargetStep
 from segrefinery.refine.class_balanced import ClassBalancedSettings, InstanceAdaptiveSettings
 from segrefinery.refine.confidence import ConfidenceShareSettings, ConfidenceThresholdSettings
 from segrefinery.refine.contrastive import PixelContrastSettings
@@ -23,6 +23,7 @@ from segrefinery.refine.pixel_attention.refiner import PixelAttentionSettings
 from segrefinery.refine.prototypes.refiner import PrototypesSettings
 from segrefinery.refine.refinement_network.refiner import RefinementNetworkSettings
 from segrefinery.refine.self_labeling.refiner import SelfLabelingSettings
+from segrefinery.refine.tether import TetherSettings
 
 REFINERS: dict[str, type[RefinerSettings]] = {
     "confidence_threshold": ConfidenceThresholdSettings,
@@ -39,6 +40,7 @@ REFINERS: dict[str, type[RefinerSettings]] = {
     "pixel_contrast": PixelContrastSettings,
     "masked_consistency": MaskedConsistencySettings,
     "feature_distance": FeatureDistanceSettings,
+    "tether": TetherSettings,
 }
 
 
@@ -73,4 +75,7 @@ def parse_chain(value: Any) -> dict[str, RefinerSettings]:
 
 RefinerChain = Annotated[dict[str, SerializeAsAny[RefinerSettings]], BeforeValidator(parse_chain)]
 
-__all__ = ["REFINERS", "PseudoLabels", "Refiner", "RefinerChain", "RefinerSettings", "SourceStep", "Step", "TargetStep"]
+__all__ = [
+    "REFINERS", "NoSource", "PseudoLabels", "Refiner", "RefinerChain", "RefinerSettings", "SourceStep", "Step",
+    "TargetStep",
+]  # fmt: skip

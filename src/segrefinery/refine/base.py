@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,16 @@ class SourceStep:
     prediction: Prediction
 
 
+class NoSource(SourceStep):
+    """The source's half of a step that has none. A refiner that asks for it should have declared ``needs_source``."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(f"source.{name}: there is no source here; the refiner's settings must say needs_source")
+
+
 @dataclass
 class TargetStep:
     """The target's half of a step.
@@ -90,7 +101,7 @@ class Step:
     Attributes:
         number: optimizer step, counted from 0.
         student: the network in training; call it for further passes (masked images, strong views).
-        source, target: the halves of the step; a supervised stage has no target.
+        source, target: the halves of the step; a supervised stage has no target, a source-free one ``NoSource``.
         strong: turns a normalised image B x 3 x H x W into the stage's strong (photometric) view, same geometry.
         normalization: mean and standard deviation of the images' pixels, for colour changes.
         generators: one random generator an image, a function of (seed, step, place in the global batch).
@@ -111,6 +122,11 @@ class RefinerSettings(Settings):
     @property
     def only_adds_losses(self) -> bool:
         """Whether the refiner leaves labels and their weights as they are."""
+        return False
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether the refiner learns from source images, so that it cannot do without them."""
         return False
 
     @property
@@ -141,7 +157,8 @@ class Refiner(nn.Module):
 
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
         """Look at the data once before a generation. Both iterables may be walked more than once; images come whole
-        and un-augmented, in order. Must stream: its memory must not grow with the number of images."""
+        and un-augmented, in order; without a source there are none of it. Must stream: its memory must not grow with
+        the number of images."""
 
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
         """Better labels of the same shape. Runs without gradients; starts from ``labels``, not from ``view.logits``,

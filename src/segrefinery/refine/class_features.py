@@ -114,7 +114,7 @@ def gather_statistics(
     if bool(missing.any()):
         known = ((teacher.view(batch.image, batch.index), batch.label) for batch in source)
         fitted = ((view, nearest(label, view.features.shape[-2:], view.aligned)) for view, label in known)
-        from_source, found, _ = _class_means(labelled(fitted), len(classes), "pixels", least, wanted=missing)
+        from_source, found, _ = _class_means(labelled(fitted), len(classes), "pixels", least, missing, prototypes)
         prototypes = torch.where((missing & (found > 0))[:, None], from_source, prototypes)
         nowhere = missing & (found == 0)
         # A random direction is far from every pixel, and its length, unlike zero, keeps gradients finite.
@@ -122,15 +122,16 @@ def gather_statistics(
         length = prototypes.norm(dim=1)[~nowhere].mean() if bool((~nowhere).any()) else 1.0
         prototypes = torch.where(nowhere[:, None], F.normalize(random, dim=1) * length, prototypes)
         _warn(classes, missing & ~nowhere, "their prototypes are those of labelled source pixels")
-        _warn(classes, nowhere, "the source labels hold none either; their prototypes are random directions")
+        _warn(classes, nowhere, "no source label is one of them either; their prototypes are random directions")
     return ClassStatistics(prototypes, pixels / pixels.sum())
 
 
 def _class_means(
-    batches: Iterator[tuple[Tensor, Tensor]], num_classes: int, mean: str, least: int, wanted: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    batches: Iterator[tuple[Tensor, Tensor]], num_classes: int, mean: str, least: int, wanted: Tensor | None = None,
+    like: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Running class means C x D, the weight of each (pixels or images) and the numbers of pixels; stops early once
-    every class in ``wanted`` has ``least`` pixels."""
+    every class in ``wanted`` has ``least`` pixels. Without any batch zeros of the shape of ``like``."""
     means = weights = pixels = None
     for features, labels in batches:
         sums, counts = class_sums(features, labels, num_classes)
@@ -145,7 +146,11 @@ def _class_means(
         if wanted is not None and bool((pixels[wanted.cpu()] >= least).all()):
             break
     if means is None or weights is None or pixels is None:
-        raise SegRefineryError("there is no image to gather class prototypes from; check data.source and data.target")
+        if like is None:
+            raise SegRefineryError(
+                "there is no image to gather class prototypes from; check data.source and data.target"
+            )
+        return torch.zeros_like(like), like.new_zeros(num_classes), torch.zeros(num_classes, dtype=torch.int64)
     return means, weights, pixels.to(means.device)
 
 

@@ -47,6 +47,10 @@ class PixelContrastSettings(RefinerSettings):
     def only_adds_losses(self) -> bool:
         return True
 
+    @property
+    def needs_source(self) -> bool:
+        return True
+
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelContrast:
         return PixelContrast(self, segmenter)
 

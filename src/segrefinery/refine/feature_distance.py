@@ -68,6 +68,10 @@ class FeatureDistanceSettings(RefinerSettings):
     def only_adds_losses(self) -> bool:
         return True
 
+    @property
+    def needs_source(self) -> bool:
+        return True
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> FeatureDistance:
         """The loss against a frozen copy of ``segmenter``, which must be the network as it was built, before training:
         that is what a stage gives.

@@ -50,7 +50,9 @@ def write_report(run: str | Path) -> Path:
         parts.append(element("div", *(element("p", note) for note in material.notes), class_="notes"))
     recipe = material.recipe
     version = material.environment.get("packages", {}).get("segrefinery", "")
-    subtitle = f"{recipe.get('source')} \N{RIGHTWARDS ARROW} {recipe.get('target')}"
+    subtitle = (
+        f"{recipe.get('source') or recipe.get('model', {}).get('from')} \N{RIGHTWARDS ARROW} {recipe.get('target')}"
+    )
     text = page(str(recipe.get("name")), subtitle, parts, f"Written by SegRefinery {version}. This file works offline.")
     path = folder / FILE
     write_text(path, text)

@@ -141,8 +141,10 @@ def run_section(material: Material) -> Markup:
         ("Recipe", f"{recipe.get('name')}, scale {recipe.get('scale')}"),
         ("What it does", " ".join(recipe.get("about", "").split())),
         ("Stages", stages),
-        ("Network", f"{model.get('name')}, starting from {model.get('weights') or 'its default'} weights"),
-        ("Source (labelled)", recipe.get("source")),
+        ("Network", f"that of {model['from']}, which is the start and what source-only means here")
+        if model.get("from")
+        else ("Network", f"{model.get('name')}, starting from {model.get('weights') or 'its default'} weights"),
+        ("Source (labelled)", recipe.get("source") or "none"),
         ("Target (labels never read)", recipe.get("target")),
         ("Labels (target images that taught)", _labels(material)),
         ("Evaluation (scores only)", recipe.get("evaluation") or "none"),

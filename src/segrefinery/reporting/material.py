@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
 from segrefinery.core.yaml import parse_yaml
-from segrefinery.data.align import Alignment, align
+from segrefinery.data.align import Alignment, align, align_to_model
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.label_files import PseudoLabeled
 from segrefinery.data.transforms import resize_for_evaluation
@@ -111,10 +111,13 @@ class Material:
         """The run's data sets; None, with a note, where they are not to be read any more."""
         recipe = self.recipe
         try:
-            source, target = open_dataset(recipe["source"]), open_dataset(recipe["target"])
+            target = open_dataset(recipe["target"])
+            evaluation = open_dataset(recipe["evaluation"]) if recipe.get("evaluation") else None
+            if recipe.get("source") is None and self.space is not None:
+                return align_to_model(self.space, target, evaluation, recipe.get("merge"))[0]
+            source = open_dataset(recipe["source"])
             if recipe.get("translated"):
                 source = TranslatedFolder(source, recipe["translated"])
-            evaluation = open_dataset(recipe["evaluation"]) if recipe.get("evaluation") else None
             labels = open_dataset(recipe["labels"]) if recipe.get("labels") else None
             return align(source, target, evaluation, self.space, recipe.get("merge"), labels)
         except (SegRefineryError, OSError, KeyError, TypeError) as error:
@@ -169,9 +172,10 @@ class Material:
     def refiners(self) -> dict[str, Refiner]:
         """The chain of the last stage with what it has learned, in eval mode."""
         built: dict[str, Refiner] = {}
+        if self.last is None:
+            return built
         try:
             for name, settings in parse_chain(self.final["settings"].get("refine") or {}).items():
-                assert self.last is not None
                 refiner = settings.build(self.last.segmenter, self.last.space)
                 given = self.final["handed_on"].get(name, {})
                 refiner.load_state_dict({key: given.get(key, value) for key, value in refiner.state_dict().items()})
@@ -211,7 +215,11 @@ class Material:
         folder = self.folder / part
         if not (folder / CONFIG).exists():
             return None
-        return Trained(**vars(load(folder)))
+        try:
+            return Trained(**vars(load(folder)))
+        except SegRefineryError as error:
+            self.notes.append(f"No pictures: {error}.")
+            return None
 
     def _shots(self, dataset: Any, count: int, labelled: bool = False) -> list[Shot]:
         order = torch.randperm(len(dataset), generator=generator(int(self.recipe["seed"]), "report"))[:count]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from segrefinery.stages.adversarial import AdversarialSettings
 from segrefinery.stages.base import StageSettings
 from segrefinery.stages.distillation import DistillationSettings
+from segrefinery.stages.entropy_minimization import EntropyMinimizationSettings
 from segrefinery.stages.self_training import SelfTrainingSettings
 from segrefinery.stages.supervised import SupervisedSettings
 
@@ -13,4 +14,5 @@ STAGES: dict[str, type[StageSettings]] = {
     "adversarial": AdversarialSettings,
     "self_training": SelfTrainingSettings,
     "distillation": DistillationSettings,
+    "entropy_minimization": EntropyMinimizationSettings,
 }

@@ -77,6 +77,10 @@ class AdversarialSettings(StageSettings):
         return self
 
     @property
+    def needs_source(self) -> str | None:
+        return "it aligns the target with source images"
+
+    @property
     def passes(self) -> float:
         return 2.3  # source, target, and discriminators
 

@@ -91,6 +91,15 @@ class StageSettings(Settings):
         return not self.takes_target and not self.reads_target_labels
 
     @property
+    def needs_source(self) -> str | None:
+        """Why the stage cannot do without source images, in words; None if it can."""
+        return next((f"{name} learns from the source" for name, own in self.chain.items() if own.needs_source), None)
+
+    def beside_a_model(self) -> StageSettings | None:
+        """What is left of the stage in a run that starts from a trained model: all of it, or less, or None."""
+        return self
+
+    @property
     def repeats(self) -> int:
         """How often the stage runs in a row (generations, rounds), each time from what the time before left."""
         return 1
@@ -118,7 +127,7 @@ class StageContext:
     Attributes:
         model: the network to train, with the weights the settings' ``start`` asks for.
         previous: the network as the last stage left it (the teacher of an offline generation or a distillation).
-        initial: the network as it was built, before any training (frozen references, channel counts).
+        initial: the network before any training here: newly built, or as it was brought (frozen references).
         space: the classes.
         handed_on: states of modules that earlier stages handed on, by name.
         normalization: mean and standard deviation of the pixels, for colour changes on normalised images.
@@ -137,7 +146,7 @@ class Passes:
     """What a stage may walk through before its first step: whole, un-augmented images in order, as often as it likes.
 
     Attributes:
-        source, target: re-iterable; the target has no labels.
+        source, target: re-iterable; the target has no labels. Without a source it is empty.
         folder: where the stage keeps what it found (rounds, labels, statistics).
         target_names: the target images' names, by index.
     """
@@ -154,7 +163,7 @@ class StepBatch:
 
     Attributes:
         number: optimizer step, counted from 0 within the stage.
-        source: labelled images, or None if the stage asked for none.
+        source: labelled images, or None where there are none.
         target: unlabelled images, or images with our own teacher's labels in an offline generation, or None.
         generators: one random generator a sample, a function of (seed, stage, step, place in the global batch).
         labeled_target: target images whose labels the user named for training (``--labels``), of a size of their own;

@@ -14,7 +14,7 @@ from segrefinery.data.batch import LabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
-from segrefinery.refine import PseudoLabels, Refiner, RefinerSettings, SourceStep, Step
+from segrefinery.refine import NoSource, PseudoLabels, Refiner, RefinerSettings, SourceStep, Step
 from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
 from segrefinery.stages.optimizers import Trained, refined_optimizers
 
@@ -111,9 +111,11 @@ class RefinedStage(Stage):
         return [refiner for refiner in self.chain if type(refiner).losses is not Refiner.losses]
 
     def learn_source(
-        self, source: LabeledBatch, factor: float, weights: LossWeights
+        self, source: LabeledBatch | None, factor: float, weights: LossWeights
     ) -> tuple[SourceStep, dict[str, Tensor]]:
         """The source's half of a step and its losses, ``factor`` times. With 0 the student does not look at it."""
+        if source is None:
+            return NoSource(), {}
         if not factor:
             return UnseenSource(source, self.model), {}
         prediction = self.model(source.image)

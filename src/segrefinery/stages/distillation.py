@@ -116,7 +116,6 @@ class Distillation(RefinedStage):
 
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
         settings, source, target = self.settings, batch.source, batch.target
-        assert source is not None
         assert target is not None
 
         if on_labels := labels_losses(self.model, batch, settings, settings.weights):

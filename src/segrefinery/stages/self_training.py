@@ -16,7 +16,7 @@ from segrefinery.core.settings import BUDGET
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.data.batch import LabeledBatch, MixedBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.label_files import write_label_set
-from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes
+from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes, mix_labels
 from segrefinery.data.translation import TranslationSettings, translate_at_random
 from segrefinery.labels import IGNORE
 from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
@@ -42,6 +42,8 @@ class SelfTrainingSettings(StageSettings):
     """How often the stage is repeated, each time from the labels of the network before."""
     teacher: TeacherSettings = TeacherSettings()
     mixing: Literal["classmix", "cutmix", "none"] = "classmix"
+    """What is pasted over the target images: parts of the source's with their labels; without a source, of the batch's
+    other target images with theirs."""
     mix_classes: Literal["paper", "official"] = "paper"
     """Half of the classes of each image, or of the whole batch's with ignored pixels, as DACS's code does."""
     strong: StrongViewSettings | None = StrongViewSettings()
@@ -69,6 +71,12 @@ class SelfTrainingSettings(StageSettings):
                 "to the whole run instead, outside of the stages, as translated: PATH"
             )
         return self
+
+    @property
+    def needs_source(self) -> str | None:
+        if self.translation is not None:
+            return "translation shows source images in the style of the target"
+        return super().needs_source
 
     @property
     def mixes(self) -> bool:
@@ -108,9 +116,9 @@ class SelfTraining(RefinedStage):
 
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
         source, target, random = batch.source, batch.target, batch.generators
-        assert source is not None, "self-training needs a source batch"
         assert target is not None, "self-training needs a target batch"
-        source = self.in_style(source, target.image, random)
+        if source is not None:
+            source = self.in_style(source, target.image, random)
 
         if on_labels := labels_losses(self.model, batch, self.settings, self.settings.weights):
             yield on_labels
@@ -127,7 +135,7 @@ class SelfTraining(RefinedStage):
 
         on_mixed = self.model(mixed.image)
         losses |= self.weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed))
-        self.watch.see(labels.probs, source.label, on_mixed, mixed.target_label)
+        self.watch.see(labels.probs, None if source is None else source.label, on_mixed, mixed.target_label)
 
         step = Step(
             batch.number,
@@ -168,23 +176,30 @@ class SelfTraining(RefinedStage):
 
     def mix(
         self,
-        source: LabeledBatch,
+        source: LabeledBatch | None,
         target: UnlabeledBatch | PseudoLabeledBatch,
         labels: PseudoLabels,
         random: list[torch.Generator],
     ) -> MixedBatch:
         """Paste parts of the source over the target (ClassMix, CutMix). What is pasted carries its true label and
-        weighs 1."""
+        weighs 1. Without a source, parts of each target image are pasted over the next, with their labels and weights;
+        they are the target's own."""
         full = labels.resize((target.image.shape[-2], target.image.shape[-1]))
         label, weight = full.labels, full.weight
+        own = torch.zeros_like(label, dtype=torch.bool)
         if self.settings.mixing == "none":
-            return MixedBatch(target.image, label, weight, pasted=torch.zeros_like(label, dtype=torch.bool))
-        if self.settings.mixing == "classmix":
-            classes = draw_mix_classes(source.label, random, preset=self.settings.mix_classes)
-            image, label, pasted = classmix(source.image, source.label, target.image, label, classes)
+            return MixedBatch(target.image, label, weight, pasted=own)
+        if source is None:
+            theirs, their_label, their_weight = (part.roll(1, dims=0) for part in (target.image, label, weight))
         else:
-            image, label, pasted = cutmix(source.image, source.label, target.image, label, random)
-        return MixedBatch(image, label, weight.masked_fill(pasted, 1.0), pasted)
+            theirs, their_label, their_weight = source.image, source.label, torch.ones_like(weight)
+        if self.settings.mixing == "classmix":
+            classes = draw_mix_classes(their_label, random, preset=self.settings.mix_classes)
+            image, label, pasted = classmix(theirs, their_label, target.image, label, classes)
+        else:
+            image, label, pasted = cutmix(theirs, their_label, target.image, label, random)
+        weight = mix_labels(pasted, their_weight, weight)
+        return MixedBatch(image, label, weight, own if source is None else pasted)
 
     def target_losses(self, prediction: Prediction, mixed: MixedBatch) -> dict[str, Tensor]:
         """How the student learns from refined labels."""

@@ -38,6 +38,15 @@ class SupervisedSettings(StageSettings):
         return self.learn_from == "target_labels"
 
     @property
+    def needs_source(self) -> str | None:
+        return None if self.reads_target_labels else "it trains on labelled source images"
+
+    def beside_a_model(self) -> StageSettings | None:
+        if self.reads_target_labels or not self.hands_on_model:
+            return self
+        return self.model_copy(update={"hands_on": "refiners"}) if self.refine else None
+
+    @property
     def hands_on_model(self) -> bool:
         return self.hands_on == "model"
 

@@ -19,7 +19,7 @@ class LabelWatch(nn.Module):
 
     Attributes:
         early: C, class shares of the pseudo-labels in the first ``WINDOW`` steps. late: in the last ones.
-        source: C, class shares of the source labels.
+        source: C, class shares of the source labels; of the first pseudo-labels where there is no source.
         agreement: share of the trusted target pixels on which the student says what its label says; ``best``: the
             highest it has been.
         steps: number of steps seen.
@@ -45,20 +45,18 @@ class LabelWatch(nn.Module):
         self.register_buffer("suspected", torch.tensor(-1))
 
     @torch.no_grad()
-    def see(self, probs: Tensor, source_label: Tensor, prediction: Prediction, label: Tensor) -> None:
+    def see(self, probs: Tensor, source_label: Tensor | None, prediction: Prediction, label: Tensor) -> None:
         """Take in one step.
 
         Args:
             probs: B x C x h x w, the refined labels.
-            source_label: B x H x W, 255 ignored.
+            source_label: B x H x W, 255 ignored; None without a source.
             prediction: what the student said of the mixed image.
             label: B x H x W, what it was taught there; 255 at all pixels but the target's own that count.
         """
         classes = torch.arange(len(self.late), device=probs.device)
         shares = (probs == probs.amax(dim=1, keepdim=True)).float().mean(dim=(0, 2, 3))
         shares = shares / shares.sum()
-        known = (source_label != IGNORE).sum().clamp(min=1)
-        prior = torch.stack([(source_label == each).sum() for each in classes]) / known
         logits = prediction.logits
         label = nearest(label, logits.shape[-2:], prediction.aligned)
         learned = label != IGNORE
@@ -66,8 +64,13 @@ class LabelWatch(nn.Module):
 
         recent = 1.0 / (self.steps + 1).clamp(max=WINDOW)
         self.late += recent * (shares - self.late)
-        self.source += (prior - self.source) / (self.steps + 1)
         self.early += torch.where(self.steps < WINDOW, recent, 0.0) * (shares - self.early)
+        if source_label is None:
+            self.source.copy_(self.early)
+        else:
+            known = (source_label != IGNORE).sum().clamp(min=1)
+            prior = torch.stack([(source_label == each).sum() for each in classes]) / known
+            self.source += (prior - self.source) / (self.steps + 1)
         self.agreement += torch.where(learned.any(), recent, 0.0) * (right - self.agreement)
         self.steps += 1
         self.best.copy_(torch.where(self.steps >= WINDOW, torch.maximum(self.best, self.agreement), self.best))

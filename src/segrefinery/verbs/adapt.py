@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.joined import References, joined_reference
@@ -16,19 +19,24 @@ from segrefinery.engine.model import ModelConfig, ModelKeeper, Origin
 from segrefinery.engine.processes import make_fabric
 from segrefinery.engine.record import LOCK, RECIPE, keep_record, the_only_writer
 from segrefinery.engine.run import Run
+from segrefinery.engine.start import make_ready
 from segrefinery.engine.tracker import Tracker
 from segrefinery.engine.witness import Witness
+from segrefinery.models import ModelSettings
+from segrefinery.models.start import StartModel, start_of
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
 from segrefinery.reporting import write_report
 from segrefinery.verbs.sets import open_sets
+from segrefinery.verbs.start import started
 
 
 def adapt(
     recipe: str | Path | Recipe,
-    source: References,
+    source: References | None,
     target: References,
     output: str | Path,
     *,
+    start: str | Path | nn.Module | None = None,
     labels: References | None = None,
     evaluation: References | None = None,
     oracle: str | Path | None = None,
@@ -43,9 +51,12 @@ def adapt(
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or a recipe.
-        source: labelled images, ``NAME:PATH[@SPLIT]``. target: images to adapt to; labels they have are not read.
-            Several data sets are a list, each with its share of the draws if you like: ``2 of NAME:PATH``.
+        source: labelled images, ``NAME:PATH[@SPLIT]``, or None where a trained model is adapted without them.
+        target: images to adapt to; labels they have are not read. Several data sets are a list, each with its share
+            of the draws if you like: ``2 of NAME:PATH``.
         output: the run folder, which must be new, empty, or the run to ``resume``.
+        start: a trained model to adapt (see ``models.start.FORMS``), or a module made ready by ``models.wrap``; it
+            takes the place of the network that the recipe trains on the source first.
         labels: labelled images of the target domain that teach beside the source and the pseudo-labels.
         evaluation: labelled images of the target domain, looked at for scores only, none of them among ``labels``.
         oracle: labelled target images, for a recipe with an oracle stage only.
@@ -61,24 +72,42 @@ def adapt(
     if not isinstance(recipe, Recipe):
         named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
         fields = {role: joined_reference(data) for role, data in named.items()}
-        recipe = load_recipe(recipe, scale, overrides, seed=seed, **fields)
+        recipe = load_recipe(recipe, scale, [*overrides, *assigned(start)], seed=seed, **fields)
+    recipe, model = started(recipe, start, told)
     check_folder(folder, recipe, resume, told)
     open_folder(folder)
     with the_only_writer(folder):
-        sets = open_sets(recipe, told)
-        fabric = make_fabric(recipe.training.precision)
-        if fabric.global_rank == 0:
-            keep_record(folder, dump_recipe(recipe), sets, str(fabric.device), fabric.world_size, told)
-        tracker = Tracker(folder, active=fabric.global_rank == 0, say=told.said)
-        listeners = listeners_of(folder, recipe, sets, tracker, told) if fabric.global_rank == 0 else RunEvents()
-        run = Run(
-            folder, dict(recipe.stages), recipe.model, recipe.data, recipe.target_data, recipe.training, recipe.seed,
-            sets, fabric, tracker, listeners, Path(reuse) if reuse else None,
-        )  # fmt: skip
-        with deterministic(recipe.training.deterministic), together(fabric):
-            run.execute()
-        tracker.close()
+        carry_out(folder, recipe, model, Path(reuse) if reuse else None, told)
     return folder
+
+
+def carry_out(folder: Path, recipe: Recipe, model: StartModel | None, reuse: Path | None, told: RunEvents) -> None:
+    """The run of a recipe in its folder, from a trained model or from a new network."""
+    sets = open_sets(recipe, told, model)
+    taught = any(part is not None for part in (sets.source, sets.labels, sets.oracle))
+    ready = None if model is None else make_ready(model, sets.space.classes, taught, told.said)
+    network = recipe.model.network if ready is None else ready.settings
+    fabric = make_fabric(recipe.training.precision)
+    main = fabric.global_rank == 0
+    if main:
+        fingerprint = ready and ready.fingerprint
+        keep_record(folder, dump_recipe(recipe), sets, fingerprint, str(fabric.device), fabric.world_size, told)
+    tracker = Tracker(folder, active=main, say=told.said)
+    listeners = listeners_of(folder, recipe, network, sets, tracker, told) if main else RunEvents()
+    run = Run(
+        folder, dict(recipe.stages), network, recipe.data, recipe.target_data, recipe.training, recipe.seed, sets,
+        fabric, tracker, listeners, reuse, ready,
+    )  # fmt: skip
+    with deterministic(recipe.training.deterministic), together(fabric):
+        run.execute()
+    tracker.close()
+
+
+def assigned(start: str | Path | nn.Module | None) -> list[str]:
+    """What a model to start from sets of a recipe."""
+    if start is None:
+        return []
+    return [f"model.from={json.dumps(start_of(start).origin if isinstance(start, nn.Module) else str(start))}"]
 
 
 class Reporter(RunEvents):
@@ -91,20 +120,25 @@ class Reporter(RunEvents):
         self.told.said(f"report: {write_report(self.folder)}")
 
 
-def listeners_of(folder: Path, recipe: Recipe, sets: RunData, tracker: Tracker, told: RunEvents) -> RunEvents:
+def listeners_of(
+    folder: Path, recipe: Recipe, network: ModelSettings, sets: RunData, tracker: Tracker, told: RunEvents
+) -> RunEvents:
     """Who is told of a run, in this order: the user, and those who look, keep, score and report."""
     space, data, window = sets.space, recipe.target_data, recipe.window
     height, width = sets.target.image(0).shape[-2:]
-    origin = Origin(source=recipe.source, target=recipe.target, labels=recipe.labels, seed=recipe.seed)
+    origin = Origin(
+        start=recipe.model.start, source=recipe.source, target=recipe.target, labels=recipe.labels, seed=recipe.seed
+    )
     about = ModelConfig(
-        model=recipe.model, space=space.name, classes=space.classes, colors=space.colors, data=data, window=window,
+        model=network, space=space.name, classes=space.classes, colors=space.colors, data=data, window=window,
         merge=recipe.merge, recipe=recipe.name, trained_on=origin, image_size=(height, width),
     )  # fmt: skip
     choose = recipe.training.choose
     witness = Witness(folder, sets.source, sets.target, data, space.num_classes, window, tracker, told, choose)
     parts = [told, witness, ModelKeeper(folder, about, candidates=choose == "score")]
     if sets.evaluation is not None:
-        parts.append(Evaluator(folder, sets.evaluation, str(recipe.evaluation), space, data, window, tracker, told))
+        named = str(recipe.evaluation)
+        parts.append(Evaluator(folder, sets.evaluation, named, space, data, window, tracker, told, sets.unscored))
     return Listeners(*parts, Reporter(folder, told))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.align import align
+from segrefinery.data.align import align, align_to_model
 from segrefinery.data.check import overlaps, refuse_faults
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, open_dataset, parts_of
 from segrefinery.data.labelled import hold_out, refuse_scored, shared_images
@@ -11,21 +13,25 @@ from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.feed import RunData
 from segrefinery.engine.processes import rank
+from segrefinery.labels import LabelSpace
+from segrefinery.models.start import StartModel
 from segrefinery.recipe import Recipe
 
 
-def open_sets(recipe: Recipe, events: RunEvents | None = None) -> RunData:
+def open_sets(recipe: Recipe, events: RunEvents | None = None, model: StartModel | None = None) -> RunData:
     """The recipe's data sets in one label space, every file of theirs read once; says which classes are used.
+
+    Args:
+        model: the trained model to start from, whose classes they are where there is no source.
 
     Raises:
         SegRefineryError: a data set is missing, unreadable, in another's way, or has no class in common.
     """
     events = events or RunEvents()
-    for field in ("source", "target"):
-        if getattr(recipe, field) is None:
-            raise SegRefineryError(f"{field}: name a data set as NAME:PATH[@SPLIT]")
-    source = open_dataset(str(recipe.source))
-    target = open_dataset(str(recipe.target))
+    if recipe.target is None:
+        raise SegRefineryError("target: name a data set as NAME:PATH[@SPLIT]")
+    source = open_dataset(recipe.source) if recipe.source else None
+    target = open_dataset(recipe.target)
     evaluation = open_dataset(recipe.evaluation) if recipe.evaluation else None
     for problem in overlaps(source, target, evaluation):
         if problem.severity == "error":
@@ -39,15 +45,21 @@ def open_sets(recipe: Recipe, events: RunEvents | None = None) -> RunData:
             f"warning: --oracle {recipe.oracle} is not used, for no stage of this recipe trains on target labels; the "
             "recipe oracle does"
         )
-    if recipe.translated is not None:
+    if recipe.translated is not None and source is not None:
         source = TranslatedFolder(source, recipe.translated)
     translated = {}
     for name, stage in recipe.stages.items():
-        if (folder := stage.translated_folder) is not None:
+        if (folder := stage.translated_folder) is not None and source is not None:
             images = TranslatedFolder(source, folder, f"stages.{name}.translation.folder")
             translated[folder] = UnlabeledView(images)
     labels = open_labels(recipe)
-    common = align(source, target, evaluation, recipe.classes, recipe.merge, labels)
+    unscored: tuple[str, ...] = ()
+    if source is not None:
+        common = align(source, target, evaluation, recipe.classes, recipe.merge, labels)
+    else:
+        assert model is not None, "who adapts without a source adapts a model"
+        space = space_of(model, recipe.classes)
+        common, unscored = align_to_model(space, target, evaluation, recipe.merge, labels)
     events.said(common.sentence)
     for role, dataset in (("source", source), ("target", target), ("labels", labels), ("evaluation", evaluation)):
         say_parts(role, dataset, events)
@@ -63,7 +75,9 @@ def open_sets(recipe: Recipe, events: RunEvents | None = None) -> RunData:
     if common.labels is not None:
         taught, held_out = hold_out(common.labels, recipe.training.holdout, recipe.seed)
         events.said(f"labels: {len(taught)} images teach" + (f", {len(held_out)} are held out" if held_out else ""))
-    return RunData(common.source, common.target, common.space, common.evaluation, oracle, translated, taught, held_out)
+    return RunData(
+        common.source, common.target, common.space, common.evaluation, unscored, oracle, translated, taught, held_out
+    )
 
 
 def open_labels(recipe: Recipe) -> SegmentationDataset | None:
@@ -103,3 +117,14 @@ def say_parts(role: str, dataset: ImageDataset | None, events: RunEvents) -> Non
     said = (f"{one.reference} ({one.images} images, {100 * (one.share or one.images) / total:.0f} %)" for one in parts)
     if parts:
         events.said(f"{role}: drawn from {', '.join(said)}")
+
+
+def space_of(model: StartModel, classes: Sequence[str] | None) -> LabelSpace:
+    """The classes of a trained model, or those of them that a recipe names.
+
+    Raises:
+        SegRefineryError: the model does not say its classes.
+    """
+    own = model.named_classes
+    colors = dict(zip(own, model.colors, strict=True)) if model.colors else None
+    return LabelSpace.of("custom" if classes else "model", tuple(classes or own), colors)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,9 +160,10 @@ def read(reference: str | Path) -> Found:
     try:
         config = transformers.AutoConfig.from_pretrained(str(reference), local_files_only=local)
         family_of(config.model_type)
-        module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
-            str(reference), config=config, local_files_only=local, output_loading_info=True
-        )
+        with _without_bars(transformers):
+            module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
+                str(reference), config=config, local_files_only=local, output_loading_info=True
+            )
     except SegRefineryError as error:
         raise SegRefineryError(f"{reference}: {error}") from error
     except Exception as error:  # the library raises whatever its parts raise: OSError, ValueError, safetensors' own
@@ -189,6 +192,19 @@ def read(reference: str | Path) -> Found:
         config.model_type, settings, network.state_dict(), config.num_labels, tuple(names) if named else None, mean,
         std, tuple(notes),
     )  # fmt: skip
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    """Within, the library draws no progress bars into what a run says."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:

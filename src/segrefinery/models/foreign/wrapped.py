@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -120,3 +120,13 @@ def wrap(
     wrapped = Wrapped(module, num_classes, feature_layer)
     wrapped.normalization = normalization or IMAGENET
     return wrapped
+
+
+def refused(num_classes: int, settings: Any, pretrained: bool, name: str) -> NoReturn:
+    """Raises:
+    SegRefineryError: a module of the user's cannot be rebuilt from a description."""
+    del settings, pretrained
+    raise SegRefineryError(
+        f"wrapped:{name}: this network is a Python module of yours and cannot be made from its name; in Python, give "
+        f"it to segrefinery.load(run, network=segrefinery.models.wrap(module, {num_classes}))"
+    )

@@ -74,6 +74,10 @@ class ImplicitRectificationSettings(RefinerSettings):
             raise ValueError("pixel_weight: noise needs noise_component: true and classwise: false")
         return self
 
+    @property
+    def needs_source(self) -> bool:
+        return self.source_weight > 0
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> ImplicitRectifier:
         """The refiner of a network's learners."""
         return ImplicitRectifier(segmenter.learner_channels, space.num_classes, self)

@@ -58,6 +58,10 @@ class PixelAttentionSettings(RefinerSettings):
     def must_be_taught(self) -> bool:
         return not self.train and self.kernel > 0
 
+    @property
+    def needs_source(self) -> bool:
+        return self.train or self.domains == "both"
+
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelAttention:
         return PixelAttention(self, segmenter)
 

@@ -69,6 +69,10 @@ class RefinementNetworkSettings(RefinerSettings):
             raise ValueError("refine and mask are both off, so there is nothing to do; remove this refiner instead")
         return self
 
+    @property
+    def needs_source(self) -> bool:
+        return True
+
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> RefinementNetwork:
         return RefinementNetwork(self, segmenter)
 
