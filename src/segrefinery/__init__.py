@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segrefinery.verbs.check import check
     from segrefinery.verbs.compare import compare
     from segrefinery.verbs.evaluate import evaluate
+    from segrefinery.verbs.export import export
     from segrefinery.verbs.predict import predict
     from segrefinery.verbs.pseudo_label import pseudo_label
     from segrefinery.verbs.report import report
@@ -28,6 +29,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "export",
     "load",
     "predict",
     "pseudo_label",

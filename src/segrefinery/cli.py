@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -174,6 +174,26 @@ def predict(
         )
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
+    file: Annotated[Path, typer.Option("--file", "-o", help="The file to write.")],
+    format: Annotated[str, typer.Option(help="onnx, or torch (a program for torch.export.load).")] = "onnx",
+    output: Annotated[str, typer.Option(help="logits, probabilities or labels.")] = "logits",
+    reads: Annotated[str, typer.Option(help="uint8 (0 to 255) or float (0 to 1) RGB images.")] = "uint8",
+    grid: Annotated[str, typer.Option(help="image: a value a pixel; network: on the network's own grid.")] = "image",
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="For images of this size alone.")] = None,
+    check: Annotated[str | None, typer.Option(help="Images to check the file on; by default the run's target.")] = None,
+) -> None:
+    """Write a model as one file, and check that it computes there what it computes here."""
+    from segrefinery.verbs.export import export
+
+    sides = None if size is None else two_sides("--size", size)
+    chosen: Any = {"format": format, "result": output, "reads": reads, "grid": grid}
+    for line in export(run, file, **chosen, size=sides, check=check).lines():
+        say(line)
+
+
 @app.command("pseudo-label")
 def pseudo_label(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
@@ -336,10 +356,15 @@ def loaded(run: Path, window: str | None, device: str | None) -> Model:
         raise SegRefineryError(f"--device {device}: there is no CUDA GPU here, or torch cannot use it; leave it out")
     model = load(run, device)
     if window is not None:
-        if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", window)):
-            raise SegRefineryError(f"--window {window}: write it as HEIGHTxWIDTH, for instance 512x1024")
-        model.window = (int(found[1]), int(found[2]))
+        model.window = two_sides("--window", window)
     return model
+
+
+def two_sides(option: str, text: str) -> tuple[int, int]:
+    """Height and width of an option."""
+    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise SegRefineryError(f"{option} {text}: write it as HEIGHTxWIDTH, for instance 512x1024")
+    return int(found[1]), int(found[2])
 
 
 def say(line: str) -> None:

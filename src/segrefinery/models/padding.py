@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,11 +15,13 @@ def pad_to_multiple(image: Tensor, multiple: int, square: bool = False) -> Tenso
     """B x C x H x W padded at the bottom and the right, by repeating the border, to multiples of ``multiple``; with
     ``square`` to the smallest such square."""
     height, width = image.shape[-2:]
+    # Written so that a size that a graph leaves open stays a short expression.
+    rows, columns = (-(-side // multiple) * multiple for side in (height, width))
     if square:
-        side = math.ceil(max(height, width) / multiple) * multiple
-        return F.pad(image, (0, side - width, 0, side - height), mode="replicate")
-    below, right = -height % multiple, -width % multiple
-    return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
+        rows = columns = max(rows, columns)
+    if differ(rows, height) or differ(columns, width):
+        return F.pad(image, (0, columns - width, 0, rows - height), mode="replicate")
+    return image
 
 
 def unpad(x: Tensor, padded: Sequence[int], size: Sequence[int], aligned: bool = False) -> Tensor:
@@ -36,8 +38,17 @@ def unpad(x: Tensor, padded: Sequence[int], size: Sequence[int], aligned: bool =
     """
     one = int(aligned)  # a grid from corner to corner has one cell and one pixel more than it has steps
     for dim, (whole, part) in zip((-2, -1), zip(padded, size)):
-        if whole != part:
+        if differ(whole, part):
             share = (part - one) / (whole - one)
-            cells = math.ceil((x.shape[dim] - one) * share - 1e-6) + one
+            cells = -((one - x.shape[dim]) * (part - one) // (whole - one)) + one
             x = resample(x, dim, cells, share, aligned).to(x.dtype)
     return x
+
+
+def differ(one: int, other: int) -> bool:
+    """Whether two sizes differ; while a graph for images of any size is made, whether they may."""
+    if not torch.compiler.is_exporting():
+        return one != other
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return not statically_known_true(one == other)

@@ -56,7 +56,7 @@ class Tapped(Segmenter):
         super().__init__()
         self.module, self.num_classes = module, num_classes
         self.tap, self.auxiliary, self.encoder_name = tap, auxiliary, encoder
-        self.multiple, self.square = multiple, square
+        self.largest_stride, self.square = multiple, square
         self.arguments, self.bgr = dict(arguments or {}), bgr
         self.feature_channels = self._channels(tap)
         self.level_channels = (self.feature_channels,)
@@ -68,7 +68,7 @@ class Tapped(Segmenter):
 
     def forward(self, image: Tensor) -> Prediction:
         image = image.flip(1) if self.bgr else image
-        padded = pad_to_multiple(image, self.multiple, self.square)
+        padded = pad_to_multiple(image, self.largest_stride, self.square)
         taps = [tap for tap in (self.tap, self.auxiliary) if tap]
         with listening(self.module, taps) as heard:
             self.module(padded, **self.arguments)

@@ -94,7 +94,7 @@ def locate_jointly(
     another grid meet."""
     finest = max((size for size, box in zip(sizes, boxes, strict=True) if box == WHOLE), key=lambda size: size[0])
     guide = locate(coordinates, finest, aligned=aligned)
-    centres = coordinates[:, None] - guide.offset / (coordinates.new_tensor(finest) - int(aligned))
+    centres = coordinates[:, None] - guide.offset / (_pair(coordinates, finest) - int(aligned))
     found = []
     for size, box in zip(sizes, boxes, strict=True):
         place, inside = _place(coordinates, size, box, aligned)
@@ -123,12 +123,17 @@ def _place(coordinates: Tensor, size: Sequence[int], box: Box, aligned: bool) ->
     low, high = coordinates.new_tensor(box[:2]), coordinates.new_tensor(box[2:])
     fraction = ((coordinates + 1) / 2 - low) / (high - low)
     inside = ((fraction >= 0) & (fraction <= 1)).all(dim=-1)
-    cells = coordinates.new_tensor(size)
+    cells = _pair(coordinates, size)
     return (fraction.clamp(0, 1) * (cells - 1) if aligned else fraction.clamp(0, 1) * cells - 0.5), inside
 
 
 def _on_grid(cells: Tensor, size: Sequence[int]) -> Tensor:
-    return cells.clamp_min(0).minimum(cells.new_tensor(size) - 1)
+    return cells.clamp_min(0).minimum(_pair(cells, size) - 1)
+
+
+def _pair(like: Tensor, size: Sequence[int]) -> Tensor:
+    """Height and width as a tensor, by arithmetic: a size that a graph leaves open stays open."""
+    return torch.stack([like.new_ones(()) * side for side in size])
 
 
 def _sites(place: Tensor, cells: Tensor, area: Tensor, inside: Tensor, size: Sequence[int]) -> Sites:

@@ -192,13 +192,13 @@ class ImplicitRectification(nn.Module):
         self,
         learners: Sequence[Learner],
         size: tuple[int, int],
-        chunk: int = 16384,
+        chunk: int | None = 16384,
         *,
         log: bool = False,
         aligned: bool = False,
     ) -> Tensor:
-        """P (or log P) on an H x W grid of any resolution, B x C x H x W, ``chunk`` queries an image at a time;
-        ``aligned`` if its outermost cells lie in the corners."""
+        """P (or log P) on an H x W grid of any resolution, B x C x H x W, ``chunk`` queries an image at a time (None:
+        all at once); ``aligned`` if its outermost cells lie in the corners."""
         found = self._dense(learners, size, chunk, self._log_probs, aligned)
         return found if log else found.exp()
 
@@ -220,7 +220,7 @@ class ImplicitRectification(nn.Module):
         self,
         learners: Sequence[Learner],
         size: tuple[int, int],
-        chunk: int,
+        chunk: int | None,
         function: Callable[[_Prepared, Tensor], Tensor],
         aligned: bool,
     ) -> Tensor:
@@ -228,8 +228,9 @@ class ImplicitRectification(nn.Module):
         self._check(learners, None)
         with torch.autocast(device_type=logits.device.type, enabled=False):
             ready = self._prepare(learners)
-            points = pixel_centres(size, logits.device, aligned).split(chunk)
-            found = [function(ready, part.expand(len(logits), -1, -1)) for part in points]
+            points = pixel_centres(size, logits.device, aligned)
+            parts = [points] if chunk is None else points.split(chunk)
+            found = [function(ready, part.expand(logits.shape[0], -1, -1)) for part in parts]
         return torch.cat(found, dim=-1).unflatten(-1, size)
 
     def _prepare(self, learners: Sequence[Learner]) -> _Prepared:
@@ -240,7 +241,7 @@ class ImplicitRectification(nn.Module):
         if self.weighting == "discrete":
             height, width = latents[0].shape[-2:]
             cells = pixel_centres((height, width), latents[0].device, learners[0].aligned)
-            centres = cells.expand(len(latents[0]), -1, -1)
+            centres = cells.expand(latents[0].shape[0], -1, -1)
             ready.grid = self._decode(ready, centres).transpose(1, 2).unflatten(2, (height, width))
         return ready
 
@@ -300,7 +301,7 @@ class ImplicitRectification(nn.Module):
         """Scores B x K x (1 or C) x Q of the weightings that are not learned here."""
         shares = [learner.share for learner in ready.learners]
         if self.weighting == "equal" or any(share is None for share in shares):
-            return points.new_zeros(len(points), len(shares), 1, points.shape[1])
+            return points.new_zeros(points.shape[0], len(shares), 1, points.shape[1])
         found = [
             sample(wide(share), locate(points, share.shape[-2:], learner.box, aligned=learner.aligned))
             for share, learner in zip(shares, ready.learners, strict=True)

@@ -193,6 +193,7 @@ class RectifiedSegmenter(Segmenter):
         self.function = function
         self.num_classes = segmenter.num_classes
         self.normalization = segmenter.normalization
+        self.largest_stride = segmenter.largest_stride
         self.feature_channels = segmenter.feature_channels
         self.level_channels = segmenter.level_channels
         self.learner_channels = segmenter.learner_channels
@@ -205,7 +206,7 @@ class RectifiedSegmenter(Segmenter):
         return Prediction(logits, features, seen.levels, seen.learners)
 
     @torch.no_grad()
-    def predict(self, image: Tensor, size: tuple[int, int], chunk: int = 16384) -> Tensor:
+    def predict(self, image: Tensor, size: tuple[int, int], chunk: int | None = 16384) -> Tensor:
         """Logits B x C x H x W (log-probabilities: their softmax is the mixture) of B x 3 x . x . images at the
         resolution ``size`` = (H, W), decoded there and not up-sampled; ``chunk`` points an image at a time."""
         return self.function.decode(self.segmenter(image).learners, size, chunk, log=True)

@@ -1,0 +1,132 @@
+"""A trained model as one function of plain images: what is exported, and what is said of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.resize import bilinear
+from segrefinery.engine.model import Model
+from segrefinery.models.segmenter import Segmenter
+
+Reads = Literal["uint8", "float"]
+Output = Literal["logits", "probabilities", "labels"]
+Grid = Literal["image", "network"]
+
+READS = {"uint8": "0 to 255", "float": "0 to 1"}
+OUTPUTS = {"logits": "float32", "probabilities": "float32", "labels": "uint8"}
+GRIDS = {"image": "the image's pixels", "network": "the network's own grid"}
+
+
+class Deployed(nn.Module):
+    """Images to logits, probabilities or labels, with the normalisation inside.
+
+    No image is resized. The network reads it at its own size; a model that was trained on images of another size wants
+    its caller to bring them there first (``DataSettings.short_side``).
+    """
+
+    def __init__(self, model: Model, reads: Reads = "uint8", output: Output = "logits", grid: Grid = "image") -> None:
+        """
+        Args:
+            reads: B x 3 x H x W RGB, uint8 from 0 to 255 or float32 from 0 to 1.
+            output: B x C x H x W float32 ``logits`` or ``probabilities``, or B x H x W uint8 ``labels``.
+            grid: the result lies on the ``image``'s pixels, or on the ``network``'s own grid.
+        """
+        super().__init__()
+        # The layout of the weights in memory says nothing in a graph, and makes each size in it harder to follow.
+        network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
+        self.network = with_fixed_padding(network.to(memory_format=torch.contiguous_format))
+        self.reads, self.output, self.grid = reads, output, grid
+        mean, std = (torch.tensor(triple)[:, None, None] for triple in model.data.normalization)
+        self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        plain = image.float() / 255 if self.reads == "uint8" else image
+        logits = self.logits((plain - self.mean) / self.std)
+        if self.output == "logits":
+            return logits
+        if self.output == "probabilities":
+            return logits.softmax(dim=1)
+        return logits.argmax(dim=1).to(torch.uint8)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """B x C x h x w of normalised images."""
+        decode = getattr(self.network, "predict", None)
+        if decode is not None and self.grid == "image":
+            return decode(image, image.shape[-2:], None)
+        seen = self.network(image)
+        return bilinear(seen.logits, image.shape[-2:], seen.aligned) if self.grid == "image" else seen.logits
+
+
+def with_fixed_padding(network: nn.Module) -> nn.Module:
+    """The network with the padding of TensorFlow's convolutions, which depends on the image's size, made fixed: inside
+    an encoder that reads multiples of its largest stride it is always the same."""
+    from timm.layers import Conv2dSame
+
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, Conv2dSame):
+            pads = [
+                max((kernel - 1) * dilation + 1 - stride, 0)
+                for kernel, dilation, stride in zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)
+            ]
+            rows, columns = ((pad // 2, pad - pad // 2) for pad in pads)
+            layer.__class__ = nn.Conv2d  # whose own padding is none
+            network.set_submodule(name, nn.Sequential(nn.ZeroPad2d((*columns, *rows)), layer))
+    return network
+
+
+def largest_stride(model: Model) -> int:
+    """Of the network inside."""
+    return next(module for module in model.network.modules() if isinstance(module, Segmenter)).largest_stride
+
+
+def fitted(image: Tensor, sizes: Sequence[int] | int) -> Tensor:
+    """A uint8 image 3 x H x W of a size that a graph takes: its border repeated to a multiple, or cut or filled up to
+    fixed sides."""
+    sides = [-(-side // sizes) * sizes for side in image.shape[-2:]] if isinstance(sizes, int) else sizes
+    image = image[..., : sides[0], : sides[1]]
+    missing = [wanted - side for wanted, side in zip(sides, image.shape[-2:], strict=True)]
+    return F.pad(image[None].float(), (0, missing[1], 0, missing[0]), mode="replicate")[0].to(torch.uint8)
+
+
+def said(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> dict[str, Any]:
+    """What whoever runs the file has to know, as text by name; it lies in the file too."""
+    number = "uint8" if deployed.reads == "uint8" else "float32"
+    depth = "" if deployed.output == "labels" else f"{model.space.num_classes} x "
+    shape = f"B x {depth}H x W {OUTPUTS[deployed.output]}"
+    short = model.data.evaluation_short_side or model.data.short_side
+    resize = "none: images are read at their own size"
+    if short:
+        resize = f"by the caller: the model was trained on images whose shorter side is {short} pixels"
+    if isinstance(sizes, int):
+        allowed = "any height and width" if sizes == 1 else f"heights and widths that are multiples of {sizes}"
+    else:
+        allowed = f"{sizes[0]} x {sizes[1]}, height x width"
+    return {
+        "input": f"B x 3 x H x W {number}, RGB, {READS[deployed.reads]}; {allowed}; normalisation is inside",
+        "output": f"{deployed.output}, {shape}, on {GRIDS[deployed.grid]}",
+        "resize": resize,
+        "window": f"{model.window[0]} x {model.window[1]}, by the caller" if model.window else "none",
+        "classes": list(model.space.classes),
+        "colors": [list(color) for color in model.space.colors],
+    }
+
+
+def need(name: str) -> Any:
+    """A library of the extra ``export``.
+
+    Raises:
+        SegRefineryError: it is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise SegRefineryError(f"--format onnx needs {name}: pip install 'segrefinery[export]'") from error

@@ -1,0 +1,181 @@
+"""A deployed model as a graph: a program of torch.export, or ONNX; made, and run again by who will run it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import operator
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.interchange.deployed import Deployed, need
+
+Sizes = Sequence[int] | int
+"""Height and width of the images, or what both are multiples of."""
+
+OPSET = 20
+NOTE = "segrefinery.json"
+"""The file inside a torch program that says what it is."""
+EXAMPLE = 149
+"""Sides that an example has at least: odd, so that no size is taken for a special one; PAN reads no less than 128."""
+REMEDY = "write it for images of one size: --size HEIGHTxWIDTH"
+
+
+def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = None) -> tuple[ExportedProgram, Sizes]:
+    """The program, and the sizes it takes: ``size`` if given, else any (1), else multiples of ``stride``.
+
+    Raises:
+        SegRefineryError: the network cannot be followed.
+    """
+    tries: list[Sizes] = [size] if size is not None else [1, stride] if stride > 1 else [1]
+    reason: Exception | None = None
+    for sizes in tries:
+        try:
+            with quiet():
+                return torch.export.export(deployed, (example(deployed, sizes),), dynamic_shapes=(open_sizes(sizes),),
+                                           strict=False), sizes  # fmt: skip
+        except Exception as error:  # it raises whatever its parts and the network's raise
+            reason = error
+    remedy = "" if size is not None else f"; {REMEDY}"
+    raise SegRefineryError(f"torch.export cannot follow the network: {first_line(reason)}{remedy}") from reason
+
+
+def example(deployed: Deployed, sizes: Sizes) -> Tensor:
+    if isinstance(sizes, int):
+        height = EXAMPLE if sizes == 1 else -(-EXAMPLE // sizes) * sizes
+        sizes = (height, height + (34 if sizes == 1 else 2 * sizes))
+    image = torch.randint(0, 256, (2, 3, *sizes), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return image if deployed.reads == "uint8" else image.float() / 255
+
+
+def open_sizes(sizes: Sizes) -> dict[int, Any]:
+    """What of the image's shape may vary."""
+    if not isinstance(sizes, int):
+        return {0: Dim.DYNAMIC}
+    if sizes == 1:
+        return {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    most = 65_536 // sizes
+    return {
+        0: Dim("batch", min=1, max=65_536),
+        2: sizes * Dim("rows", min=1, max=most),
+        3: sizes * Dim("columns", min=1, max=most),
+    }
+
+
+def torch_bytes(program: ExportedProgram, note: dict[str, Any]) -> bytes:
+    """The program as ``torch.export.load`` reads it, with ``note`` in its extra files."""
+    file = io.BytesIO()
+    with quiet():
+        torch.export.save(program, file, extra_files={NOTE: json.dumps(note)})
+    return file.getvalue()
+
+
+def torch_runner(content: bytes) -> Callable[[Tensor], Tensor]:
+    """What the file computes, read back."""
+    module: nn.Module = torch.export.load(io.BytesIO(content)).module()
+    return lambda image: module(image)
+
+
+def onnx_bytes(program: ExportedProgram, output: str, note: dict[str, Any], opset: int = OPSET) -> bytes:
+    """The program as ONNX: input ``image``, one output named as ``output`` says, ``note`` in its metadata.
+
+    Raises:
+        SegRefineryError: a library is missing, or ONNX has no such operator.
+    """
+    onnx = need("onnx")
+    need("onnxscript")
+    try:
+        with quiet():
+            found: Any = torch.onnx.export(
+                program, (), dynamo=True, opset_version=opset, verbose=False, input_names=["image"],
+                output_names=[output], custom_translation_table={operator.floordiv: floor_division(opset)},
+            )  # fmt: skip
+            model = found.model_proto
+    except Exception as error:  # as above
+        lacking = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error) + str(error.__cause__))
+        what = f"ONNX has no operator {lacking[1]}" if lacking else f"ONNX cannot express it: {first_line(error)}"
+        raise SegRefineryError(f"{what}, which this network needs; --format torch does without ONNX") from error
+    name_sizes(model.graph)
+    onnx.helper.set_model_props(model, {key: text_of(value) for key, value in note.items()})
+    return model.SerializeToString()
+
+
+def floor_division(opset: int) -> Callable[..., Any]:
+    """Python's division of whole numbers in ONNX, whose own rounds towards 0: padded sizes are made of negatives."""
+    from importlib import import_module
+
+    op: Any = getattr(import_module("onnxscript"), f"opset{opset}")
+
+    def divide(one: Any, other: Any) -> Any:
+        rest = op.Mod(one, other)  # has the sign of the divisor, as Python's
+        return op.Div(op.Sub(one, rest), other)
+
+    return divide
+
+
+def name_sizes(graph: Any) -> None:
+    """Give the open sizes of input and output names that say what they are."""
+    names: dict[str, str] = {}
+    for dim, word in zip(
+        graph.input[0].type.tensor_type.shape.dim, ("batch", "channels", "height", "width"), strict=True
+    ):
+        if dim.dim_param:
+            names[dim.dim_param] = word
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+
+
+def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
+    """What onnxruntime computes on a processor.
+
+    Raises:
+        SegRefineryError: it is not installed, or cannot read the model.
+    """
+    runtime = need("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base
+        raise SegRefineryError(f"onnxruntime cannot read the model: {first_line(error)}; {REMEDY}") from error
+    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+
+
+def opset_of(content: bytes) -> int:
+    """The opset that a model is written in."""
+    model = need("onnx").load_model_from_string(content)
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def first_line(error: BaseException | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the exporters tell their own developers."""
+    logger = logging.getLogger("torch")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,95 @@
+"""A file computes what its model computes, on images of any size, and says what it is."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import segrefinery
+from runs import NIGHT, TEST, tiny_run
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.datasets import open_dataset
+from segrefinery.interchange import deployed, graph
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("export") / "run")
+
+
+def probabilities(run, size):
+    """An image and what the model says of it, without its resize."""
+    model = segrefinery.load(run, "cpu")
+    model.data = model.data.model_copy(update={"short_side": None, "evaluation_short_side": None})
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    return image, model.predict(image)
+
+
+@pytest.mark.parametrize("output", ["probabilities", "labels"])
+@pytest.mark.parametrize("reads", ["uint8", "float"])
+def test_onnx(run, tmp_path, output, reads):
+    found = segrefinery.export(run, tmp_path / "model.onnx", result=output, reads=reads, check=TEST)
+    assert found.images == 3
+    assert found.equal == 1
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == found.note["classes"]
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    for size in ((47, 61), (64, 40)):
+        image, probs = probabilities(run, size)
+        batch = torch.stack([image, image, image])
+        said = session.run([output], {"image": (batch if reads == "uint8" else batch.float() / 255).numpy()})[0]
+        wanted = probs if output == "probabilities" else probs.argmax(dim=0).to(torch.uint8)
+        torch.testing.assert_close(torch.from_numpy(said)[2], wanted, atol=1e-5, rtol=0)
+
+
+def test_a_torch_program(run, tmp_path):
+    found = segrefinery.export(run, tmp_path / "model.pt2", "torch", result="probabilities")
+    assert found.difference < 1e-5
+    note = {graph.NOTE: ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=note).module()
+    assert json.loads(note[graph.NOTE])["output"].startswith("probabilities")
+    image, probs = probabilities(run, (47, 61))
+    torch.testing.assert_close(program(image[None])[0], probs, atol=1e-5, rtol=0)
+
+
+def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(deployed.Deployed, "logits", lambda self, image: -self.network(image).logits)
+    with pytest.raises(SegRefineryError, match=r"not written.*computes something else.*equal labels"):
+        segrefinery.export(run, tmp_path / "model.pt2", "torch", grid="network")
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_are_gone_ask_for_others(run, tmp_path):
+    with pytest.raises(SegRefineryError, match="--check IMAGES"):
+        segrefinery.export(run, tmp_path / "model.pt2", "torch", check=tmp_path / "nothing")
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(SegRefineryError, match=r"needs onnx: pip install 'segrefinery\[export\]'"):
+        deployed.need("onnx")
+
+
+def test_an_operator_that_onnx_lacks_is_one_line():
+    class Odd(nn.Module):
+        reads = "float"
+
+        def forward(self, image):
+            return torch.linalg.eigvalsh(image[..., :3, :3])
+
+    program, _ = graph.program_of(Odd(), 1, (149, 149))
+    with pytest.raises(SegRefineryError, match=r"ONNX has no operator .*eigh.*--format torch") as caught:
+        graph.onnx_bytes(program, "logits", {})
+    assert "\n" not in str(caught.value)
+
+
+def test_images_are_fitted_by_their_border():
+    image = open_dataset(NIGHT).image(0)
+    padded = deployed.fitted(image[..., :31, :63], 32)
+    assert padded.shape == (3, 32, 64)
+    assert torch.equal(padded[..., 31, :63], image[..., 30, :63])
+    assert deployed.fitted(image, (20, 80)).shape == (3, 20, 80)
