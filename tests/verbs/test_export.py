@@ -10,7 +10,14 @@ import segrefinery
 from runs import NIGHT, TEST, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.model import Model
 from segrefinery.interchange import deployed, graph
+from segrefinery.labels import LabelSpace
+from segrefinery.models.padding import pad_to_multiple, unpad
+from segrefinery.models.small import Small, SmallSettings
+from segrefinery.refine.implicit_rectification import ImplicitRectification
+from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -93,3 +100,37 @@ def test_images_are_fitted_by_their_border():
     assert padded.shape == (3, 32, 64)
     assert torch.equal(padded[..., 31, :63], image[..., 30, :63])
     assert deployed.fitted(image, (20, 80)).shape == (3, 20, 80)
+
+
+class Padded(nn.Module):
+    """Reads multiples of 32, at a quarter of their size."""
+
+    reads = "float"
+
+    def forward(self, image):
+        padded = pad_to_multiple(image, 32)
+        return unpad(padded[..., ::4, ::4], padded.shape[-2:], image.shape[-2:])
+
+
+def test_padding_of_open_sizes_rounds_as_pythons():
+    program, sizes = graph.program_of(Padded(), 32)
+    assert sizes == 1
+    runner = graph.onnx_runner(graph.onnx_bytes(program, "logits", {}))
+    for size in ((61, 83), (64, 96), (33, 31)):
+        image = torch.rand(1, 3, *size)
+        torch.testing.assert_close(runner(image), Padded()(image), atol=1e-5, rtol=0)
+
+
+def test_the_mixture_of_learners_is_inside():
+    torch.manual_seed(0)
+    network = Small(4, SmallSettings(width=16, blocks=1)).eval()
+    function = ImplicitRectification(network.learner_channels, 4, hidden=8)
+    nn.init.normal_(function.psi[-1].weight)
+    mixture = RectifiedSegmenter(network, function).eval()
+    model = Model(mixture, network, LabelSpace.of("four", list("abcd")), DataSettings())
+    program, sizes = graph.program_of(deployed.Deployed(model, "float"), deployed.largest_stride(model))
+    assert sizes == 1
+    mean, std = (torch.tensor(triple)[:, None, None] for triple in model.data.normalization)
+    for size in ((61, 83), (48, 32)):
+        image = torch.rand(3, 3, *size)
+        torch.testing.assert_close(program.module()(image), mixture.predict((image - mean) / std, size))
