@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -186,6 +185,7 @@ def export(
     check: Annotated[str | None, typer.Option(help="Images to check the file on; by default the run's target.")] = None,
 ) -> None:
     """Write a model as one file, and check that it computes there what it computes here."""
+    from segrefinery.core.settings import two_sides
     from segrefinery.verbs.export import export
 
     sides = None if size is None else two_sides("--size", size)
@@ -348,6 +348,7 @@ def loaded(run: Path, window: str | None, device: str | None) -> Model:
     """A run's model on a device, with the window a user asks for instead of its own."""
     import torch
 
+    from segrefinery.core.settings import two_sides
     from segrefinery.engine.model import load
 
     if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
@@ -358,13 +359,6 @@ def loaded(run: Path, window: str | None, device: str | None) -> Model:
     if window is not None:
         model.window = two_sides("--window", window)
     return model
-
-
-def two_sides(option: str, text: str) -> tuple[int, int]:
-    """Height and width of an option."""
-    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise SegRefineryError(f"{option} {text}: write it as HEIGHTxWIDTH, for instance 512x1024")
-    return int(found[1]), int(found[2])
 
 
 def say(line: str) -> None:

@@ -77,6 +77,17 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     raise SegRefineryError(f"unknown {what} {name!r}.{hint} Choose one of: {', '.join(sorted(table))}.")
 
 
+def two_sides(option: str, text: str) -> tuple[int, int]:
+    """Height and width that a command's option names.
+
+    Raises:
+        SegRefineryError: it is written otherwise than HEIGHTxWIDTH.
+    """
+    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise SegRefineryError(f"{option} {text}: write it as HEIGHTxWIDTH, for instance 512x1024")
+    return int(found[1]), int(found[2])
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`` Did you mean 'x'?``, to put after a full stop; empty where no name is near."""
     near = difflib.get_close_matches(name, names, n=1)
