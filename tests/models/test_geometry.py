@@ -25,8 +25,11 @@ from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.refine import PseudoLabels, SourceStep, Step, TargetStep
 from segrefinery.refine.class_balanced import ClassBalanced, ClassBalancedSettings
 from segrefinery.refine.class_features import gather_statistics
+from segrefinery.refine.contrastive import PixelContrastSettings
 from segrefinery.refine.implicit_rectification import ImplicitRectification
 from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
+from segrefinery.refine.pixel_attention import PixelAttentionSettings
+from segrefinery.refine.refinement_network import RefinementDecoder
 from segrefinery.stages.distillation import confident_labels
 from segrefinery.stages.watch import LabelWatch
 
@@ -141,6 +144,47 @@ def test_continuous_decoding(weighting, ensemble):
     view = Teacher(Corners()).view(picture())
     own = function.decode(view.learners, (9, 9), aligned=True)
     torch.testing.assert_close(own, view.probs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_that_trains_sams_attention():
+    network = Corners()
+    refiner = PixelAttentionSettings(train=True).build(network)
+    seen = network(picture())
+    seen = Prediction(seen.logits / 20, seen.features, aligned=True)  # unsure enough to be told from its neighbours
+
+    def loss(label: Tensor) -> Tensor:
+        batch = LabeledBatch(picture(), label, torch.arange(2))
+        return refiner.losses(Step(0, network, SourceStep(batch, seen)))["pixel_attention"]
+
+    assert best_row(loss) == ROW
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_prns_network_brings_levels_to_the_grid_of_the_logits(aligned):
+    decoder = RefinementDecoder((1,), 2, width=8).eval()
+    shown: list[Tensor] = []
+    decoder.mix.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    torch.nn.init.ones_(decoder.levels[0].weight)
+    with torch.no_grad():
+        decoder([picture()[:, :1, ::8, ::8]], torch.zeros(2, 2, SIDE, SIDE), aligned)
+    assert (row_of(shown[0][0, 0]) == ROW) == aligned
+
+
+def test_pixel_contrast_reads_labels_and_levels_in_register():
+    contrast = PixelContrastSettings(width=8, norm="none").build(Corners())
+    seen, label = Corners()(picture()), torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
+    label[:, ROW] = 1
+    _, on_grid, wrong = contrast._embed(seen, label)
+    assert on_grid.unflatten(1, (9, 9))[0, :, 0].tolist() == [0, 0, 0, 0, 0, 0, 1, 0, 0]
+    assert not wrong.any()
+
+    # Two levels: the coarse one, whose cells lie on every eighth pixel, is laid over the fine one pixel by pixel.
+    shown: list[Tensor] = []
+    contrast.projection.layers = nn.Sequential(nn.Identity())
+    contrast.projection.layers.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    contrast.projection([picture(), seen.features], seen.aligned)
+    fine, coarse = shown[0][0, 0], shown[0][0, 3]
+    assert row_of(fine) == row_of(coarse) == ROW
 
 
 def test_labels_are_shrunk_to_the_pixels_under_the_cells():
