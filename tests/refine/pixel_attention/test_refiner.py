@@ -46,6 +46,15 @@ def test_training_is_cross_entropy_of_the_attended_logits():
     assert student.classifier.weight.grad is not None
 
 
+def test_training_on_the_attended_form_alone_and_on_both():
+    losses = {}
+    for judged in ("skip", "plain", "both"):
+        student, refiner = build(train=True, train_on=judged)
+        losses[judged] = refiner.losses(supervised(student))["pixel_attention"]
+    assert losses["plain"] != losses["skip"]
+    torch.testing.assert_close(losses["both"], losses["plain"] + losses["skip"])
+
+
 def test_training_survives_a_source_without_labels():
     student, refiner = build(train=True)
     step = supervised(student)
@@ -60,9 +69,9 @@ def test_skip_pulls_by_the_sign_of_the_attended_logits_and_leaves_the_module_alo
     assert set(losses) == {"attention_target"}
     logits = target_of(step).prediction.logits
     attended = refiner.attention["logits"](logits).detach()
-    torch.testing.assert_close(losses["attention_target"], 0.1 * attended.abs().mean())
+    torch.testing.assert_close(losses["attention_target"], 0.1 * attended.abs().sum(dim=1).mean())
     (gradient,) = torch.autograd.grad(losses["attention_target"], logits)
-    torch.testing.assert_close(gradient, -0.1 * attended.sign() / attended.numel())
+    torch.testing.assert_close(gradient, -0.1 * attended.sign() / attended[:, 0].numel())
     assert not any(parameter.requires_grad for parameter in refiner.parameters())
 
 
@@ -74,7 +83,7 @@ def test_labels_written_before_the_generation_need_no_view():
 
 
 def test_plain_pulls_towards_the_average():
-    student, refiner = build(target="plain", weight=1.0)
+    student, refiner = build(target="plain", weight=1.0, divisor="elements")
     step = adapting(student)
     losses = refiner.losses(step)
     assert set(losses) == {"attention_source", "attention_target"}

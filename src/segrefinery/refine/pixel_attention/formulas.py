@@ -181,15 +181,22 @@ def mean_cross_entropy(logits: Tensor, label: Tensor, aligned: bool = False) -> 
     return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / labelled
 
 
-def attention_distance(maps: Tensor, wanted: Tensor, form: Literal["l1", "kl", "cosine"] = "l1") -> Tensor:
-    """How far maps are from what they are pulled to (eq. 8, 9; appendix B).
+def attention_distance(
+    maps: Tensor,
+    wanted: Tensor,
+    form: Literal["l1", "kl", "cosine"] = "l1",
+    divisor: Literal["pixels", "elements"] = "pixels",
+) -> Tensor:
+    """How far maps are from what they are pulled to (eq. 8, 9; appendix B): the mean over pixels.
 
     Args:
         maps, wanted: B x C x h x w.
-        form: ``l1`` = mean over pixels and channels; ``kl`` (of softmaxes) and ``cosine`` = mean over pixels.
+        form: ``l1`` = sum over channels; ``kl`` = of softmaxes; ``cosine`` = 1 - cosine.
+        divisor: ``elements`` divides ``l1`` by C too.
     """
     if form == "l1":
-        return F.l1_loss(maps, wanted)
+        distance = (maps - wanted).abs()
+        return distance.mean() if divisor == "elements" else distance.sum(dim=1).mean()
     if form == "kl":
         divergence = F.kl_div(maps.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True)
         return divergence.sum(dim=1).mean()

@@ -12,7 +12,8 @@ from segrefinery.refine.pixel_attention.formulas import pixel_attention
 class AttentionModule(nn.Module):
     """Pixel attention with the convolution that makes the embedding.
 
-    The paper does not state the convolution's kernel, width and start; ours starts at the identity plus N(0, 0.01).
+    The paper does not state the convolution's kernel, width and start. Ours starts at a map minus the mean of its
+    channels, plus N(0, 0.01): softmax does not feel a shift of all logits, and similarity should not either.
 
     Args:
         channels: C of the maps it attends.
@@ -27,7 +28,9 @@ class AttentionModule(nn.Module):
             self.embed = nn.Conv2d(channels, width or channels, kernel, padding=kernel // 2)
             weight, bias = self.embed.parameters()
             with torch.no_grad():
-                nn.init.dirac_(weight).add_(0.01 * torch.randn_like(weight))
+                nn.init.dirac_(weight)
+                weight[:channels, :, kernel // 2, kernel // 2] -= 1 / channels
+                weight.add_(0.01 * torch.randn_like(weight))
                 bias.zero_()
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -33,14 +33,19 @@ class PixelAttentionSettings(RefinerSettings):
     """Of the convolution before the similarity; 0 = none (the paper's "No Conv"). The paper does not state it."""
     width: int | None = Field(None, gt=0)
     """Channels of the embedding; by default those of the attended map."""
-    train_skip: bool = True
-    """Train the module on the sum of a map and its attended form; False is the paper's "No skip"."""
+    train_on: Literal["skip", "plain", "both"] = "skip"
+    """What the source labels judge while the module trains: ``skip`` = a map plus its attended form (the paper),
+    ``plain`` = its attended form (the paper's "No skip"), ``both`` = each of the two (ours): then what eq. 9 pulls to
+    is itself a prediction."""
     target: Literal["skip", "plain"] = "skip"
     """What a map is pulled to: ``skip`` = itself plus its attended form (eq. 8), ``plain`` = only that (eq. 9)."""
     domains: Literal["both", "target"] = "both"
     """Where: source and target (eq. 10) or the target only (eq. 11)."""
     form: Literal["l1", "kl", "cosine"] = "l1"
-    """Distance: l1 = mean over pixels and channels; kl (softmax first) and cosine = mean over pixels."""
+    """Distance of the maps' pixels."""
+    divisor: Literal["pixels", "elements"] = "pixels"
+    """What l1 is divided by: ``pixels`` sums over channels; ``elements`` is as many times weaker as there are
+    channels."""
     layers: Literal["logits", "features", "both"] = "logits"
     """Which maps attend."""
     weight: float = Field(0.1, ge=0)
@@ -113,10 +118,12 @@ class PixelAttention(Refiner):
         total = source.prediction.logits.new_zeros((), dtype=torch.float32)
         for layer, maps in _maps(source.prediction, self.layers):
             attended = self.attention[layer](maps)
-            if self.settings.train_skip:
-                attended = maps.float() + attended
-            logits = self.classifier(attended) if layer == "features" and self.classifier is not None else attended
-            total = total + mean_cross_entropy(logits, source.batch.label, source.prediction.aligned)
+            judged = {"plain": attended, "skip": maps.float() + attended}
+            for name in judged if self.settings.train_on == "both" else [self.settings.train_on]:
+                logits = judged[name]
+                if layer == "features" and self.classifier is not None:
+                    logits = self.classifier(logits)
+                total = total + mean_cross_entropy(logits, source.batch.label, source.prediction.aligned)
         return total
 
     def _pull(self, prediction: Prediction) -> Tensor:
@@ -127,7 +134,7 @@ class PixelAttention(Refiner):
                 wanted = self.attention[layer](maps)
                 if self.settings.target == "skip":
                     wanted = wanted + maps.float()
-            total = total + attention_distance(maps.float(), wanted, self.settings.form)
+            total = total + attention_distance(maps.float(), wanted, self.settings.form, self.settings.divisor)
         return self.settings.weight * total
 
 
