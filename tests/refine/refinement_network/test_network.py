@@ -13,10 +13,11 @@ def test_decoder_takes_any_number_of_levels():
         assert seen.noise.shape == (2, 16, 24)
 
 
-def test_residual_adds_the_input():
+def test_residual_starts_as_its_input_and_learns_from_there():
     torch.manual_seed(0)
     decoder = RefinementDecoder((4,), 3, width=8, residual=True).eval()
     levels, logits = [torch.randn(1, 4, 2, 2)], torch.randn(1, 3, 2, 2)
-    with_input = decoder(levels, logits).logits
-    decoder.residual = False
-    torch.testing.assert_close(with_input, decoder(levels, logits).logits + logits)
+    torch.testing.assert_close(decoder(levels, logits).logits, logits)
+    decoder(levels, logits).logits[:, 0].sum().backward()
+    assert decoder.classes.weight.grad is not None
+    assert decoder.classes.weight.grad.any()

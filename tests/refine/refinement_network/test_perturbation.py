@@ -8,7 +8,7 @@ from segrefinery.core.randomness import generator
 from segrefinery.refine.refinement_network.perturbation import perturb
 
 
-@pytest.mark.parametrize("kind", ["fourier", "class_dropout", "boundary_jitter", "none"])
+@pytest.mark.parametrize("kind", ["fourier", "regions", "class_dropout", "boundary_jitter", "none"])
 def test_strength_zero_changes_nothing(kind):
     logits, style = torch.randn(2, 4, 9, 12), torch.randn(1, 4, 9, 12)
     spoiled = perturb(logits, style, kind, 0.0, [generator(0), generator(1)])
@@ -22,6 +22,21 @@ def test_a_forgotten_class_never_wins():
     assert 0 < len(forgotten) < 4
     torch.testing.assert_close(spoiled[0, forgotten[0]], logits[0].amin(0))
     assert not torch.isin(spoiled.argmax(1), torch.tensor(forgotten)).any()
+
+
+def test_regions_take_a_class_for_the_one_the_target_hesitates_with():
+    said = torch.zeros(1, 3, 24, 32)
+    said[:, 0], said[:, 1] = 4.0, 1.0
+    target = torch.tensor([4.0, 0.0, 3.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)  # 0 is mostly taken for 2
+    spoiled = perturb(said, target, "regions", 0.25, [generator(0)])
+    labels = spoiled.argmax(1)
+    changed = labels != 0
+    assert float(changed.float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert set(labels.unique().tolist()) == {0, 2}
+    torch.testing.assert_close(spoiled.sort(dim=1).values, said.sort(dim=1).values)
+    # Regions, not specks: most neighbours of a spoiled pixel are spoiled.
+    beside = changed[..., 1:] & changed[..., :-1]
+    assert beside.sum() > 0.8 * changed.sum()
 
 
 def test_jitter_moves_boundaries_and_nothing_far_from_them():

@@ -52,6 +52,7 @@ def test_losses_train_the_network_and_nothing_else():
         ({"refine": False, "mask_target": "refined"}, {"refinement", "noise_mask"}),
         ({"mask_target": "refined", "residual": True, "norm": "group"}, {"refinement", "noise_mask"}),
         ({"perturbation": "none", "augment_source": True}, {"refinement", "noise_mask"}),
+        ({"perturbation": "regions", "residual": True}, {"refinement", "noise_mask"}),
         ({"perturbation": "class_dropout"}, {"refinement", "noise_mask"}),
         ({"perturbation": "boundary_jitter"}, {"refinement", "noise_mask"}),
     ],

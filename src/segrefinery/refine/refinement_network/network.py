@@ -47,6 +47,9 @@ class RefinementDecoder(nn.Module):
         )
         self.classes = nn.Conv2d(width, num_classes, 1)
         self.noise = nn.Conv2d(width, 1, 1)
+        if residual:  # starts as what it is given
+            for parameter in self.classes.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, levels: Sequence[Tensor], logits: Tensor, aligned: bool = False) -> Refinement:
         size = logits.shape[-2:]

@@ -11,7 +11,7 @@ from torch import Tensor
 from segrefinery.core.resize import bilinear
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
-Perturbation = Literal["fourier", "class_dropout", "boundary_jitter", "none"]
+Perturbation = Literal["fourier", "regions", "class_dropout", "boundary_jitter", "none"]
 
 
 def perturb(
@@ -20,14 +20,17 @@ def perturb(
     """Spoil source logits.
 
     ``fourier`` takes the low-frequency amplitude of a random target image's logits (PRN, section 3.3);
-    ``class_dropout`` and ``boundary_jitter`` are our own alternatives; ``none`` changes nothing.
+    ``none`` changes nothing. Our own: ``regions`` takes classes for others in whole regions, as the teacher hesitates
+    between them on the target; ``class_dropout``; ``boundary_jitter``.
 
     Args:
         logits: B x C x h x w.
-        style: B' x C x h' x w' logits of target images; only ``fourier`` reads them. Resized where the sizes differ.
+        style: B' x C x h' x w' logits of target images; ``fourier``, which resizes them where the sizes differ, and
+            ``regions`` read them.
         kind: which mistakes.
-        strength: ``fourier``: half-width of the swapped square over the shorter side; ``class_dropout``: probability
-            that a class is forgotten; ``boundary_jitter``: largest shift over the shorter side.
+        strength: ``fourier``: half-width of the swapped square over the shorter side; ``regions``: their share of the
+            image; ``class_dropout``: probability that a class is forgotten; ``boundary_jitter``: largest shift over the
+            shorter side.
         generators: one an image.
 
     Returns:
@@ -36,6 +39,9 @@ def perturb(
     logits = logits.float()
     if kind == "fourier":
         return swap_low_frequency_amplitude(logits, _random_style(logits, style.float(), generators), strength)
+    if kind == "regions":
+        doubts = _doubts(style.float())
+        return torch.stack([_confuse(one, doubts, strength, rng) for one, rng in zip(logits, generators)])
     if kind == "class_dropout":
         return torch.stack([_forget_classes(one, strength, rng) for one, rng in zip(logits, generators)])
     if kind == "boundary_jitter":
@@ -47,6 +53,28 @@ def _random_style(logits: Tensor, style: Tensor, generators: list[torch.Generato
     """For each image of ``logits`` one of ``style``, at its size."""
     chosen = [int(torch.randint(len(style), (), generator=rng)) for rng, _ in zip(generators, logits)]
     return bilinear(style[chosen], logits.shape[-2:])
+
+
+def _doubts(logits: Tensor) -> Tensor:
+    """B x C x h x w -> C x C: how much each class is thought of where another one is said; the diagonal is 0."""
+    probs = logits.softmax(dim=1).movedim(1, -1).flatten(0, 2)
+    said = F.one_hot(probs.argmax(dim=1), probs.shape[1]).to(probs.dtype)
+    return (said.T @ probs).fill_diagonal_(0)
+
+
+def _confuse(logits: Tensor, doubts: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """C x h x w: in smooth regions that cover ``share`` of the image, what is said changes places with another class.
+
+    For each class one other is drawn by ``doubts`` (C x C). Where a class was never said, all others are as likely.
+    """
+    chances = doubts.cpu() + 1e-6 * (1 - torch.eye(len(doubts)))
+    others = torch.multinomial(chances, 1, generator=rng)[:, 0].to(logits.device)
+    said = logits.argmax(dim=0, keepdim=True)
+    other = others[said]
+    swapped = logits.scatter(0, said, logits.gather(0, other)).scatter(0, other, logits.gather(0, said))
+    field = torch.rand(1, 1, 5, 5, generator=rng)
+    field = F.interpolate(field, logits.shape[-2:], mode="bicubic", align_corners=True)[0].to(logits.device)
+    return torch.where(field > field.quantile(1 - share), swapped, logits)
 
 
 def _forget_classes(logits: Tensor, probability: float, rng: torch.Generator) -> Tensor:

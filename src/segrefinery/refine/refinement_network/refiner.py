@@ -49,7 +49,7 @@ class RefinementNetworkSettings(RefinerSettings):
     mask_weight: float = Field(1.0, ge=0)
     """Weight of the mask's loss beside the refinement's."""
     residual: bool = False
-    """Refined logits = input logits + output."""
+    """Refined logits = input logits + output, which starts at 0: at first the network says what the teacher says."""
     warmup: Annotated[int, BUDGET] = Field(1500, ge=0)
     """Steps the network trains before its labels and mask are used."""
     width: Annotated[int, BUDGET] = Field(256, ge=8, multiple_of=8)
