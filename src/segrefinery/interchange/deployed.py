@@ -67,14 +67,12 @@ class Deployed(nn.Module):
 def with_fixed_padding(network: nn.Module) -> nn.Module:
     """The network with the padding of TensorFlow's convolutions, which depends on the image's size, made fixed: inside
     an encoder that reads multiples of its largest stride it is always the same."""
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Conv2dSame):
-            pads = [
-                max((kernel - 1) * dilation + 1 - stride, 0)
-                for kernel, dilation, stride in zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)
-            ]
+            sides: Any = zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)  # pyright: ignore
+            pads = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in sides]
             rows, columns = ((pad // 2, pad - pad // 2) for pad in pads)
             layer.__class__ = nn.Conv2d  # whose own padding is none
             network.set_submodule(name, nn.Sequential(nn.ZeroPad2d((*columns, *rows)), layer))
