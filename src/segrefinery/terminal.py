@@ -15,7 +15,8 @@ from segrefinery.core.words import printable
 
 if TYPE_CHECKING:
     from segrefinery.data.check import CheckReport
-    from segrefinery.verbs.audit import Audit, Audited
+    from segrefinery.evaluation.estimate import Scored
+    from segrefinery.verbs.audit import Audit
     from segrefinery.verbs.check import Checkup, Estimate
     from segrefinery.verbs.compare import Ranked
 
@@ -88,7 +89,7 @@ def show_audit(console: Console, audit: Audit) -> None:
     )
 
 
-def audit_table(models: Sequence[Audited]) -> Table:
+def audit_table(models: Sequence[Scored]) -> Table:
     table = Table("model", "mIoU", "95 % interval", "against source-only", "95 % interval")
     for model in models:
         against = ("", "")

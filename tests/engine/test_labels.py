@@ -221,3 +221,29 @@ def test_several_data_sets_of_labels_are_one(tmp_path, batches):
     for name, batch in batches:
         if name == "adapt":
             assert sum(index < 2 for index in batch.labeled_target.index.tolist()) == 3
+
+
+def test_held_out_labels_teach_nothing_and_score_the_models(tmp_path, batches):
+    labels, said = "scenes:night,count=5,size=32x64", []
+    run = tiny_run(
+        tmp_path / "run", labels=labels, evaluation=None, say=said.append, overrides=("training.holdout=0.4",)
+    )
+    sides = json.loads((run / "labels.json").read_text())
+    assert (len(sides["taught"]), len(sides["held_out"])) == (3, 2)
+    assert not set(sides["taught"]) & set(sides["held_out"])
+    indices = {index for name, batch in batches if name == "adapt" for index in batch.labeled_target.index.tolist()}
+    assert indices <= {0, 1, 2}
+    found = json.loads((run / "results.json").read_text())["held_out"]
+    assert found["images"] == 2
+    assert [model["name"] for model in found["models"]] == ["source", "adapt"]
+    for model in found["models"]:
+        assert 0 <= model["interval"][0] <= model["miou"] + 1e-9
+        assert model["miou"] <= model["interval"][1] + 1e-9 <= 1.1
+    assert found["models"][1]["difference"] == pytest.approx(found["models"][1]["miou"] - found["models"][0]["miou"])
+    assert any("on 2 labelled images held out" in line for line in said)
+    assert "By 2 labelled target images that were held out" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_holdout_without_labels_is_refused(tmp_path):
+    with pytest.raises(SegRefineryError, match="no labels to hold out"):
+        tiny_run(tmp_path / "run", overrides=("training.holdout=0.4",))

@@ -12,7 +12,8 @@ import segrefinery as api
 from runs import NIGHT, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
-from segrefinery.verbs.audit import Picked, estimate, miou, prepare_audit, score_audit, stratified_draws, stratify
+from segrefinery.evaluation.estimate import miou, stratified_draws
+from segrefinery.verbs.audit import Picked, estimate, prepare_audit, score_audit, stratify
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,18 @@ def test_odd_file_names_survive(run, tmp_path):
     picked = prepare_audit(run, str(pictures), tmp_path / "audit", 3)
     assert len({one.stem for one in picked}) == 3
     assert all(" " not in one.stem and "?" not in one.stem for one in picked)
+
+
+def test_masks_that_came_back_are_a_data_set(run, audit, tmp_path):
+    folder, picked = audit
+    masks = true_masks(run, picked, tmp_path / "masks")
+    said = score_audit(run, NIGHT, folder, masks).remarks
+    labels = open_dataset(f"folder:{folder}/labelled")
+    assert any(f"--labels folder:{folder / 'labelled'}" in line for line in said)
+    assert [labels.name(place) for place in range(len(labels))] == sorted(one.stem for one in picked)
+    classes = json.loads((run / "model" / "config.json").read_text())["classes"]
+    assert labels.space is not None
+    assert list(labels.space.classes) == classes
+    for place in range(len(labels)):
+        mask = np.asarray(Image.open(masks / f"{labels.name(place)}.png"))
+        assert np.array_equal(labels.label(place).numpy(), mask)

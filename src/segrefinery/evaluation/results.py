@@ -75,7 +75,11 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 def per_image_counts(folder: Path, stage: str) -> torch.Tensor:
     """N x C x C counts of a stage's evaluation."""
-    path = evaluation_file(folder, stage)
+    return read_counts(evaluation_file(folder, stage))
+
+
+def read_counts(path: Path) -> torch.Tensor:
+    """N x C x C counts that a file keeps."""
     try:
         with np.load(path) as file:
             return torch.from_numpy(file["per_image"])

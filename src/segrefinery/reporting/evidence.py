@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from segrefinery.reporting.markup import Markup, element, percent, section, signed, table
@@ -28,6 +29,7 @@ def headline(material: Material) -> Markup:
         "div",
         element("p", sentence, class_="sentence"),
         element("p", "By labels: ", labelled) if labelled else None,
+        _held_out(material.results.get("held_out")),
         element("ul", reasons, class_="reasons") if reasons else None,
         _tiles(material.results),
         class_=f"verdict {mood}",
@@ -59,6 +61,22 @@ def scores_sentence(material: Material) -> str | None:
         who = "Source-only" if before else f"Stage {alone['stage']}"
         return f"{who} reaches {percent(alone['miou'])} mIoU on {on}; there is nothing to compare it with."
     return None
+
+
+def _held_out(found: dict[str, Any] | None) -> Markup | None:
+    """What the labelled target images that taught nothing say."""
+    if not found:
+        return None
+    said = [f"{one['name']} {percent(one['miou'])} mIoU ({_span(one['interval'])})" for one in found["models"]]
+    for one in found["models"]:
+        if one["difference"] is not None:
+            said.append(f"difference {signed(one['difference'])} ({_span(one['difference_interval'], signed)})")
+    lead = f"By {found['images']} labelled target images that were held out from training (95 % intervals): "
+    return element("p", lead, ", ".join(said), ".")
+
+
+def _span(interval: list[float], shown: Callable[[float], str] = percent) -> str:
+    return f"{shown(interval[0])} to {shown(interval[1])}"
 
 
 def _difference(verdict: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from segrefinery.engine.evaluator import Evaluator
 from segrefinery.engine.events import Listeners, RunEvents
 from segrefinery.engine.feed import RunData
 from segrefinery.engine.heartbeat import together
+from segrefinery.engine.held_out import HeldOut
 from segrefinery.engine.model import ModelConfig, ModelKeeper, Origin
 from segrefinery.engine.processes import make_fabric
 from segrefinery.engine.record import LOCK, RECIPE, keep_record, the_only_writer
@@ -139,6 +140,8 @@ def listeners_of(
     if sets.evaluation is not None:
         named = str(recipe.evaluation)
         parts.append(Evaluator(folder, sets.evaluation, named, space, data, window, tracker, told, sets.unscored))
+    if sets.held_out is not None:
+        parts.append(HeldOut(folder, sets.held_out, data, space.num_classes, window, told))
     return Listeners(*parts, Reporter(folder, told))
 
 

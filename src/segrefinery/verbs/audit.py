@@ -10,28 +10,31 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import write_json
+from segrefinery.core.files import write_json, write_text
 from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.decoding import read_ids
-from segrefinery.data.label_files import file_stem, save_png
+from segrefinery.data.label_files import file_stem, palette_image, save_png
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.confusion import ConfusionMatrix
+from segrefinery.evaluation.estimate import Scored, estimates
 from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.interchange.annotation import read_masks, write_cvat, write_label_studio
-from segrefinery.labels import IGNORE
+from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.weights import CONFIG
 from segrefinery.verbs.compare import SOURCE_ONLY, check_classes, model_folders
 
 POOL = 400
 """Images among which the audited ones are picked."""
 STRATA = 4
-DRAWS = 2000
 RECORD = "audit.json"
+LABELLED = "labelled"
+"""The masks that came back, as a data set: ``folder:AUDIT/labelled``."""
 
 
 @dataclass
@@ -55,22 +58,6 @@ class Picked:
 
 
 @dataclass
-class Audited:
-    """What the masks say of one model.
-
-    Attributes:
-        miou: estimate over the target, in [0, 1]; interval: 95 % of a bootstrap over images within their strata.
-        difference, difference_interval: against the run's source-only model on the same draws; None for itself.
-    """
-
-    name: str
-    miou: float
-    interval: tuple[float, float]
-    difference: float | None = None
-    difference_interval: tuple[float, float] | None = None
-
-
-@dataclass
 class Audit:
     """An audit as it stands.
 
@@ -82,7 +69,7 @@ class Audit:
 
     folder: Path
     picked: list[Picked]
-    models: list[Audited] = field(default_factory=list)
+    models: list[Scored] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
@@ -178,7 +165,8 @@ def score_audit(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
-    """mIoU of this and other runs' models on the audited images, each with its interval, best first.
+    """mIoU of this and other runs' models on the audited images, each with its interval, best first. The masks are kept
+    as a data set in ``output/labelled``.
 
     Args:
         output: the folder ``prepare_audit`` wrote. masks: the folder with the corrected masks (see ``read_masks``).
@@ -197,6 +185,8 @@ def score_audit(
         )
     starting = {stem: starting_mask(Path(output), stem) for stem in labels}
     told = remarks(str(masks), labels, starting, space.classes)
+    keep_labelled(Path(output), labels, space)
+    told.append(f"the masks are a data set now, which may also teach: --labels folder:{Path(output) / LABELLED}")
     dataset = UnlabeledView(open_dataset(target))
     for one in picked:
         if one.index >= len(dataset) or dataset.name(one.index) != one.name:
@@ -211,6 +201,26 @@ def score_audit(
     reference = next((name for name, folder in folders.items() if folder.name == SOURCE_ONLY), None)
     found = sorted(estimate(counts, picked, reference), key=lambda model: -model.miou)
     return Audit(Path(output), picked, found, told)
+
+
+def keep_labelled(folder: Path, labels: dict[str, Tensor], space: LabelSpace) -> None:
+    """Write the masks as class ids into ``folder/labelled``, with the ``dataset.yaml`` that makes them and the audit's
+    images a data set.
+
+    Args:
+        labels: stem -> H x W ids, 255 unlabelled.
+    """
+    for stem, label in labels.items():
+        save_png(folder / LABELLED / "masks" / f"{stem}.png", palette_image(label, space))
+    described = {
+        "root": "..",
+        "images": "images/{name}.png",
+        "masks": f"{LABELLED}/masks/{{name}}.png",
+        "classes": dict(enumerate(space.classes)),
+        "colors": {name: list(color) for name, color in zip(space.classes, space.colors, strict=True)},
+    }
+    text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True)
+    write_text(folder / LABELLED / "dataset.yaml", text)
 
 
 def remarks(masks: str, labels: dict[str, Tensor], starting: dict[str, Tensor], classes: Sequence[str]) -> list[str]:
@@ -287,39 +297,9 @@ def count_image(model: Model, image: Tensor, label: Tensor) -> Tensor:
     return matrix.matrix
 
 
-def estimate(counts: dict[str, Tensor], picked: Sequence[Picked], reference: str | None) -> list[Audited]:
+def estimate(counts: dict[str, Tensor], picked: Sequence[Picked], reference: str | None) -> list[Scored]:
     """mIoU over the target from N x C x C counts of each model, and intervals from the same draws for all."""
-    weights = torch.tensor([one.weight for one in picked], dtype=torch.float64)
-    draws = stratified_draws([one.stratum for one in picked]) * weights
-    value = {name: float(miou(weights, matrices)) for name, matrices in counts.items()}
-    drawn = {name: miou(draws, matrices) for name, matrices in counts.items()}
-    found = []
-    for name in counts:
-        one = Audited(name, value[name], _interval(drawn[name]))
-        if reference is not None and name != reference:
-            one.difference = value[name] - value[reference]
-            one.difference_interval = _interval(drawn[name] - drawn[reference])
-        found.append(one)
-    return found
-
-
-def miou(weights: Tensor, counts: Tensor) -> Tensor:
-    """Mean IoU over the classes that occur, of N x C x C counts weighted by ... x N."""
-    summed = torch.tensordot(weights, counts.double(), dims=1)
-    hits = summed.diagonal(dim1=-2, dim2=-1)
-    union = summed.sum(-1) + summed.sum(-2) - hits
-    return torch.where(union > 0, hits / union.clamp(min=1e-9), torch.nan).nanmean(dim=-1)
-
-
-def stratified_draws(strata: Sequence[int], draws: int = DRAWS) -> Tensor:
-    """draws x N float64: how often each image was drawn, each stratum drawn from itself."""
-    place = torch.tensor(strata)
-    result = torch.zeros(draws, len(place), dtype=torch.float64)
-    for stratum in sorted(set(strata)):
-        members = (place == stratum).nonzero()[:, 0]
-        picked = torch.randint(len(members), (draws, len(members)), generator=generator("audit draws", stratum))
-        result[:, members] = torch.nn.functional.one_hot(picked, len(members)).sum(dim=1).double()
-    return result
+    return estimates(counts, [one.weight for one in picked], [one.stratum for one in picked], reference)
 
 
 def read_audit(folder: Path, target: str) -> list[Picked]:
@@ -340,8 +320,3 @@ def read_audit(folder: Path, target: str) -> list[Picked]:
     if record["target"] != target:
         raise SegRefineryError(f"{folder}: audits {record['target']}, not {target}")
     return picked
-
-
-def _interval(values: Tensor) -> tuple[float, float]:
-    low, high = torch.nanquantile(values.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high

@@ -1,0 +1,71 @@
+"""Scores a run's models on labelled target images that taught nothing: an estimate with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segrefinery.core.files import whole_file
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.evaluation.estimate import Scored, estimates
+from segrefinery.evaluation.inference import evaluate_network
+from segrefinery.evaluation.results import read_counts, read_results, write_results
+
+
+class HeldOut(RunEvents):
+    """Keeps each image's counts as ``held_out/STAGE.npz`` and what they say of the models in ``results.json``."""
+
+    def __init__(
+        self, folder: Path, images: Any, data: DataSettings, num_classes: int, window: tuple[int, int] | None,
+        told: RunEvents,
+    ) -> None:  # fmt: skip
+        """``images``: labelled, and seen by no training. ``told``: whom to tell."""
+        self.folder, self.images, self.data = folder, images, data
+        self.num_classes, self.window, self.told = num_classes, window, told
+        self.source_only: str | None = None
+        self.last: str | None = None
+
+    def ended(self, end: StageEnd) -> None:
+        path = self.path(end.name)
+        if not path.exists():
+            told = lambda done, total: self.told.progressed(f"{end.name}: held-out images", done, total, {})  # noqa: E731
+            found = evaluate_network(
+                end.predictor, self.images, self.data, self.num_classes, self.window, progress=told
+            )
+            with whole_file(path) as file:
+                np.savez_compressed(file, per_image=found.per_image.numpy())
+        if end.source_only:
+            self.source_only = end.name
+        self.last = end.name
+
+    def concluded(self) -> None:
+        """Scored the last model and source-only on the same draws of images, and keep it."""
+        assert self.last is not None
+        results = read_results(self.folder)
+        last = results.get("chosen", self.last)
+        names = dict.fromkeys(name for name in (self.source_only, last) if name is not None)
+        counts = {name: read_counts(self.path(name)) for name in names}
+        count = len(self.images)
+        found = estimates(counts, [1.0] * count, [0] * count, self.source_only)
+        results["held_out"] = {"images": count, "models": [plain(one) for one in found]}
+        write_results(self.folder, results)
+        for one in found:
+            self.told.said(f"{one.name}: {sentence(one)} on {count} labelled images held out")
+
+    def path(self, stage: str) -> Path:
+        return self.folder / "held_out" / f"{stage}.npz"
+
+
+def plain(one: Scored) -> dict[str, Any]:
+    """As JSON reads it back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(one).items()}
+
+
+def sentence(one: Scored) -> str:
+    """``41.2 mIoU (95 % interval 36.0 to 45.1)``."""
+    low, high = one.interval
+    return f"{100 * one.miou:.1f} mIoU (95 % interval {100 * low:.1f} to {100 * high:.1f})"
