@@ -148,7 +148,7 @@ def test_benchmarks_named_in_the_text_exist(page):
 
 def test_the_readme_lists_every_script_and_study():
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
-    scripts = [path for room in ("studies", "cost", "trust") for path in (BENCHMARKS / room).glob("*.py")]
+    scripts = [path for room in ("studies", "cost", "trust", "robustness") for path in (BENCHMARKS / room).glob("*.py")]
     assert set(re.findall(r"`python ([^\s`]+)", text)) == {str(path.relative_to(ROOT)) for path in scripts}
     studies = re.search(r"^\| study \|.*?\n\n", text, flags=re.M | re.S)[0]
     assert set(re.findall(r"`(\w+)`", studies)) == {path.stem for path in (BENCHMARKS / "studies").glob("*.yaml")}
