@@ -40,3 +40,12 @@ def test_a_network_without_batch_norm_is_not_asked():
         yield
 
     measure_statistics(nn.GroupNorm(1, 3), images())
+
+
+def test_a_norm_behind_a_pooling_of_the_whole_keeps_what_it_had():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+    network[3].running_mean.fill_(0.5)
+    measure_statistics(network, [torch.randn(1, 3, 8, 8) for _ in range(3)])
+    assert torch.equal(network[3].running_mean, torch.full((4,), 0.5))
+    assert network[1].running_mean.abs().min() > 0
+    assert network[3].momentum == network[1].momentum == 0.1

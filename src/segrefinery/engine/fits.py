@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
+import torch
 from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
@@ -41,12 +43,25 @@ def refuse_unfit_batches(
         if batch > parts or not learns_statistics(network):
             continue
         field = f"stages.{name}.batch" if settings.batch else f"{field}.batch"
-        if max(crop) <= stride:
+        if max(crop) <= stride or pools_to_one_cell(network, crop):
             raise SegRefineryError(
                 f"{field}: batch norm has one value a channel in one image of {crop[0]} x {crop[1]} pixels; set a "
-                f"batch of at least {2 * parts}, or a crop of at least {2 * stride} x {2 * stride}"
+                f"batch of at least {2 * parts}"
+                + (f", or a crop of at least {2 * stride} x {2 * stride}" if max(crop) <= stride else "")
             )
         log.warning("%s: batch norm learns from one image at a time; a batch of %d is steadier", field, 2 * parts)
+
+
+@torch.no_grad()
+def pools_to_one_cell(network: nn.Module, crop: tuple[int, int]) -> bool:
+    """Whether a batch norm sees a single cell of an image however large it is, behind a pooling of the whole."""
+    probe = copy.deepcopy(network).train()
+    parameter = next(probe.parameters())
+    try:
+        probe(torch.zeros(1, 3, *crop, device=parameter.device, dtype=parameter.dtype))
+    except ValueError as error:
+        return "more than 1 value per channel" in str(error)
+    return False
 
 
 def learns_statistics(network: nn.Module) -> bool:

@@ -21,21 +21,31 @@ def batch_norms(network: nn.Module) -> list[BatchNorm]:
 def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
     """Replace the running statistics by the mean of those of ``images``, batches of B x 3 x H x W, streaming; every
     other module stays as in evaluation (Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation",
-    2016). Without a batch norm nothing is looked at."""
+    2016). A norm that sees one value a channel, behind a pooling of one whole image, keeps what it had. Without a batch
+    norm nothing is looked at."""
     norms = batch_norms(network)
     if not norms:
         return
     before, was_training = [norm.momentum for norm in norms], network.training
     network.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over batches
-        norm.train()
-    for image in images:
+    hooks = [norm.register_forward_pre_hook(_start_anew) for norm in norms]
+    for number, image in enumerate(images):
         network(image)
+        if number == 0:
+            for hook in hooks:
+                hook.remove()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     network.train(was_training)
+
+
+def _start_anew(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Before the first image: forget, and take the plain mean over batches from here on."""
+    assert isinstance(norm, BatchNorm)
+    if inputs[0].numel() > norm.num_features:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
 
 
 @contextmanager
