@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from segrefinery.core.files import unreadable
 
 MOST_VALUES = 100_000
 """A document of more values, each alias counted as what it stands for, is refused."""
@@ -32,6 +35,18 @@ def parse_yaml(text: str, booleans: bool = True) -> Any:
         raise error if isinstance(error, yaml.YAMLError) else yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file of a run holds.
+
+    Raises:
+        SegRefineryError: it cannot be read, is not UTF-8 or no YAML.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise unreadable(path, error) from error
 
 
 def _check(loader: yaml.SafeLoader, node: yaml.Node, sizes: dict[int, int], booleans: bool) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import write_text
 from segrefinery.reporting.curves import curves_section
 from segrefinery.reporting.evidence import classes_section, headline, run_section
@@ -41,11 +42,17 @@ def write_report(run: str | Path) -> Path:
     left out and said at the end of the page.
 
     Raises:
-        SegRefineryError: the folder holds no run.
+        SegRefineryError: the folder holds no run, or files that no run wrote so.
     """
     folder = Path(run)
-    material = Material.of(folder)
-    parts = [part(material) for part in PARTS]
+    try:
+        material = Material.of(folder)
+        parts = [part(material) for part in PARTS]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise SegRefineryError(
+            f"{folder}: no report can be made: what its recipe.yaml and JSON files hold is not what a run writes "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); put back the files as they were"
+        ) from error
     if material.notes:
         parts.append(element("div", *(element("p", note) for note in material.notes), class_="notes"))
     recipe = material.recipe

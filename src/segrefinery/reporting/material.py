@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import read_json
 from segrefinery.core.randomness import generator
-from segrefinery.core.yaml import parse_yaml
+from segrefinery.core.yaml import read_yaml
 from segrefinery.data.align import Alignment, align, align_to_model
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.label_files import PseudoLabeled
@@ -82,8 +82,8 @@ class Material:
         environment, metrics = folder / "environment.json", folder / "metrics.jsonl"
         return cls(
             folder,
-            parse_yaml(recipe.read_text(encoding="utf-8")),
-            json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
+            read_yaml(recipe),
+            read_json(environment, "remove it") if environment.exists() else {},
             read_results(folder),
             [record for _, record in records(metrics)] if metrics.exists() else [],
         )
@@ -128,7 +128,7 @@ class Material:
     def labels(self) -> dict[str, list[str]]:
         """The labelled target images that taught, and those that were held out, by name; empty without any."""
         path = self.folder / "labels.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @cached_property
     def evaluation_shots(self) -> list[Shot]:

@@ -315,7 +315,7 @@ def read_audit(folder: Path, target: str) -> list[Picked]:
         raise SegRefineryError(
             f"{folder}: holds no audit; start one without --masks, or name its folder with -o"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise SegRefineryError(f"{folder / RECORD}: not readable ({error})") from error
     if record["target"] != target:
         raise SegRefineryError(f"{folder}: audits {record['target']}, not {target}")

@@ -6,17 +6,19 @@ the data alone. What is kept is small and adds up over images, so that images ca
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrefinery.core.files import whole_file
+from segrefinery.core.files import unreadable, whole_file
 from segrefinery.core.randomness import generator
 from segrefinery.data.mixing import cutmix
 from segrefinery.data.photometric import denormalize, gaussian_blur, jitter_colors, normalize
@@ -77,15 +79,22 @@ class Observation:
 
     @classmethod
     def load(cls, path: Path) -> Observation:
-        """Read what ``save`` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            return cls(
-                [str(name) for name in file["names"]],
-                torch.from_numpy(file["probs"]),
-                {name: torch.from_numpy(file[f"view_{name}"]) for name in VIEWS},
-                torch.from_numpy(file["stable"]),
-                torch.from_numpy(file["density"]),
-            )
+        """Read what ``save`` wrote.
+
+        Raises:
+            SegRefineryError: the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    [str(name) for name in file["names"]],
+                    torch.from_numpy(file["probs"]),
+                    {name: torch.from_numpy(file[f"view_{name}"]) for name in VIEWS},
+                    torch.from_numpy(file["stable"]),
+                    torch.from_numpy(file["density"]),
+                )
+        except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+            raise unreadable(path, error, "delete it and continue with --resume, which makes it again") from error
 
 
 def sample_images(dataset: Any, count: int = IMAGES, seed: int = SEED) -> list[int]:
