@@ -16,6 +16,10 @@ from pathlib import Path
 import torch
 
 from segrefinery import cli
+from segrefinery.verbs import adapt, audit, compare, evaluate, predict, pseudo_label
+
+LOADED = (adapt, audit, compare, evaluate, predict, pseudo_label)
+"""What every command would load anew: here before any of them begins."""
 
 LIMIT = 20.0
 """Seconds a command may take, and bytes it may hold."""
@@ -52,15 +56,25 @@ class Outcome:
         return "memory" if self.memory > MEMORY else None
 
 
-def start(arguments: Sequence[object], log: Path, before: Callable[[], None] = lambda: None) -> int:
-    """Begin a command in a process of its own -> its number."""
+@dataclass
+class Child:
+    """A command that runs: its process, and the pipe with what it says, for a full disk must not hold that up."""
+
+    number: int
+    pipe: int
+
+
+def start(arguments: Sequence[object], before: Callable[[], None] = lambda: None) -> Child:
+    """Begin a command in a process of its own."""
     sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    with open(log, "wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    reader, writer = os.pipe()
+    number = os.fork()
+    if number:
+        os.close(writer)
+        os.set_blocking(reader, False)
+        return Child(number, reader)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
     code = 1
     try:
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
@@ -81,29 +95,32 @@ def start(arguments: Sequence[object], log: Path, before: Callable[[], None] = l
         os._exit(code)
 
 
-def end(child: int, log: Path, limit: float = LIMIT) -> Outcome:
+def end(child: Child, limit: float = LIMIT) -> Outcome:
     """Wait for a command; one that takes too long is killed."""
-    began = time.monotonic()
+    began, said = time.monotonic(), b""
     while True:
-        found, status, used = os.wait4(child, os.WNOHANG)
+        found, status, used = os.wait4(child.number, os.WNOHANG)
+        with suppress(BlockingIOError):
+            while part := os.read(child.pipe, 1 << 16):
+                said += part
         seconds = time.monotonic() - began
         if found:
-            said = log.read_text(errors="replace")[-2000:]
-            return Outcome(os.waitstatus_to_exitcode(status), seconds, used.ru_maxrss * 1024, said)
+            os.close(child.pipe)
+            code, text = os.waitstatus_to_exitcode(status), said[-2000:].decode(errors="replace")
+            return Outcome(code, seconds, used.ru_maxrss * 1024, text)
         if seconds > limit:
-            os.kill(child, signal.SIGKILL)
+            os.kill(child.number, signal.SIGKILL)
         time.sleep(0.005)
 
 
-def run(arguments: Sequence[object], log: Path, before: Callable[[], None] = lambda: None) -> Outcome:
-    return end(start(arguments, log, before), log)
+def run(arguments: Sequence[object], before: Callable[[], None] = lambda: None, limit: float = LIMIT) -> Outcome:
+    return end(start(arguments, before), limit)
 
 
 def made(folder: Path) -> Path:
     """A finished tiny run in ``folder``, trained unless it is there."""
     if not (folder / "report.html").exists():
-        log = folder.parent / "base.log"
-        outcome = end(start([*ADAPT, f"--output={folder}", "--resume"], log), log, 600)
+        outcome = run([*ADAPT, f"--output={folder}", "--resume"], limit=600)
         if outcome.code:
             raise SystemExit(f"the run to start from failed:\n{outcome.said}")
     return folder

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.forked import ADAPT, keep, largest_file, lines, made, remaining, run, table
 from lib.machine import machine
 
+PATIENCE = 120.0
+"""Seconds, for to train takes longer than to read."""
 IMAGES = "scenes:night,count=3,size=32x64"
 
 
@@ -47,11 +49,11 @@ def main() -> None:
         if verb == "report":
             shutil.copytree(base / "run", trial / "copy")
         size = round(1.25 ** (level * 60 / max(options.count, 1)))  # from a byte to what no file here reaches
-        log = base / "log.txt"
-        outcome = run(command(verb, base, trial), log, largest_file(size))
+        outcome = run(command(verb, base, trial), largest_file(size), PATIENCE)
         if verb == "audit":
             shutil.rmtree(trial / "out", ignore_errors=True)
-        again = run(command(verb, base, trial), log)
+        again = run(command(verb, base, trial), limit=PATIENCE)
+        outcome.seconds = 0.0 if outcome.code >= 0 else outcome.seconds  # only a hang is of interest here
         keep(record, number, verb, outcome, f"not mended by room: {again.said[-300:]}" if again.code else None)
     print(f"{machine()}; {len(lines(record))} levels\n")
     raise SystemExit(not table(record))

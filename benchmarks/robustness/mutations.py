@@ -119,7 +119,7 @@ def main() -> None:
         shutil.copytree(base, trial)
         victim = trial / dice.choice(files_of(kind, base)).relative_to(base)
         victim.write_bytes(damaged(victim.read_bytes(), dice))
-        keep(record, number, kind, run(command(kind, trial, victim, dice), options.folder / "log.txt"))
+        keep(record, number, kind, run(command(kind, trial, victim, dice)))
     print(f"{machine()}; {options.count} mutations\n")
     raise SystemExit(not table(record))
 
