@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import segrefinery as api
+from segrefinery import cli
 from segrefinery.engine.events import RunEvents
 from segrefinery.recipe import load_recipe
 
@@ -94,3 +96,15 @@ def weights(run: Path) -> dict[str, Tensor]:
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two states agree bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def command(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Runs ``segrefinery`` as a user does -> exit code, what it said, what it complained of."""
+    monkeypatch.setattr(sys, "argv", ["segrefinery", *map(str, arguments)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    said = capsys.readouterr()
+    return code, said.out, said.err

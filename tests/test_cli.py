@@ -6,6 +6,7 @@ import errno
 import re
 import signal
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data.pictures import index_png, picture, raw_png
-from runs import DAY, NIGHT, TEST, TINY
+from runs import DAY, NIGHT, TEST, TINY, command
 from segrefinery import cli
 
 ODD = ("a b", 'it\'s "quoted"', "<script>alert(1)<", "naïve 图", "ünïcode & more")
@@ -23,18 +24,7 @@ ODD = ("a b", 'it\'s "quoted"', "<script>alert(1)<", "naïve 图", "ünïcode & 
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Runs a command as a user does -> exit code, what it said, what it complained of."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["segrefinery", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return partial(command, monkeypatch, capsys)
 
 
 def test_the_version_is_said(call):

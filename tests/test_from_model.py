@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import warnings
 
 import pytest
@@ -12,8 +11,7 @@ from safetensors.torch import load_file, save_file
 import segrefinery as api
 from foreign_mit import Network, SegFormerHead
 from models.foreign.tiny import CLASSES, saved, with_statistics
-from runs import DAY, NIGHT, TEST, TINY, tiny_run
-from segrefinery import cli
+from runs import DAY, NIGHT, TEST, TINY, command, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.models import ModelSettings, build_model, wrap
 from segrefinery.models.start import read_start
@@ -33,16 +31,9 @@ def call(monkeypatch, capsys):
         given += ["-s", source] if source else []
         sets = (*TINY, *overrides)
         capsys.readouterr()  # what the libraries said while they saved
-        monkeypatch.setattr(sys, "argv", ["segrefinery", *map(str, given), *(f"--set={each}" for each in sets), *more])
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of classes that two steps on six images never saw
-                cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that two steps on six images never saw
+            return command(monkeypatch, capsys, *given, *(f"--set={each}" for each in sets), *more)
 
     return run
 

@@ -19,15 +19,20 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from segrefinery.core.processor import SPINS
 
 WAYS = {
     "torch's default": {},
-    "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    f"ours (GOMP_SPINCOUNT={SPINS})": {"GOMP_SPINCOUNT": str(SPINS)},
+    "at once asleep": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "1,500 rounds": {"GOMP_SPINCOUNT": "1500"},
+    "10,000 rounds": {"GOMP_SPINCOUNT": "10000"},
+    "ours": {"OURS": "1"},
 }
 STEPS = """
-import json, sys, time, torch
+import json, os, sys, time
+if "OURS" in os.environ:
+    from segrefinery.core.processor import share_fairly
+    share_fairly()
+import torch
 from cost.channels_last import CLASSES, step
 from segrefinery.models import ModelSettings, build_model
 torch.manual_seed(0)

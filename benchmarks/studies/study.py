@@ -183,11 +183,13 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
     if process.returncode == 0 and results.exists():
         final = json.loads(results.read_text())
         scores = final.get("adapted") or final["source_only"]
-        found |= {key: scores[key] for key in ("stage", "miou", "iou")}
+        found |= {key: scores[key] for key in ("stage", "miou", "iou", "pixel_accuracy")}
         found["step_ms"] = step_ms(cell.folder)
         found["rare_third"] = rare_third(cell.folder, scores)
         if "verdict" in final:
             found["verdict"] = final["verdict"]["word"]
+        if final.get("adapted") and final.get("source_only"):
+            found["before"] = final["source_only"]["miou"]
         kept.write_text(json.dumps(found))
     else:
         found["error"] = last_words(process.returncode, Path(log.name))
@@ -280,7 +282,10 @@ def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline:
     """The head of a task's table, then a line for each row."""
     mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
     against = f"against {baseline} [95 %]"
-    yield ["row", "seeds", "mIoU", "rare third", against, "gap closed", "step ms", "peak MiB"]
+    yield [
+        "row", "seeds", "own source model", "mIoU", "pixels right", "rare third", against, "gap closed", "verdicts",
+        "step ms", "peak MiB",
+    ]  # fmt: skip
     for row, cells in rows.items():
         scores = 100 * np.array(list(mean[row].values()))
         rare = 100 * np.array([found["rare_third"] for _, found in cells.values()])
@@ -289,13 +294,22 @@ def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline:
         yield [
             row,
             str(len(scores)),
+            percent(cells, "before"),
             f"{scores.mean():.1f}{spread}",
+            percent(cells, "pixel_accuracy"),
             f"{rare.mean():.1f}",
             difference(rows, row, baseline),
             closed(mean, row),
+            ", ".join(found["verdict"] for _, found in cells.values() if "verdict" in found),
             f"{np.median(steps):.0f}" if steps else "",
             str(max(found["peak_mib"] for _, found in cells.values())),
         ]
+
+
+def percent(cells: dict[int, tuple[Cell, dict[str, Any]]], key: str) -> str:
+    """The mean over the seeds of a share, in per cent; empty where it is not known of all."""
+    values = [found[key] for _, found in cells.values() if key in found]
+    return f"{100 * float(np.mean(values)):.1f}" if len(values) == len(cells) else ""
 
 
 def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str, baseline: str) -> str:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from segrefinery.core.processor import share_fairly, usable_cores
+from segrefinery.core.processor import free_cores, share_fairly, usable_cores
 
 
 @pytest.fixture
@@ -47,25 +47,39 @@ def test_without_control_groups_the_cores_it_is_bound_to_count(tmp_path, many_co
     assert usable_cores(tmp_path / "none", tmp_path / "none") == 16
 
 
-def test_what_the_user_set_stands():
-    own = {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE"}
-    share_fairly(own)
-    assert own == {"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE"}
+@pytest.mark.parametrize(("line", "free"), [("0.1 0.2 0.3 1/200 77", 16), ("9 9 9 4/200 77", 13), ("rubbish", 16)])
+def test_who_else_works_takes_a_core(tmp_path, monkeypatch, line, free):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    (tmp_path / "loadavg").write_text(line)
+    assert free_cores(tmp_path) == free
+    assert free_cores(tmp_path / "none") == 16
 
 
-def test_threads_are_as_many_as_the_cores_and_sleep_when_idle():
+@pytest.mark.parametrize(("working", "policy"), [(1, None), (2, "PASSIVE")])
+def test_idle_threads_sleep_where_others_work(tmp_path, many_cores, monkeypatch, working, policy):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    (tmp_path / "loadavg").write_text(f"0 0 0 {working}/200 77")
     set_for_torch: dict[str, str] = {}
-    share_fairly(set_for_torch)
-    assert set_for_torch["OMP_NUM_THREADS"] == str(usable_cores())
-    assert int(set_for_torch["GOMP_SPINCOUNT"]) > 0
+    share_fairly(set_for_torch, tmp_path)
+    assert set_for_torch == {"OMP_NUM_THREADS": "16"} | ({"OMP_WAIT_POLICY": policy} if policy else {})
+
+
+@pytest.mark.parametrize(
+    "own", [{"OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_NUM_THREADS": "7", "GOMP_SPINCOUNT": "5"}]
+)
+def test_what_the_user_set_stands(tmp_path, own):
+    (tmp_path / "loadavg").write_text("0 0 0 999/1000 77")
+    found = dict(own)
+    share_fairly(found, tmp_path)
+    assert found == own
 
 
 def test_the_command_line_sets_it_before_torch_counts_its_threads():
     code = (
         "import sys; sys.argv[1:] = ['--version']; from segrefinery import cli\n"
         "try: cli.main()\nexcept SystemExit: pass\n"
-        "import os; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+        "import os; assert 'torch' not in sys.modules; print(os.environ['OMP_NUM_THREADS'])"
     )
-    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     said = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True).stdout
-    assert int(said.split()[-1]) > 0
+    assert int(said.split()[-1]) == usable_cores()

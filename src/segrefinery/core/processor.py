@@ -7,10 +7,6 @@ from collections.abc import MutableMapping
 from math import ceil
 from pathlib import Path
 
-SPINS = 10_000
-"""Rounds that an idle thread of OpenMP (GNU) turns before it sleeps: some microseconds, enough for the gap between two
-operations. By default it turns for ever, and takes the core from whoever has work."""
-
 
 def usable_cores(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores this process may use: those it is bound to, or fewer where a container's quota allows fewer; at least 1."""
@@ -49,9 +45,22 @@ def _own_quota(folder: Path) -> float | None:
         return None
 
 
-def share_fairly(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let torch's threads be as many as there are cores for them, and sleep where they have nothing to do. What the
-    user has set stands."""
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", str(SPINS))
-    environment.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+def free_cores(proc: Path = Path("/proc")) -> int:
+    """Cores of the machine that nobody else works on at this moment (Linux; elsewhere all count as free)."""
+    cores = os.cpu_count() or 1
+    try:
+        working = int((proc / "loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return cores
+    return cores - (working - 1)  # this process is one of them
+
+
+def share_fairly(environment: MutableMapping[str, str] = os.environ, proc: Path = Path("/proc")) -> None:
+    """Let torch's threads be as many as there are cores for them; and where others work on these cores as the command
+    starts, let idle threads sleep at once. By default they spin for a while, which is faster on an idle machine, and
+    takes the core from whoever has work on a busy one (``benchmarks/cost/waiting.py``). What the user has set stands.
+    """
+    cores = usable_cores(proc)
+    environment.setdefault("OMP_NUM_THREADS", str(cores))
+    if cores > free_cores(proc) and "GOMP_SPINCOUNT" not in environment:
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cache_folder
+from segrefinery.core.processor import usable_cores
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, content_key, files_of
 from segrefinery.data.decoding import DataError
 
@@ -168,7 +169,7 @@ def _digest(image: Tensor) -> str:
 def _each(dataset: ImageDataset, look: Callable[[int], T]) -> Generator[T]:
     """``look(index)`` of every image, in order. Close it: what has been begun ahead then ends, and no more begins."""
     # Only decoding files releases the GIL; and who generates images need not be ready for threads.
-    threads = _threads() if len(dataset) and files_of(dataset, 0) else 1
+    threads = min(MOST_THREADS, usable_cores()) if len(dataset) and files_of(dataset, 0) else 1
     if threads == 1:
         yield from map(look, range(len(dataset)))
         return
@@ -183,12 +184,6 @@ def _each(dataset: ImageDataset, look: Callable[[int], T]) -> Generator[T]:
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _threads() -> int:
-    # A container may have fewer cores than the machine.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_THREADS, cores)
 
 
 def _count(label: Tensor, classes: int) -> Tensor:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
@@ -20,6 +19,7 @@ from segrefinery.engine.model import default_device
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.stages.base import StageSettings
+from segrefinery.stages.common import LossWeights, head_losses
 
 PATIENCE = 6.0
 """Seconds that the timed pass at the recipe's own crop may be expected to take; beyond, a smaller crop is timed."""
@@ -210,9 +210,8 @@ def timed_pass(
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         seen = network(image)
-        maps = [logits for logits in (seen.logits, seen.aux_logits) if logits is not None]
-        losses = [F.cross_entropy(F.interpolate(m.float(), (height, width), mode="bilinear"), label) for m in maps]
-        loss = torch.stack(losses).sum()
+        losses = head_losses("timed", seen, label, None, LossWeights(main=1.0, aux=1.0))
+        loss = torch.stack(list(losses.values())).sum()
     loss.backward()
     _wait(device)
     seconds = time.perf_counter() - begin
