@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def threads(monkeypatch):
-    monkeypatch.setattr(scanning, "_threads", lambda: 4)
+    monkeypatch.setattr(scanning, "usable_cores", lambda: 4)
 
 
 def data(root, images=3):
