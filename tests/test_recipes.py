@@ -163,6 +163,15 @@ def test_a_scale_says_of_every_stage_what_is_common(tmp_path):
     assert {stage.optimizer.lr for stage in recipe.stages.values()} == {1e-5}
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_fresh_network_learns_at_the_rates_of_the_source_at_scale_small(name):
+    """At the rate of a network that is adapted, a new head is sure of nothing after 400 steps, and no label counts."""
+    stages = load_recipe(name, "small").stages
+    for stage in stages.values():
+        if stage.start == "fresh":
+            assert (stage.optimizer.lr, stage.optimizer.warmup) == (1e-3, 30)
+
+
 def test_a_chain_is_laid_over_the_one_before_unless_it_says_replace(tmp_path):
     def chain(refine):
         file = written(tmp_path, "chain", f"extends: self_training\nstages: {{adapt: {{refine: {refine}}}}}")
