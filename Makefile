@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
 
-.PHONY: demo test lint types setup clean
+.PHONY: demo test lint types settings setup clean
 
 demo: setup
 	$(RUN) segrefinery demo -o runs/demo
@@ -17,6 +17,9 @@ lint: setup
 
 types: setup
 	$(RUN) pyright
+
+settings: setup
+	.venv/bin/python docs/write_settings.py
 
 setup: .venv/.ready
 

@@ -30,39 +30,46 @@ class Recipe(Settings):
     """Stages, data, model and budget, and the data sets and seed it was given: all that determines a run."""
 
     format: int = FORMAT
-    """Version of the recipe's format."""
+    """Names the version of the recipe's format."""
     name: str
+    """Names the recipe."""
     about: str = ""
-    """What the recipe does and where it comes from."""
+    """Says what the recipe does and where it comes from; its first sentence stands in the list of recipes."""
     model: Annotated[RunModelSettings, BUDGET]
+    """Chooses the network, its weights, and a trained model to start from."""
     data: DataSettings
+    """Says how source images are read, cropped and batched."""
     target_data: DataSettings
-    """How target images are read: ``data`` with what is given here laid over it (another ``short_side``, say)."""
+    """Says how target images are read: ``data`` with what is given here laid over it (another ``short_side``, say)."""
     training: Annotated[TrainingSettings, BUDGET] = TrainingSettings()
+    """Says how a run trains, whatever its stages."""
     window: Annotated[tuple[int, int] | None, BUDGET] = None
-    """Height and width of overlapping windows at prediction, on the resized image; by default the whole image."""
+    """Predicts in overlapping windows of this height and width, on the resized image; by default the whole image."""
     stages: Annotated[dict[str, SerializeAsAny[StageSettings]], BeforeValidator(parse_stages)]
+    """Lists the stages by name, in order."""
     scale: Annotated[str, BUDGET] = "paper"
-    """``paper``: the settings of the publication; ``small``: two processor cores."""
+    """Remembers the budget: ``paper``, the settings of the publication; ``small``, two processor cores; or another that
+    the recipe names."""
     seed: int = Field(default=0, ge=0)
+    """Determines everything random."""
     source: Reference = None
-    """Labelled images, as NAME:PATH[@SPLIT]; of several data sets a list. Who adapts a trained model may do
+    """Names the labelled images, as NAME:PATH[@SPLIT]; of several data sets a list. Who adapts a trained model may do
     without."""
     target: Reference = None
-    """Images to adapt to; their labels, where they have any, are not read."""
+    """Names the images to adapt to; their labels, where they have any, are not read."""
     labels: Reference = None
-    """Labelled images of the target domain that teach; none of them may be in the evaluation set."""
+    """Names labelled images of the target domain that teach; none of them may be in the evaluation set."""
     evaluation: Reference = None
-    """Labelled images of the target domain, for evaluation only."""
+    """Names labelled images of the target domain, for evaluation only."""
     oracle: str | None = None
-    """Labelled images of the target domain, for the recipe ``oracle`` only."""
+    """Names labelled images of the target domain, for an oracle stage only."""
     classes: tuple[str, ...] | None = None
-    """Train these classes only, by name; by default all that source and target have in common."""
+    """Trains these classes only, by name; by default all that source and target have in common."""
     merge: dict[str, str | None] | None = None
     """Renames classes on both sides before they are compared: name -> name, or null to ignore the class."""
     translated: str | None = None
-    """A folder of the source images in the target's style, made by any other tool and matched by file name; they take
-    the place of the source images and keep their labels (BDL, SAM)."""
+    """Names a folder of the source images in the target's style, made by any other tool and matched by file name; they
+    take the place of the source images and keep their labels (BDL, SAM)."""
 
     @property
     def summary(self) -> str:

@@ -24,6 +24,20 @@ class Budget:
 BUDGET = Budget()
 
 
+class Provenance:
+    """Marks whose choice a setting's default is; without a mark it is ours.
+
+    ``paper``: stated in the paper. ``code``: read in the authors' public code. ``rebuilt``: reconstructed from a
+    summary, an abstract or a text without formulas.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+PAPER, CODE, REBUILT = Provenance("paper"), Provenance("code"), Provenance("rebuilt")
+
+
 class Settings(BaseModel):
     """Frozen settings that refuse unknown keys; a field's description is its documentation."""
 

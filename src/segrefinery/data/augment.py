@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import CODE, Settings
 from segrefinery.data.photometric import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -35,18 +35,18 @@ GREY = 127 / 255
 class StrongViewSettings(Settings):
     """Colour jitter and blur of the mixed image; the defaults are the constants of DACS and DAFormer."""
 
-    jitter: float = Field(default=0.2, ge=0, le=1)
-    """Strength s: brightness, contrast, saturation by U(1-s, 1+s), hue by U(-s, s)."""
-    jitter_probability: float = Field(default=0.8, ge=0, le=1)
-    """Probability of the jitter."""
-    blur_probability: float = Field(default=0.5, ge=0, le=1)
-    """Probability of the blur."""
-    sigma: tuple[float, float] = (0.15, 1.15)
-    """Range of the blur's standard deviation in pixels."""
-    kernel: float = Field(default=0.1, gt=0, le=1)
-    """Width of the blur's kernel as a share of each side (51 of 512)."""
+    jitter: Annotated[float, CODE] = Field(default=0.2, ge=0, le=1)
+    """Changes brightness, contrast and saturation by U(1-s, 1+s), hue by U(-s, s), with this strength s."""
+    jitter_probability: Annotated[float, CODE] = Field(default=0.8, ge=0, le=1)
+    """Changes the colours with this probability."""
+    blur_probability: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
+    """Blurs with this probability."""
+    sigma: Annotated[tuple[float, float], CODE] = (0.15, 1.15)
+    """Draws the blur's standard deviation in pixels from this range."""
+    kernel: Annotated[float, CODE] = Field(default=0.1, gt=0, le=1)
+    """Sets the width of the blur's kernel as a share of each side (51 of 512)."""
     shared_coins: bool = False
-    """One pair of coins for the whole batch, as in the official code; strengths stay one an image."""
+    """Throws one pair of coins for the whole batch, as the official code does; strengths stay one an image."""
 
 
 def strong_view(
@@ -84,20 +84,20 @@ def strong_view(
 class AffineViewSettings(Settings):
     """RandAugment with one affine map, Cutout, jitter and blur; the defaults are the constants of CPSL's code."""
 
-    flip: float = Field(default=0.5, ge=0, le=1)
-    """Probability of a horizontal flip."""
-    blur: float = Field(default=0.5, ge=0, le=1)
-    """Probability of a Gaussian blur with sigma 1."""
-    jitter: float = Field(default=0.4, ge=0, le=1)
-    """Strength of the colour jitter."""
-    jitter_probability: float = Field(default=0.5, ge=0, le=1)
-    """Probability of the colour jitter; ProDA has none, and no blur."""
-    operations: int = Field(default=2, ge=0)
-    """Operations drawn with replacement from FixMatch's pool of 14."""
-    operation_probability: float = Field(default=0.5, ge=0, le=1)
-    """Probability that a drawn operation is applied."""
-    cutout: float = Field(default=1 / 3, ge=0, le=1)
-    """Side of the grey Cutout square over the shorter side of the image; 0 = none."""
+    flip: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
+    """Flips left and right with this probability."""
+    blur: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
+    """Blurs by a Gaussian with sigma 1 with this probability."""
+    jitter: Annotated[float, CODE] = Field(default=0.4, ge=0, le=1)
+    """Sets the strength of the colour jitter."""
+    jitter_probability: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
+    """Changes the colours with this probability; ProDA has neither this nor a blur."""
+    operations: Annotated[int, CODE] = Field(default=2, ge=0)
+    """Draws so many operations, with replacement, from FixMatch's pool of 14."""
+    operation_probability: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
+    """Applies a drawn operation with this probability."""
+    cutout: Annotated[float, CODE] = Field(default=1 / 3, ge=0, le=1)
+    """Greys a square (Cutout) whose side is this share of the shorter side of the image; 0 = none."""
 
 
 @dataclass

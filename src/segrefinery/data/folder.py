@@ -36,49 +36,51 @@ class SplitSettings(Settings):
     """Which images belong to a split."""
 
     file: str
-    """A CSV file with a header, or without ``column`` a plain list of names, one a line. Relative to the root."""
+    """Names a CSV file with a header, or without ``column`` a plain list of names, one a line; relative to the root."""
     column: str | None = None
-    """The column that says where an image belongs."""
+    """Names the column that says where an image belongs."""
     value: str | int | list[str | int] | None = None
-    """The value, or values, of that column that make the split."""
+    """Gives the value, or values, of that column that make the split."""
     name: str | None = None
-    """The column with the image's name; without it, the first."""
+    """Names the column with the image's name; without it, the first."""
 
 
 class FolderSettings(Settings):
     """The keys of ``dataset.yaml``."""
 
     name: str | None = None
-    """The label space's name; without it, that of the file's folder (or of the file, if not called dataset.yaml)."""
+    """Names the label space; without it, that of the file's folder (or of the file, if not called dataset.yaml)."""
     root: str = "."
-    """Where the files lie, relative to the yaml. ``$NAME`` and ``${NAME:-default}`` are taken from the environment."""
+    """Says where the files lie, relative to the yaml. ``$NAME`` and ``${NAME:-default}`` are taken from the
+    environment."""
     images: str
-    """Pattern of the images below the root, for instance ``images/{name}.jpg``."""
+    """Gives the pattern of the images below the root, for instance ``images/{name}.jpg``."""
     masks: str | None = None
-    """Pattern of their masks, with the same ``{name}``. Without it the data set has no labels."""
+    """Gives the pattern of their masks, with the same ``{name}``. Without it the data set has no labels."""
     classes: str | list[str] | dict[int, str | None] | None = None
-    """Class names in the order of their ids, or id -> name (null: ignored), or the name of a known label space, or a
-    text file of names, one a line."""
+    """Names the classes in the order of their ids, or id -> name (null: ignored), or by the name of a known label
+    space, or in a text file, one a line."""
     colors: dict[str, _Rgb] | None = None
-    """Class name -> RGB. With ``classes`` it colours pictures; without, the masks themselves are colour PNGs."""
+    """Gives class name -> RGB. With ``classes`` it colours pictures; without, the masks themselves are colour PNGs."""
     labelmap: str | None = None
-    """A ``labelmap.txt`` of VOC or CVAT, for masks that are colour PNGs."""
+    """Names a ``labelmap.txt`` of VOC or CVAT, for masks that are colour PNGs."""
     merge: dict[str, str | None] = Field(default_factory=dict)
     """Renames classes: name -> new name (several may share one), or null to ignore the class."""
     ignore: tuple[int | _Rgb, ...] = ()
-    """Ids, or colours of colour masks, that are not to be learned. 255 always is, unless it is a class."""
+    """Lists ids, or colours of colour masks, that are not to be learned. 255 always is, unless it is a class."""
     splits: dict[str, SplitSettings] = Field(default_factory=dict)
-    """Split name -> which images belong to it."""
+    """Says which images belong to a split, by its name."""
     bits: int | None = Field(default=None, ge=8, le=16)
-    """How many bits images of 16 bits use, for instance 12; the brightest value is then 4095."""
+    """Says how many bits images of 16 bits use, for instance 12; the brightest value is then 4095."""
     range: tuple[float, float] | None = None
-    """The numbers of images that are black and white, for instance [0, 4095]; what lies outside is cut."""
+    """Gives the numbers of images that are black and white, for instance [0, 4095]; what lies outside is cut."""
     percentile: tuple[_Percent, _Percent] | None = None
-    """The shares in percent of each picture's pixels, band by band, that are black below and white above."""
+    """Gives the shares in percent of each picture's pixels, band by band, that are black below and white above."""
     bands: tuple[_Band, _Band, _Band] | None = None
-    """The bands that are red, green and blue, counted from 1."""
+    """Says which bands are red, green and blue, counted from 1."""
     exif: Exif | None = None
-    """``follow`` turns a JPEG as its EXIF mark says, ``ignore`` leaves it as stored; needed where a mask fits both."""
+    """Turns a JPEG as its EXIF mark says (``follow``), or leaves it as stored (``ignore``); needed where a mask fits
+    both."""
 
     @model_validator(mode="after")
     def _one_range(self) -> Self:

@@ -42,37 +42,37 @@ class DataSettings(Settings):
     """How images are read, cropped and batched."""
 
     short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
-    """Shorter side in pixels that every image is resized to, its aspect kept; None leaves images as they are."""
+    """Resizes every image to this shorter side in pixels, its aspect kept; null leaves images as they are."""
     evaluation_short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
-    """Shorter side of whole images that are only looked at: evaluation, prediction, passes before a stage. By default
-    ``short_side`` (CPSL trains at 1100 and is evaluated at 1024)."""
+    """Resizes whole images that are only looked at (evaluation, prediction, passes before a stage) to this shorter
+    side; by default ``short_side`` (CPSL trains at 1100 and is evaluated at 1024)."""
     crop: Annotated[tuple[int, int], BUDGET] = (512, 512)
-    """Height and width of a training crop in pixels."""
+    """Sets height and width of a training crop in pixels."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Smallest and largest random scale, on top of the resize."""
+    """Draws a random scale from this range, on top of the resize."""
     flip: float = Field(default=0.5, ge=0, le=1)
-    """Probability of a horizontal flip."""
+    """Flips left and right with this probability."""
     photometric: float = Field(default=0.0, ge=0, le=1)
-    """Strength of the colour jitter of source images (brightness, contrast, saturation, hue); 0 = none."""
+    """Sets the strength of the colour jitter of source images (brightness, contrast, saturation, hue); 0 = none."""
     blur: float = Field(default=0.0, ge=0, le=1)
-    """Probability of a Gaussian blur of source images, sigma U(0.15, 1.15)."""
+    """Blurs source images with this probability, sigma U(0.15, 1.15)."""
     max_class_share: float = Field(default=1.0, gt=0, le=1)
-    """Draw a labelled crop again, up to ten times, while one class covers more of it than this (DAFormer: 0.75)."""
+    """Draws a labelled crop again, up to ten times, while one class covers more of it than this (DAFormer: 0.75)."""
     rare_min_pixels: Annotated[int, BUDGET] = Field(default=3000, ge=0)
-    """Rare class sampling: an image counts for a class if it has more than this many pixels of it."""
+    """Counts an image for a class, in rare class sampling, if it has more than this many pixels of it."""
     rare_crop_ratio: float = Field(default=0.5, ge=0)
-    """Rare class sampling: draw the crop again, up to ten times, until it has more than this times
+    """Draws the crop again, in rare class sampling, up to ten times, until it has more than this times
     ``rare_min_pixels`` pixels of the wanted class (DAFormer 0.5, HRDA and MIC 2)."""
     batch: Annotated[int, BUDGET] = Field(default=2, ge=1, le=65_536)
-    """Source and target images per step, each, over all ranks."""
+    """Takes so many source and target images per step, each, over all ranks."""
     workers: Annotated[int, BUDGET] = Field(default=2, ge=0)
-    """Processes that read and augment ahead; 0 = in the training process. Batches do not depend on it."""
+    """Reads and augments ahead in so many processes; 0 = in the training process. Batches do not depend on it."""
     cache: Annotated[bool, BUDGET] = False
-    """Keep decoded and resized images in memory."""
+    """Keeps decoded and resized images in memory."""
     pixel_mean: Triple | None = None
-    """Mean of each colour channel in [0, 1], taken from every image; by default the network's own."""
+    """Takes this mean of each colour channel, in [0, 1], from every image; by default the network's own."""
     pixel_std: Triple | None = None
-    """Standard deviation of each colour channel, which every image is divided by; by default the network's own."""
+    """Divides every image by this standard deviation of each colour channel; by default the network's own."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import CODE, Settings
 from segrefinery.data.datasets import SegmentationDataset, content_key, files_of, parts_of
 from segrefinery.data.decoding import DataError, image_size, read_image
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple, denormalize, normalize
@@ -22,12 +22,12 @@ class TranslationSettings(Settings):
     """How a source image takes the target's style; needs no training of its own."""
 
     kind: Literal["fda", "color", "folder"] = "fda"
-    """From a target image of the same step: ``fda``, the low frequencies of the amplitude spectrum; ``color``, the mean
-    and spread of each channel of CIE Lab. ``folder``: images that another tool has translated."""
+    """Takes from a target image of the same step the low frequencies of the amplitude spectrum (``fda``), or the mean
+    and spread of each channel of CIE Lab (``color``); or shows images that another tool has translated (``folder``)."""
     folder: str | None = None
-    """Of those images, matched with the source's by file name."""
-    fraction: float = Field(default=0.01, ge=0, le=0.5)
-    """FDA's beta: half the width of the swapped square, as a share of the shorter side (0.01, 0.05 or 0.09)."""
+    """Names the folder of those images, matched with the source's by file name."""
+    fraction: Annotated[float, CODE] = Field(default=0.01, ge=0, le=0.5)
+    """Sets half the width of FDA's swapped square, as a share of the shorter side (beta: 0.01, 0.05 or 0.09)."""
 
     @model_validator(mode="after")
     def _folder_goes_with_its_kind(self) -> Self:

@@ -15,34 +15,38 @@ class TrainingSettings(Settings):
     """How a run trains, whatever its stages."""
 
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Computes in float32, or the networks in bfloat16 where that is safe."""
     accumulate: int = Field(default=1, ge=1)
-    """Micro-batches a step: less memory, and the same gradient of every loss that is a mean over all pixels. Losses
-    over chosen pixels (masked, contrastive, a mixture's) become means of the parts' means; batch norm sees less."""
+    """Splits a step into so many micro-batches: less memory, and the same gradient of every loss that is a mean over
+    all pixels. Losses over chosen pixels (masked, contrastive, a mixture's) become means of the parts' means; batch
+    norm sees less."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """Largest norm of all gradients of a step together, those of discriminators and refiners among them."""
+    """Limits the norm of all gradients of a step together, those of discriminators and refiners among them; null for no
+    limit."""
     deterministic: bool = True
-    """Ask torch for operations that give the same result every time. On a GPU some of them may be slower, and a few
+    """Asks torch for operations that give the same result every time. On a GPU some of them may be slower, and a few
     have no such form and warn."""
     checkpoint_every: int = Field(default=500, ge=1)
-    """Steps between checkpoints."""
+    """Writes a checkpoint after so many steps."""
     keep: int = Field(default=2, ge=1)
-    """Checkpoints kept of the stage in training."""
+    """Keeps so many checkpoints of the stage in training."""
     log_every: int = Field(default=20, ge=1)
+    """Tracks losses and rates after so many steps."""
     look_every: int = Field(default=0, ge=0)
-    """Steps between looks at the model in adaptation: evaluation, where there is an evaluation set, and label-free
-    scores; 0 = only at the end of a stage."""
+    """Looks at the model in adaptation after so many steps: evaluation, where there is an evaluation set, and
+    label-free scores; 0 = only at the end of a stage."""
     on_collapse: OnCollapse = "warn"
-    """When the labels of self-training look like a collapse: go on and say so, end the stage at the last good
-    checkpoint (``rollback``), or end the run (``stop``). That checkpoint is kept in any case."""
+    """Acts when the labels of self-training look like a collapse: goes on and says so, ends the stage at the last good
+    checkpoint (``rollback``), or ends the run (``stop``). That checkpoint is kept in any case."""
     choose: Literal["last", "score"] = "last"
-    """The model to ship: of the last stage, as publications do, so that a recipe reproduces them; or of the stage end,
-    source-only included, that the label-free score ranks highest."""
+    """Ships the model of the last stage, as publications do, so that a recipe reproduces them; or that of the stage
+    end, source-only included, that the label-free score ranks highest."""
     holdout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the labelled target images (``--labels``) that teach nothing: they score the run's models instead, which
-    gives an estimate for the target with its interval. By default all teach, and nothing is estimated."""
+    """Takes this share of the labelled target images (``--labels``) from training: they score the run's models instead,
+    which gives an estimate for the target with its interval. By default all teach, and nothing is estimated."""
     compile: str | None = None
-    """Backend of torch.compile (``inductor``) for the networks in training; null for none. Its first steps take
-    minutes; what the others gain depends on the device."""
+    """Compiles the networks in training by this backend of torch.compile (``inductor``); null for none. Its first steps
+    take minutes; what the others gain depends on the device."""
 
     @field_validator("compile")
     @classmethod

@@ -128,14 +128,14 @@ class ModelSettings(Settings):
     """Which network, from which weights."""
 
     name: str = "small"
-    """A name of the table, ``daformer:TIMM_ENCODER``, ``smp:ARCHITECTURE/ENCODER``, ``torchvision:MODEL`` or
+    """Names a network of the table, ``daformer:TIMM_ENCODER``, ``smp:ARCHITECTURE/ENCODER``, ``torchvision:MODEL`` or
     ``transformers:MODEL_TYPE``; HRDA around it: ``hrda:NAME``."""
     weights: str | None = None
-    """``imagenet``: the encoder's published pre-training (DINOv2: LVD-142M); ``none``: random; ``hf://ORG/REPO`` or a
-    path: weights of the whole network, safetensors or torch, their classes matched by the ``config.json``
-    beside. By default ``imagenet`` where the network has it."""
+    """Starts from the encoder's published pre-training (``imagenet``; DINOv2: LVD-142M), from random weights
+    (``none``), or from weights of the whole network (``hf://ORG/REPO`` or a path: safetensors or torch, their classes
+    matched by the ``config.json`` beside). By default ``imagenet`` where the network has it."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """The network's own settings."""
+    """Sets the network's own options."""
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:
@@ -163,10 +163,10 @@ class RunModelSettings(ModelSettings):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     start: str | None = Field(default=None, alias="from")
-    """A trained model to start from in place of a new network: a run or model folder, ``hf:ORG/REPO``, a folder of
+    """Starts from a trained model in place of a new network: a run or model folder, ``hf:ORG/REPO``, a folder of
     transformers or segmentation_models_pytorch, ``torchvision:NAME``, or a checkpoint file of the network ``name``."""
     classes: tuple[str, ...] | None = None
-    """What the classes of ``from`` are, in the order of its logits, where it does not say it or says it otherwise."""
+    """Names the classes of ``from`` in the order of its logits, where it does not say them or says them otherwise."""
 
     @model_validator(mode="after")
     def _classes_of_a_model(self) -> RunModelSettings:

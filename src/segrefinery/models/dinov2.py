@@ -21,11 +21,11 @@ class DINOv2Settings(HeadSettings):
     """DINOv2 and its head."""
 
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Stochastic depth of the encoder."""
+    """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability."""
     checkpointing: bool = False
-    """Recompute the encoder's blocks in the backward pass: about a third more time, far less memory."""
+    """Recomputes the encoder's blocks in the backward pass: about a third more time, far less memory."""
     upsample: Literal[1, 2, 4] = 4
-    """The head's grid is this many times finer than the patches: stride 14, 7 or 3.5."""
+    """Makes the head's grid this many times finer than the patches: stride 14, 7 or 3.5."""
 
 
 class DINOv2Encoder(Encoder):

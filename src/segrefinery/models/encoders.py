@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import IMAGENET, Normalization
+from segrefinery.core.settings import CODE
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
 from segrefinery.models.padding import pad_to_multiple, unpad
@@ -45,15 +46,16 @@ MIT_SIZES = tuple(_MIT)
 class MiTSettings(HeadSettings):
     """A head on a Mix Transformer."""
 
-    drop_path: float = Field(default=0.1, ge=0, lt=1)
-    """Stochastic depth of the encoder."""
+    drop_path: Annotated[float, CODE] = Field(default=0.1, ge=0, lt=1)
+    """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability."""
 
 
 class TimmSettings(HeadSettings):
     """A head on a timm encoder."""
 
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Stochastic depth of the encoder, for encoders that know it."""
+    """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability, where the encoder
+    knows it."""
 
 
 class Encoder(nn.Module, ABC):

@@ -22,9 +22,9 @@ class FCN8sSettings(Settings):
     """Size of FCN-8s."""
 
     width: int = Field(default=4096, ge=8)
-    """Channels of the two layers that were fully connected in VGG-16; pre-trained weights have 4096."""
+    """Sets the channels of the two layers that were fully connected in VGG-16; pre-trained weights have 4096."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Dropout after each of them."""
+    """Drops this share of the channels after each of them."""
 
 
 class FCN8s(Segmenter):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import CODE, Settings
 
 Norm = Literal["batch", "group", "none"]
 
@@ -18,15 +18,16 @@ Norm = Literal["batch", "group", "none"]
 class HeadSettings(Settings):
     """What every multi-level head can be told."""
 
-    norm: Norm = "batch"
-    """``batch`` is what was published; ``group`` does not depend on the batch and suits small ones."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of feature channels dropped before the classifier."""
+    norm: Annotated[Norm, CODE] = "batch"
+    """Normalises by ``batch``, as published, or by ``group``, which does not depend on the batch and suits small
+    ones."""
+    dropout: Annotated[float, CODE] = Field(default=0.1, ge=0, lt=1)
+    """Drops this share of the feature channels before the classifier."""
     auxiliary: bool = False
     """Adds a second classifier on the last level but one, for refiners that compare two learners."""
-    relu: bool = True
-    """Whether the classifier reads features after a ReLU, as published. Without, they have both signs, like those of
-    ProDA's and CPSL's own head, which are compared with prototypes."""
+    relu: Annotated[bool, CODE] = True
+    """Reads features after a ReLU, as published. Without, they have both signs, like those of ProDA's and CPSL's own
+    head, which are compared with prototypes."""
 
 
 def conv_norm(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import CODE, Settings
 from segrefinery.models.heads import HeadSettings, Norm, SegFormerHead
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
@@ -28,21 +28,22 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 class HRDASettings(Settings):
     """The two scales. Sizes in pixels of the image that is given to the network."""
 
-    detail: int = Field(default=512, gt=0)
-    """Side of the detail box, a multiple of twice ``divisor``; half the training crop in the paper."""
+    detail: Annotated[int, CODE] = Field(default=512, gt=0)
+    """Sets the side of the detail box, a multiple of twice ``divisor``; half the training crop in the paper."""
     divisor: int = Field(default=32, gt=0)
-    """What the network's input sizes must be multiples of: its largest stride, or its patch size. A crop that is not a
-    multiple of twice this number is enlarged (bilinear) to the next one."""
-    attention_width: int = Field(default=256, gt=0)
-    """Channels of the scale attention (530,707 parameters for the levels of MiT-B5 and 19 classes)."""
-    attention_norm: Norm = "batch"
-    """Its norm; ``group`` does not depend on the batch and suits small ones."""
+    """Says what the network's input sizes must be multiples of: its largest stride, or its patch size. A crop that is
+    not a multiple of twice this number is enlarged (bilinear) to the next one."""
+    attention_width: Annotated[int, CODE] = Field(default=256, gt=0)
+    """Sets the channels of the scale attention (530,707 parameters for the levels of MiT-B5 and 19 classes)."""
+    attention_norm: Annotated[Norm, CODE] = "batch"
+    """Normalises the scale attention by ``batch``, or by ``group``, which does not depend on the batch and suits small
+    ones."""
     window: int | None = Field(default=None, gt=0)
-    """At test time: side of the overlapping windows (half their side apart) in which large images are predicted, a
-    multiple of twice ``divisor``; the training crop in the paper (1024). By default the image is one window."""
+    """Predicts large images, at test time, in overlapping windows of this side, half their side apart, a multiple of
+    twice ``divisor``; the training crop in the paper (1024). By default the image is one window."""
 
     options: dict[str, Any] = Field(default_factory=dict)
-    """The wrapped network's own settings."""
+    """Passes the wrapped network its own settings."""
 
     @model_validator(mode="after")
     def _multiples(self) -> HRDASettings:

@@ -15,11 +15,11 @@ class SmallSettings(Settings):
     """Size of ``small``."""
 
     width: int = Field(default=32, ge=16, multiple_of=16)
-    """Channels at stride 4; twice as many at stride 8, four times at stride 16."""
+    """Sets the channels at stride 4; twice as many at stride 8, four times at stride 16."""
     blocks: int = Field(default=2, ge=1)
-    """Residual blocks at each of the strides 8 and 16."""
+    """Stacks so many residual blocks at each of the strides 8 and 16."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of feature channels dropped before each classifier."""
+    """Drops this share of the feature channels before each classifier."""
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1, kernel: int = 3) -> nn.Sequential:

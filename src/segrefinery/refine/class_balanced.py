@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import mrkld
@@ -40,16 +40,17 @@ def balanced_scores(probs: Tensor, thresholds: Tensor) -> Tensor:
 class ClassBalancedSettings(RefinerSettings):
     """Keep the same share of every class, by a re-weighted argmax."""
 
-    kind: Literal["cbst", "mrkld", "lrent"] = "cbst"
-    """``mrkld``: also keep the student from being too sure where it learns; ``lrent``: soft labels."""
-    portion: float = Field(default=0.2, gt=0, le=1)
-    """Share of each class to keep; CBST starts at 0.2 and adds 0.05 a generation, up to 0.5."""
+    kind: Annotated[Literal["cbst", "mrkld", "lrent"], CODE] = "cbst"
+    """Chooses CBST's hard labels (``cbst``), those that also keep the student from being too sure where it learns
+    (``mrkld``), or soft labels (``lrent``)."""
+    portion: Annotated[float, CODE] = Field(default=0.2, gt=0, le=1)
+    """Keeps this share of each class; CBST starts at 0.2 and adds 0.05 a generation, up to 0.5."""
     bins: Annotated[int, BUDGET] = Field(default=10000, ge=10, le=10000)
-    """Confidence bins of [0, 1]; the resolution of a threshold."""
-    mrkld_weight: float = Field(default=0.1, ge=0)
-    """Of MRKLD's regulariser."""
-    temperature: float = Field(default=0.25, gt=0)
-    """LRENT's: labels are proportional to (prob / threshold) ^ (1 / temperature)."""
+    """Counts confidences in so many bins of [0, 1]; the resolution of a threshold."""
+    mrkld_weight: Annotated[float, CODE] = Field(default=0.1, ge=0)
+    """Weighs MRKLD's regulariser."""
+    temperature: Annotated[float, CODE] = Field(default=0.25, gt=0)
+    """Sharpens LRENT's labels, which are proportional to (prob / threshold) ^ (1 / temperature)."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> ClassBalanced:
         return ClassBalanced(self, space.num_classes)
@@ -99,14 +100,16 @@ class ClassBalanced(Refiner):
 class InstanceAdaptiveSettings(RefinerSettings):
     """Thresholds a class that follow each image."""
 
-    alpha: float = Field(default=0.2, gt=0, le=1)
-    """Share of an image's pixels of a class that are kept where the threshold is 1."""
-    gamma: float = Field(default=8.0, ge=0)
-    """How much less is kept of classes with a low threshold."""
-    momentum: Annotated[float, BUDGET] = Field(default=0.9, ge=0, lt=1)
-    """Weight of the old threshold."""
-    start: float = Field(default=0.9, ge=0, le=1)
-    cap: float = Field(default=0.999, ge=0, le=1)
+    alpha: Annotated[float, CODE] = Field(default=0.2, gt=0, le=1)
+    """Keeps this share of an image's pixels of a class whose threshold is 1."""
+    gamma: Annotated[float, CODE] = Field(default=8.0, ge=0)
+    """Keeps the less of a class the lower its threshold is; 0 treats all alike."""
+    momentum: Annotated[float, BUDGET, CODE] = Field(default=0.9, ge=0, lt=1)
+    """Weighs the old threshold in its moving average (beta)."""
+    start: Annotated[float, CODE] = Field(default=0.9, ge=0, le=1)
+    """Starts the threshold of every class here."""
+    cap: Annotated[float, CODE] = Field(default=0.999, ge=0, le=1)
+    """Holds every threshold at or below this."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> InstanceAdaptive:
         return InstanceAdaptive(self, space.num_classes)

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from segrefinery.core.precision import wide
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
@@ -89,17 +89,18 @@ class ConfidenceThresholdSettings(RefinerSettings):
     """Learn only from pixels whose confidence reaches a threshold."""
 
     threshold: float = Field(default=0.0, ge=0, le=1)
-    """Pixels below it are never learned from, whatever their class; 0 = no fixed threshold."""
+    """Drops pixels of a lower confidence, whatever their class; 0 = no fixed threshold."""
     classes: Literal["none", "fitted", "running"] = "fitted"
-    """Class thresholds: ``fitted`` once over the target before a generation, ``running`` over the latest batches."""
-    portion: float = Field(default=0.5, ge=0, le=1)
-    """Share of each class to keep: 0.5 = class median (BDL, SAM), 0.34 = FDA."""
-    cap: float = Field(default=0.9, ge=0, le=1)
-    """No class threshold is higher."""
+    """Fits thresholds for the classes once over the target before a generation (``fitted``), over the latest batches
+    (``running``), or not at all."""
+    portion: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
+    """Keeps this share of each class: 0.5 = class median (BDL, SAM), 0.34 = FDA."""
+    cap: Annotated[float, CODE] = Field(default=0.9, ge=0, le=1)
+    """Holds every class threshold at or below this."""
     bins: Annotated[int, BUDGET] = Field(default=1000, ge=10, le=10000)
-    """Confidence bins of [0, 1]; the resolution of a class threshold."""
+    """Counts confidences in so many bins of [0, 1]; the resolution of a class threshold."""
     momentum: Annotated[float, BUDGET] = Field(default=0.99, ge=0, lt=1)
-    """Weight of the past in a running histogram, per step."""
+    """Weighs the past in a running histogram, per step."""
 
     @model_validator(mode="after")
     def _thresholds_something(self) -> Self:
@@ -160,12 +161,13 @@ class ConfidenceThreshold(Refiner):
 class ConfidenceShareSettings(RefinerSettings):
     """Trust an image as far as the share of its confident pixels (DACS, DAFormer)."""
 
-    threshold: float = Field(default=0.968, ge=0, le=1)
-    """A pixel is confident from here."""
+    threshold: Annotated[float, CODE] = Field(default=0.968, ge=0, le=1)
+    """Calls a pixel confident from here on."""
     preset: Literal["paper", "official"] = "paper"
-    """``paper``: share per image, p > threshold; ``official``: one share for the batch, p >= threshold."""
+    """Takes the share per image and p > threshold (``paper``), or one share for the batch and p >= threshold
+    (``official``)."""
     ignored_rows: tuple[float, float] = (0.0, 0.0)
-    """Shares of the height, top and bottom, that teach nothing (a bonnet, rectification borders)."""
+    """Gives no weight to these shares of the height, top and bottom (a bonnet, rectification borders)."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> ConfidenceShare:
         return ConfidenceShare(self)

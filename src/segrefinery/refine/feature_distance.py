@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import CODE
 from segrefinery.labels import LabelSpace, match
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.refine.base import Refiner, RefinerSettings, Step
@@ -57,12 +59,12 @@ def masked_feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -
 class FeatureDistanceSettings(RefinerSettings):
     """Feature distance to the pre-trained encoder, on source images."""
 
-    classes: tuple[str, ...] | None = None
-    """Names of the thing classes; by default those of Cityscapes' that the label space has."""
-    ratio: float = Field(default=0.75, gt=0.5, le=1)
-    """Least share of a cell that one thing class must cover."""
-    weight: float = Field(default=0.005, ge=0)
-    """Weight of the loss."""
+    classes: Annotated[tuple[str, ...] | None, CODE] = None
+    """Names the thing classes; by default those of Cityscapes' that the label space has."""
+    ratio: Annotated[float, CODE] = Field(default=0.75, gt=0.5, le=1)
+    """Counts a cell if one thing class covers at least this share of it."""
+    weight: Annotated[float, CODE] = Field(default=0.005, ge=0)
+    """Weighs the loss."""
 
     @property
     def only_adds_losses(self) -> bool:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction, Segmenter
@@ -46,18 +46,18 @@ def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequ
 class MaskedConsistencySettings(RefinerSettings):
     """Masked image consistency; the defaults are those of 1024 x 1024 crops (32 for blocks at 512 x 512)."""
 
-    block: Annotated[int, BUDGET] = Field(default=64, gt=0)
-    """Side of a masked block in pixels."""
-    ratio: float = Field(default=0.7, ge=0, le=1)
-    """Share of blocks that are hidden."""
-    weight: float = Field(default=1.0, ge=0)
-    """Weight of the loss."""
-    aux_weight: float = Field(default=0.0, ge=0)
-    """Weight of the further learners inside it (HRDA's detail crop: 0.1)."""
-    strong: bool = True
-    """Also change the masked image's colours, as for synthetic sources (``separatetrgaug``)."""
+    block: Annotated[int, BUDGET, CODE] = Field(default=64, gt=0)
+    """Sets the side of a masked block in pixels."""
+    ratio: Annotated[float, CODE] = Field(default=0.7, ge=0, le=1)
+    """Hides this share of the blocks."""
+    weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
+    """Weighs the loss."""
+    aux_weight: Annotated[float, CODE] = Field(default=0.0, ge=0)
+    """Weighs the further learners inside it (HRDA's detail crop: 0.1)."""
+    strong: Annotated[bool, CODE] = True
+    """Changes also the masked image's colours, as for synthetic sources (``separatetrgaug``)."""
     labels: Literal["refined", "teacher"] = "refined"
-    """Learn the refined labels, or the teacher's own; either way as far as the refined labels are trusted."""
+    """Learns the refined labels, or the teacher's own; either way as far as the refined labels are trusted."""
 
     @property
     def only_adds_losses(self) -> bool:

@@ -25,7 +25,7 @@ class TetherSettings(RefinerSettings):
     """Stay near the network of before the stage."""
 
     weight: float = Field(default=0.1, ge=0)
-    """Weight of the loss."""
+    """Weighs the loss."""
 
     @property
     def only_adds_losses(self) -> bool:

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.batch import LabeledBatch, TranslatedBatch
 from segrefinery.data.translation import TranslationSettings, translate
 from segrefinery.labels import IGNORE
@@ -38,37 +38,42 @@ class AdversarialSettings(StageSettings):
     """Align the target's predictions with the source's; the defaults are AdaptSegNet's, which UncerDA keeps."""
 
     kind: Literal["adversarial"] = "adversarial"
-    optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings(
+    """Names the kind of the stage."""
+    optimizer: Annotated[OptimizerSettings, BUDGET, CODE] = OptimizerSettings(
         name="sgd", lr=2.5e-4, weight_decay=5e-4, power=0.9, horizon=250_000
     )
-    discriminator_optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings(
+    """Chooses the network's optimizer and its rates."""
+    discriminator_optimizer: Annotated[OptimizerSettings, BUDGET, CODE] = OptimizerSettings(
         name="adam", lr=1e-4, weight_decay=0.0, betas=(0.9, 0.99), power=0.9, horizon=250_000
     )
-    discriminator_width: Annotated[int, BUDGET] = Field(default=64, ge=1)
-    """Channels of the first of its five layers."""
-    disc_input: Literal["softmax", "entropy"] = "softmax"
-    """What is aligned: class probabilities (AdaptSegNet, UncerDA) or their self-information (ADVENT)."""
-    objective: Literal["vanilla", "least_squares"] = "vanilla"
-    upsample: Annotated[bool, BUDGET] = True
-    """Discriminate at the images' size, as the papers do, or on the network's own grid, which is far cheaper."""
-    weights: LossWeights = LossWeights()
-    """Of the supervised loss on the source."""
-    adversarial: LossWeights = LossWeights(main=0.001, aux=0.0002)
-    """Of fooling the discriminators; 0 for no discriminator."""
+    """Chooses the discriminators' optimizer and its rates."""
+    discriminator_width: Annotated[int, BUDGET, CODE] = Field(default=64, ge=1)
+    """Sets the channels of the first of a discriminator's five layers."""
+    disc_input: Annotated[Literal["softmax", "entropy"], CODE] = "softmax"
+    """Aligns class probabilities (AdaptSegNet, UncerDA) or their self-information (ADVENT)."""
+    objective: Annotated[Literal["vanilla", "least_squares"], CODE] = "vanilla"
+    """Tells domains apart by binary cross-entropy, or by squared distance (LS-GAN)."""
+    upsample: Annotated[bool, BUDGET, CODE] = True
+    """Discriminates at the images' size, as the papers do, or on the network's own grid, which is far cheaper."""
+    weights: Annotated[LossWeights, CODE] = LossWeights()
+    """Weighs the classifiers in the supervised loss on the source."""
+    adversarial: Annotated[LossWeights, CODE] = LossWeights(main=0.001, aux=0.0002)
+    """Weighs how far the network fools the discriminators; 0 for no discriminator."""
     entropy: LossWeights = LossWeights(main=0.0, aux=0.0)
-    """Of entropy minimisation on the target (MinEnt: 0.001 and 0.0002)."""
+    """Weighs entropy minimisation on the target (MinEnt: 0.001 and 0.0002)."""
     entropy_power: float | None = Field(default=None, gt=0)
-    """eta of FDA's robust entropy penalty (2.0, with ``entropy.main`` 0.005); null for the entropy itself."""
+    """Raises the entropy to FDA's robust penalty (eta: 2.0, with ``entropy.main`` 0.005); null for the entropy
+    itself."""
     translation: TranslationSettings | None = None
-    """Source images in the style of the target join the target stream; null for none."""
+    """Adds source images in the style of the target to the target stream; null for none."""
     translated_share: float = Field(default=0.5, ge=0, le=1)
-    """How much of the target stream they are."""
+    """Fills this share of the target stream with them."""
     translated_ce: bool = True
-    """Whether their labels also teach."""
+    """Lets their labels also teach."""
     rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
-    """How often the stage is repeated, each time with new discriminators. Guided rounds may settle earlier."""
+    """Repeats the stage so often, each time with new discriminators. Guided rounds may settle earlier."""
     target_guided: TargetGuidedSettings | None = None
-    """Draw source images by what the target finds uncertain (UncerDA); null for sampling as ``sampling`` says."""
+    """Draws source images by what the target finds uncertain (UncerDA); null for sampling as ``sampling`` says."""
 
     @model_validator(mode="after")
     def _one_way_to_sample(self) -> Self:

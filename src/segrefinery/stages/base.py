@@ -26,34 +26,35 @@ class LabelledSettings(Settings):
     """How a stage learns from labelled target images, where a run is given any (``--labels``)."""
 
     weight: float = Field(default=1.0, ge=0)
-    """Of their loss, in batches of their own; 0 = the stage does not learn from them."""
+    """Weighs their loss, in batches of their own; 0 = the stage does not learn from them."""
     batch: Annotated[int | None, BUDGET] = Field(default=None, gt=0, le=65_536)
-    """How many a step, repeated evenly where they are few; by default as many as other target images."""
+    """Shows so many a step, repeated evenly where they are few; by default as many as other target images."""
     sampling: Literal["uniform", "rare_class"] = "uniform"
-    """How they are drawn: evenly, or by DAFormer's rare class sampling."""
+    """Draws them evenly, or by DAFormer's rare class sampling."""
 
 
 class StageSettings(Settings):
     """What every stage lets a recipe choose."""
 
     steps: Annotated[int, BUDGET] = Field(gt=0, le=1_000_000_000)
-    """Optimizer steps."""
+    """Takes so many optimizer steps."""
     optimizer: Annotated[OptimizerSettings, BUDGET] = OptimizerSettings()
+    """Chooses the optimizer and its rates."""
     before: str | None = None
     """Puts the stage in front of another one, for a recipe that extends one or for ``--set``; by default a new stage is
     the last."""
     start: Literal["previous", "fresh"] = "previous"
-    """Train on from the weights the last stage left, or from a newly built network."""
+    """Trains on from the weights the last stage left, or from a newly built network."""
     model: Annotated[ModelSettings | None, BUDGET] = None
-    """The network of a fresh start, by default the recipe's (a distilled student may be another)."""
+    """Names the network of a fresh start; by default the recipe's (a distilled student may be another)."""
     batch: Annotated[int | None, BUDGET] = Field(default=None, gt=0, le=65_536)
-    """Images of each domain a step; by default the recipe's ``data.batch``."""
+    """Takes so many images of each domain a step; by default the recipe's ``data.batch``."""
     crop: Annotated[tuple[int, int] | None, BUDGET] = None
-    """Height and width of the training crop; by default the recipe's ``data.crop``."""
+    """Sets height and width of the training crop; by default the recipe's ``data.crop``."""
     sampling: Literal["uniform", "rare_class"] = "uniform"
-    """How source images are drawn: evenly, or by DAFormer's rare class sampling."""
+    """Draws source images evenly, or by DAFormer's rare class sampling."""
     labelled: LabelledSettings = LabelledSettings()
-    """How it learns from the labelled target images of ``--labels``; without any, this is nothing."""
+    """Says how the stage learns from the labelled target images of ``--labels``; without any, this is nothing."""
 
     @property
     def takes_target(self) -> bool:

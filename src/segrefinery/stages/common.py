@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import CODE, Settings
 from segrefinery.data.batch import LabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
@@ -22,9 +23,10 @@ from segrefinery.stages.optimizers import Trained, refined_optimizers
 class LossWeights(Settings):
     """Weights of a network's classifiers in a supervised loss."""
 
-    main: float = Field(default=1.0, ge=0)
-    aux: float = Field(default=0.1, ge=0)
-    """Of the second learner, where the network has one (AdaptSegNet: 0.1; MRNet: 0.5; HRDA's detail crop: 0.1)."""
+    main: Annotated[float, CODE] = Field(default=1.0, ge=0)
+    """Weighs the main classifier."""
+    aux: Annotated[float, CODE] = Field(default=0.1, ge=0)
+    """Weighs the second learner, where the network has one (AdaptSegNet: 0.1; MRNet: 0.5; HRDA's detail crop: 0.1)."""
 
 
 def head_losses(

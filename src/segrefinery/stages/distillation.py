@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.data.batch import MixedBatch
 from segrefinery.labels import IGNORE
@@ -31,26 +31,30 @@ class DistillationSettings(StageSettings):
     """Teach a student what the last stage's network knows; by default the student is newly built."""
 
     kind: Literal["distillation"] = "distillation"
-    start: Literal["previous", "fresh"] = "fresh"
-    """The student: a newly built network (with its pre-trained encoder, for instance a self-supervised one), or the
+    """Names the kind of the stage."""
+    start: Annotated[Literal["previous", "fresh"], CODE] = "fresh"
+    """Builds the student anew (with its pre-trained encoder, for instance a self-supervised one), or starts it as the
     teacher itself."""
     rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
-    """How often the stage is repeated; the student of a round teaches the next."""
-    confidence: float = Field(default=0.95, ge=0, le=1)
-    """Target pixels the teacher is not surer of than this carry no hard label."""
-    kl_weight: float = Field(default=1.0, ge=0)
-    """Weight of KL(teacher || student)."""
+    """Repeats the stage so often; the student of a round teaches the next."""
+    confidence: Annotated[float, CODE] = Field(default=0.95, ge=0, le=1)
+    """Gives target pixels that the teacher is not surer of than this no hard label."""
+    kl_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
+    """Weighs KL(teacher || student)."""
     divisor: Literal["pixels", "elements"] = "pixels"
-    """Take the KL as a mean over pixels, or over pixels and classes (1/C of that), for which ProDA's and CPSL's authors
-    chose its weight."""
-    source_weight: float = Field(default=1.0, ge=0)
-    target_weight: float = Field(default=1.0, ge=0)
+    """Takes the KL as a mean over pixels, or over pixels and classes (1/C of that), for which ProDA's and CPSL's
+    authors chose its weight."""
+    source_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
+    """Weighs the cross-entropy on the source."""
+    target_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
+    """Weighs the cross-entropy on the teacher's labels."""
     weights: LossWeights = LossWeights()
+    """Weighs the network's classifiers in both."""
     strong: StrongViewSettings | None = StrongViewSettings()
-    """Photometric strong view that student and teacher see of the target; null for none."""
+    """Shows student and teacher the target in a photometric strong view; null for none."""
 
     refine: RefinerChain = Field(default_factory=dict)
-    """Refiners that only add losses, in order (SAM in ProDA's third stage)."""
+    """Adds the losses of refiners that leave labels alone, in order (SAM in ProDA's third stage)."""
 
     @field_validator("refine")
     @classmethod

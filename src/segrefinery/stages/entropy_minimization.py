@@ -23,6 +23,7 @@ class EntropyMinimizationSettings(StageSettings):
     """Minimise the entropy of what the network says of the target (TENT)."""
 
     kind: Literal["entropy_minimization"] = "entropy_minimization"
+    """Names the kind of the stage."""
 
     @property
     def passes(self) -> float:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.data.batch import LabeledBatch, MixedBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.label_files import write_label_set
@@ -33,35 +33,42 @@ class SelfTrainingSettings(StageSettings):
     """Learn the target from a teacher's refined labels."""
 
     kind: Literal["self_training"] = "self_training"
+    """Names the kind of the stage."""
     refine: RefinerChain = Field(default_factory=dict)
-    """The refiners, in order."""
+    """Mends the teacher's labels by these refiners, in order."""
     labels: Literal["online", "offline"] = "online"
-    """``online``: the teacher follows the student and labels every batch. ``offline``: the last stage's network labels
-    the whole target set once a generation, as PNG files, and the student learns from those."""
+    """Makes labels as it goes, batch by batch, with a teacher that follows the student (``online``), or has the last
+    stage's network label the whole target set once a generation, as PNG files that the student learns from
+    (``offline``)."""
     generations: Annotated[int, BUDGET] = Field(default=1, ge=1)
-    """How often the stage is repeated, each time from the labels of the network before."""
+    """Repeats the stage so often, each time from the labels of the network before."""
     teacher: TeacherSettings = TeacherSettings()
-    mixing: Literal["classmix", "cutmix", "none"] = "classmix"
-    """What is pasted over the target images: parts of the source's with their labels; without a source, of the batch's
+    """Says how the teacher follows the student."""
+    mixing: Annotated[Literal["classmix", "cutmix", "none"], CODE] = "classmix"
+    """Pastes parts of the source's images with their labels over the target images; without a source, of the batch's
     other target images with theirs."""
     mix_classes: Literal["paper", "official"] = "paper"
-    """Half of the classes of each image, or of the whole batch's with ignored pixels, as DACS's code does."""
+    """Pastes half of the classes of each image, or of the whole batch's with ignored pixels, as DACS's code does."""
     strong: StrongViewSettings | None = StrongViewSettings()
-    """Photometric strong view of what the student sees of the target; null for none."""
+    """Changes the colours of what the student sees of the target; null for none."""
     translation: TranslationSettings | None = None
-    """Show the source images of this stage, those that are mixed in too, in the style of a random target image of the
+    """Shows the source images of this stage, those that are mixed in too, in the style of a random target image of the
     batch (``fda``, ``color``); null leaves them as they are."""
     statistics: Annotated[Literal["both", "target"], BUDGET] = "both"
-    """Whose images batch norm's running statistics follow, which goes with the network. ``target``: measured on the
-    target before the stage, they then follow what the student sees of it, and the source leaves them alone. The teacher
-    labels by them."""
+    """Lets batch norm's running statistics, by which the teacher labels, follow both domains; or measures them on the
+    target before the stage (``target``), then to follow what the student sees of it, not the source."""
     batch_norm: Literal["network", "train"] = "network"
-    """``train``: also learn the scales and shifts that the network keeps fixed (UncerDA's self-training)."""
+    """Leaves scales and shifts as the network has them, or learns also those that it keeps fixed (``train``, UncerDA's
+    self-training)."""
     weights: LossWeights = LossWeights()
-    source_weight: float = Field(default=1.0, ge=0)
-    target_weight: float = Field(default=1.0, ge=0)
+    """Weighs the network's classifiers in the cross-entropies."""
+    source_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
+    """Weighs the loss on the source; 0 = the student does not look at it."""
+    target_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
+    """Weighs the loss on the mixed images."""
     target_loss: Literal["cross_entropy", "symmetric", "variance_regularized"] = "cross_entropy"
-    """``symmetric``: 0.1 CE + RCE (ProDA, CPSL); ``variance_regularized``: exp(-D) CE + D (MRNet, UncerDA)."""
+    """Learns labels by cross-entropy, by 0.1 CE + RCE (``symmetric``: ProDA, CPSL), or by exp(-D) CE + D
+    (``variance_regularized``: MRNet, UncerDA)."""
 
     @model_validator(mode="after")
     def _a_folder_is_for_the_whole_run(self) -> Self:

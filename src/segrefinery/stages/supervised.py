@@ -17,17 +17,21 @@ class SupervisedSettings(StageSettings):
     """Train on labelled images."""
 
     kind: Literal["supervised"] = "supervised"
+    """Names the kind of the stage."""
     learn_from: Literal["source", "target_labels"] = "source"
-    """``target_labels`` makes the run an oracle: an upper bound, never an adaptation result."""
+    """Learns from the source, or from ``target_labels``, which makes the run an oracle: an upper bound, never an
+    adaptation result."""
     hands_on: Literal["model", "refiners"] = "model"
-    """``refiners``: the network is thrown away and only what its refiners learned goes on (SAM's attention)."""
+    """Hands on the network, or only what its refiners learned (``refiners``, SAM's attention); the network is then
+    thrown away."""
     weights: LossWeights = LossWeights()
+    """Weighs the network's classifiers in the cross-entropy."""
     refine: RefinerChain = Field(default_factory=dict)
-    """Refiners whose own losses also train on the source (SAM's attention, IR2F's function)."""
+    """Trains also these refiners' own losses on the source (SAM's attention, IR2F's function)."""
 
     labelled: LabelledSettings = LabelledSettings(weight=0.0)
-    """How it learns from the labelled target images of ``--labels``: by default not at all, so that there is a
-    source-only model to compare with. ``weight: 1`` trains on the source and on them."""
+    """Says how the stage learns from the labelled target images of ``--labels``: by default not at all, so that there
+    is a source-only model to compare with. ``weight: 1`` trains on the source and on them."""
 
     @property
     def takes_target(self) -> bool:

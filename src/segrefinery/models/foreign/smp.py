@@ -26,7 +26,7 @@ class SMPSettings(Settings):
     """A segmentation_models.pytorch model."""
 
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the architecture, for instance ``decoder_channels``."""
+    """Passes further arguments to the architecture, for instance ``decoder_channels``."""
 
 
 def library() -> Any:

@@ -62,9 +62,9 @@ class TransformersSettings(Settings):
     """A semantic-segmentation model of transformers."""
 
     config: dict[str, Any] = Field(default_factory=dict)
-    """The model's configuration, as in its ``config.json``; by default that of its family."""
+    """Gives the model's configuration, as in its ``config.json``; by default that of its family."""
     bgr: bool = False
-    """The model wants blue first (MobileViT's preprocessor says so)."""
+    """Shows the model blue first (MobileViT's preprocessor says so)."""
 
 
 def library() -> Any:

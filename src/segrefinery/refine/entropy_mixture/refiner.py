@@ -29,18 +29,20 @@ class EntropyMixtureSettings(RefinerSettings):
     """Keep the pixels whose entropy belongs to the certain Gaussian of their class."""
 
     gmm_scope: Literal["image", "dataset"] = "image"
-    """One mixture an image and class (the paper's best reading), or one a class over the target set."""
+    """Fits a mixture for each image and class (the paper's best reading), or one a class over the target set."""
     soft: bool = False
-    """Weigh pixels by the posterior of the certain component, instead of keeping those above 1/2."""
+    """Weighs pixels by the posterior of the certain component, instead of keeping those above 1/2."""
     guard: bool = True
-    """Also keep entropies below the certain mean, where a wide uncertain Gaussian may overtake a narrow certain one."""
+    """Keeps also entropies below the certain mean, where a wide uncertain Gaussian may overtake a narrow certain
+    one."""
     min_pixels: Annotated[int, BUDGET] = Field(default=100, ge=2)
-    """A class with fewer pixels in an image uses the target set's mixture."""
+    """Uses the target set's mixture for a class with fewer pixels in an image."""
     bins: Annotated[int, BUDGET] = Field(default=256, ge=16, le=4096)
-    """Bins of [0, 1] that entropies are gathered in."""
+    """Gathers entropies in so many bins of [0, 1]."""
     iterations: int = Field(default=100, ge=1)
+    """Ends the EM after so many iterations at the latest."""
     tolerance: float = Field(default=1e-6, gt=0)
-    """Of the mean log-likelihood."""
+    """Ends the EM when the mean log-likelihood moves by less."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> EntropyMixture:
         return EntropyMixture(self, space.num_classes)

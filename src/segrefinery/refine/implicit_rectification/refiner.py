@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, REBUILT
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import learner_cross_entropy
@@ -33,38 +33,40 @@ from segrefinery.refine.implicit_rectification.function import ImplicitRectifica
 class ImplicitRectificationSettings(RefinerSettings):
     """Continuous rectification by a mixture of learners; the defaults are our reading of the paper."""
 
-    weighting: Weighting = "implicit"
-    """``implicit``: decoded at every point. To compare: ``equal`` weights; the host's own ``heuristic`` (HRDA's scale
-    attention; for two classifiers exp(-KL) on the target's loss, as in MRNet); ``discrete``: the same function on the
-    first learner's grid, up-sampled."""
-    queries: Annotated[int, BUDGET] = Field(default=16384, gt=0)
-    """Random points an image on which the mixture is trained."""
-    source_weight: float = Field(default=1.0, ge=0)
-    target_weight: float = Field(default=1.0, ge=0)
-    """Weights of the mixture's loss on the source and on the mixed image."""
-    betas: tuple[float, ...] = ()
-    """Weights of each learner's own cross-entropy inside these losses, a guard against starvation; none by default,
-    for the stage has its own (its ``weights``)."""
-    space: Literal["prob", "logit"] = "prob"
-    """Mix probabilities or logits."""
-    classwise: bool = False
-    """A weight for each class."""
-    pe: Literal["raw", "fourier"] = "raw"
-    """Relative positions as they are, or with sines and cosines."""
-    ensemble: Literal["four", "nearest", "joint"] = "four"
-    """The cells a point is read from; only ``four`` is continuous."""
-    unfold: bool = False
-    """Read 3 x 3 latents at each cell."""
-    shared: bool = False
-    """One reader for all learners, as fits HRDA, whose scales share their network."""
+    weighting: Annotated[Weighting, REBUILT] = "implicit"
+    """Decodes the learners' weights at every point (``implicit``). To compare: ``equal`` weights; the host's own
+    ``heuristic`` (HRDA's scale attention; for two classifiers exp(-KL) on the target's loss, as in MRNet);
+    ``discrete``: the same function on the first learner's grid, up-sampled."""
+    queries: Annotated[int, BUDGET, REBUILT] = Field(default=16384, gt=0)
+    """Trains the mixture on so many random points an image."""
+    source_weight: Annotated[float, REBUILT] = Field(default=1.0, ge=0)
+    """Weighs the mixture's loss on the source."""
+    target_weight: Annotated[float, REBUILT] = Field(default=1.0, ge=0)
+    """Weighs the mixture's loss on the mixed image."""
+    betas: Annotated[tuple[float, ...], REBUILT] = ()
+    """Weighs each learner's own cross-entropy inside these losses, a guard against starvation; none by default, for the
+    stage has its own (its ``weights``)."""
+    space: Annotated[Literal["prob", "logit"], REBUILT] = "prob"
+    """Mixes probabilities or logits."""
+    classwise: Annotated[bool, REBUILT] = False
+    """Gives each class a weight of its own."""
+    pe: Annotated[Literal["raw", "fourier"], REBUILT] = "raw"
+    """Reads relative positions as they are, or with sines and cosines."""
+    ensemble: Annotated[Literal["four", "nearest", "joint"], REBUILT] = "four"
+    """Chooses the cells that a point is read from; only ``four`` is continuous."""
+    unfold: Annotated[bool, REBUILT] = False
+    """Reads 3 x 3 latents at each cell."""
+    shared: Annotated[bool, REBUILT] = False
+    """Uses one reader for all learners, as fits HRDA, whose scales share their network."""
     noise_component: bool = False
-    """On the target, a further component: every class equally probable, for labels that no learner supports."""
-    detach_latents: bool = False
-    """Keep the weights' gradient from the network."""
-    pixel_weight: Literal["none", "mixture", "noise"] = "none"
-    """Also multiply the labels' weight by the mixture's largest probability, or by 1 minus the noise's weight."""
-    hidden: Annotated[int, BUDGET] = Field(default=256, gt=0)
-    """Width of the function's layers."""
+    """Adds a component on the target: every class equally probable, for labels that no learner supports."""
+    detach_latents: Annotated[bool, REBUILT] = False
+    """Keeps the weights' gradient from the network."""
+    pixel_weight: Annotated[Literal["none", "mixture", "noise"], REBUILT] = "none"
+    """Multiplies the labels' weight by the mixture's largest probability, by 1 minus the noise's weight, or by
+    nothing."""
+    hidden: Annotated[int, BUDGET, REBUILT] = Field(default=256, gt=0)
+    """Sets the width of the function's layers."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ImplicitRectificationSettings:

@@ -8,12 +8,13 @@ learning of attended features is ours where the paper is silent.
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from segrefinery.core.settings import PAPER, REBUILT
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, RefinerSettings, SourceStep, Step
@@ -27,29 +28,29 @@ class PixelAttentionSettings(RefinerSettings):
     """A frozen attention module teaches the student which pixels belong together (SAM)."""
 
     train: bool = False
-    """True in the supervised stage that trains the module (whose own cross-entropy the recipe sets to 0); False: the
-    module is frozen and teaches, with the weights which that stage handed on."""
+    """Trains the module, in a supervised stage whose own cross-entropy the recipe sets to 0; otherwise it is frozen and
+    teaches, with the weights which that stage handed on."""
     kernel: Literal[0, 1, 3] = 1
-    """Of the convolution before the similarity; 0 = none (the paper's "No Conv"). The paper does not state it."""
+    """Sets the side of the convolution before the similarity; 0 = none (the paper's "No Conv"). The paper does not
+    state it."""
     width: int | None = Field(None, gt=0)
-    """Channels of the embedding; by default those of the attended map."""
-    train_on: Literal["skip", "plain", "both"] = "skip"
-    """What the source labels judge while the module trains: ``skip`` = a map plus its attended form (the paper),
-    ``plain`` = its attended form (the paper's "No skip"), ``both`` = each of the two (ours): then what eq. 9 pulls to
-    is itself a prediction."""
-    target: Literal["skip", "plain"] = "skip"
-    """What a map is pulled to: ``skip`` = itself plus its attended form (eq. 8), ``plain`` = only that (eq. 9)."""
-    domains: Literal["both", "target"] = "both"
-    """Where: source and target (eq. 10) or the target only (eq. 11)."""
-    form: Literal["l1", "kl", "cosine"] = "l1"
-    """Distance of the maps' pixels."""
+    """Sets the channels of the embedding; by default those of the attended map."""
+    train_on: Annotated[Literal["skip", "plain", "both"], PAPER] = "skip"
+    """Judges by the source labels, while the module trains, a map plus its attended form (``skip``, the paper), its
+    attended form (``plain``, the paper's "No skip"), or each of the two (``both``, ours): then what eq. 9 pulls to is
+    itself a prediction."""
+    target: Annotated[Literal["skip", "plain"], PAPER] = "skip"
+    """Pulls a map to itself plus its attended form (``skip``, eq. 8), or only to that (``plain``, eq. 9)."""
+    domains: Annotated[Literal["both", "target"], PAPER] = "both"
+    """Pulls on source and target (eq. 10), or on the target only (eq. 11)."""
+    form: Annotated[Literal["l1", "kl", "cosine"], REBUILT] = "l1"
+    """Measures the distance of two maps by l1, by KL of their softmaxes, or by cosine."""
     divisor: Literal["pixels", "elements"] = "pixels"
-    """What l1 is divided by: ``pixels`` sums over channels; ``elements`` is as many times weaker as there are
-    channels."""
-    layers: Literal["logits", "features", "both"] = "logits"
-    """Which maps attend."""
-    weight: float = Field(0.1, ge=0)
-    """Weight of the loss: 0.1 (DeepLab), 0.001 (FCN-8s), 0.005 beside ProDA."""
+    """Divides l1 by the pixels, summing over channels, or by pixels and channels (1/C of that)."""
+    layers: Annotated[Literal["logits", "features", "both"], PAPER] = "logits"
+    """Chooses the maps that attend."""
+    weight: Annotated[float, PAPER] = Field(0.1, ge=0)
+    """Weighs the loss: 0.1 (DeepLab), 0.001 (FCN-8s), 0.005 beside ProDA."""
 
     @property
     def only_adds_losses(self) -> bool:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.resize import nearest
-from segrefinery.core.settings import BUDGET, PresetSettings
+from segrefinery.core.settings import BUDGET, CODE, PAPER, PresetSettings
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
@@ -40,30 +40,30 @@ class PrototypesSettings(RefinerSettings, PresetSettings):
         }
     }
     preset: Literal["paper", "official"] = "paper"
-    """The set of defaults."""
+    """Chooses the other defaults: means over pixels, or (``official``) what the authors' code does."""
     soft_labels: Literal["warmup", "chain"] = "warmup"
-    """What is denoised: the fixed opinion of the network as it was before this stage, or what the refiners before
-    this one hand in (to stack)."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Divides the distances."""
-    initial: Literal["pixels", "images"] = "pixels"
-    """First prototypes: means over all pixels of a class, or means of the images' class means."""
-    momentum: Annotated[float, BUDGET] = Field(default=0.9999, ge=0, le=1)
-    """Weight of the old prototype in each move."""
-    update: Literal["batch", "image"] = "batch"
-    """One move a batch, or one an image."""
-    update_labels: Literal["refined", "teacher"] = "refined"
-    """Whose classes move the prototypes: the refined labels, or the teacher's own argmax."""
-    min_pixels: Annotated[int, BUDGET] = Field(default=10, ge=1)
-    """A class with fewer pixels moves no prototype."""
-    structure_weight: float = Field(default=10.0, ge=0)
-    """gamma 1: of the KL between the prototype softmaxes of weak and strong view."""
-    regularizer_weight: float = Field(default=0.1, ge=0)
-    """gamma 2: of MRKLD on the student's target prediction; the authors use 0 for SYNTHIA."""
+    """Denoises the fixed opinion of the network as it was before this stage, or what the refiners before this one hand
+    in (to stack)."""
+    temperature: Annotated[float, CODE] = Field(default=1.0, gt=0)
+    """Divides the distances (tau)."""
+    initial: Annotated[Literal["pixels", "images"], PAPER] = "pixels"
+    """Starts prototypes as means over all pixels of a class, or as means of the images' class means."""
+    momentum: Annotated[float, BUDGET, CODE] = Field(default=0.9999, ge=0, le=1)
+    """Weighs the old prototype in each move (lambda)."""
+    update: Annotated[Literal["batch", "image"], PAPER] = "batch"
+    """Moves prototypes once a batch, or once an image."""
+    update_labels: Annotated[Literal["refined", "teacher"], PAPER] = "refined"
+    """Moves prototypes by the refined labels, or by the teacher's own argmax."""
+    min_pixels: Annotated[int, BUDGET, CODE] = Field(default=10, ge=1)
+    """Leaves a prototype where it is if fewer pixels carry its class."""
+    structure_weight: Annotated[float, CODE] = Field(default=10.0, ge=0)
+    """Weighs the KL between the prototype softmaxes of weak and strong view (gamma 1)."""
+    regularizer_weight: Annotated[float, CODE] = Field(default=0.1, ge=0)
+    """Weighs MRKLD on the student's target prediction (gamma 2); the authors use 0 for SYNTHIA."""
     divisor: Literal["pixels", "elements"] = "pixels"
-    """Both losses as means over pixels, or over pixels and classes (1/C of that)."""
-    strong_view: AffineViewSettings | None = AffineViewSettings(blur=0.0, jitter_probability=0.0)
-    """RandAugment and Cutout by default; null for the stage's photometric view."""
+    """Takes both losses as means over pixels, or over pixels and classes (1/C of that)."""
+    strong_view: Annotated[AffineViewSettings | None, CODE] = AffineViewSettings(blur=0.0, jitter_probability=0.0)
+    """Shows the student RandAugment and Cutout by default; null for the stage's photometric view."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> Prototypes:
         """The refiner for networks of this one's shape."""

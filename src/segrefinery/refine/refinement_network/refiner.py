@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from segrefinery.core.resize import nearest
-from segrefinery.core.settings import BUDGET
+from segrefinery.core.settings import BUDGET, PAPER, REBUILT
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.heads import Norm
@@ -36,29 +36,30 @@ log = logging.getLogger(__name__)
 class RefinementNetworkSettings(RefinerSettings):
     """A network that repairs pseudo-labels and masks the ones it distrusts (PRN)."""
 
-    refine: bool = True
-    """Replace the labels by the refined ones."""
-    mask: bool = True
-    """Give no weight to pixels the noise head marks."""
-    perturbation: Perturbation = "fourier"
-    """How source logits are spoiled for training; all but ``fourier`` are ours."""
-    strength: tuple[float, float] = (0.05, 0.2)
-    """Range the strength of the perturbation is drawn from at every step."""
-    mask_target: Literal["input", "refined"] = "input"
-    """Whose mistakes the mask learns: those of the spoiled logits, or those the refined logits still make."""
-    mask_weight: float = Field(1.0, ge=0)
-    """Weight of the mask's loss beside the refinement's."""
-    residual: bool = False
-    """Refined logits = input logits + output, which starts at 0: at first the network says what the teacher says."""
-    warmup: Annotated[int, BUDGET] = Field(1500, ge=0)
-    """Steps the network trains before its labels and mask are used."""
-    width: Annotated[int, BUDGET] = Field(256, ge=8, multiple_of=8)
-    """Channels inside."""
-    norm: Annotated[Norm, BUDGET] = "batch"
-    """``group`` suits batches of one or two small images."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    augment_source: bool = False
-    """Show the teacher the strong view of the source, so that its features are not perfect either."""
+    refine: Annotated[bool, PAPER] = True
+    """Replaces the labels by the refined ones."""
+    mask: Annotated[bool, PAPER] = True
+    """Gives no weight to pixels the noise head marks."""
+    perturbation: Annotated[Perturbation, PAPER] = "fourier"
+    """Spoils source logits for training; all ways but ``fourier`` are ours."""
+    strength: Annotated[tuple[float, float], PAPER] = (0.05, 0.2)
+    """Draws the strength of the perturbation from this range at every step."""
+    mask_target: Annotated[Literal["input", "refined"], REBUILT] = "input"
+    """Teaches the mask the mistakes of the spoiled logits, or those the refined logits still make."""
+    mask_weight: Annotated[float, REBUILT] = Field(1.0, ge=0)
+    """Weighs the mask's loss beside the refinement's."""
+    residual: Annotated[bool, REBUILT] = False
+    """Adds the output, which starts at 0, to the input logits: at first the network says what the teacher says."""
+    warmup: Annotated[int, BUDGET, REBUILT] = Field(1500, ge=0)
+    """Trains the network for so many steps before its labels and mask are used."""
+    width: Annotated[int, BUDGET, REBUILT] = Field(256, ge=8, multiple_of=8)
+    """Sets the channels inside."""
+    norm: Annotated[Norm, BUDGET, REBUILT] = "batch"
+    """Normalises by ``batch``, or by ``group``, which suits batches of one or two small images."""
+    dropout: Annotated[float, REBUILT] = Field(0.1, ge=0, lt=1)
+    """Drops this share of the channels before the two heads."""
+    augment_source: Annotated[bool, REBUILT] = False
+    """Shows the teacher the strong view of the source, so that its features are not perfect either."""
 
     @model_validator(mode="after")
     def _check(self) -> RefinementNetworkSettings:

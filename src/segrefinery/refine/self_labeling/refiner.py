@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import BUDGET, PresetSettings
+from segrefinery.core.settings import BUDGET, CODE, PAPER, PresetSettings
 from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
@@ -54,56 +54,57 @@ class SelfLabelingSettings(RefinerSettings, PresetSettings):
         }
     }
     preset: Literal["paper", "official"] = "paper"
-    """The set of defaults."""
+    """Chooses the other defaults: what the paper says, or (``official``) what the authors' code does."""
     labels: Literal["rectified", "soft_labels", "clusters"] = "rectified"
-    """Labels from clusters times soft labels, from the soft labels alone (w/o SL, with ``self_labeling_weight: 0``) or
-    from the clusters alone (w/o ST)."""
+    """Makes labels from clusters times soft labels, from the soft labels alone (w/o SL, with ``self_labeling_weight:
+    0``) or from the clusters alone (w/o ST)."""
     soft_labels: Literal["warmup", "chain"] = "warmup"
-    """What is rectified: the fixed opinion of the network as it was before this stage, or what the refiners before
-    this one hand in (to stack)."""
-    temperature: float = Field(default=0.08, gt=0)
-    """tau, of the cluster softmax; towards 0 the labels follow the clusters."""
-    initial: Literal["pixels", "images", "random"] = "pixels"
-    """First cluster weights: class means over all pixels, class means of image means, or random (w/o Init)."""
-    initial_features: Literal["normalized", "raw"] = "normalized"
-    """Average features of length 1 for the first clusters, as eq. 7 does, or raw features; the mean is normalised after
-    either."""
-    head_momentum: Annotated[float, BUDGET] = Field(default=0.999, ge=0, le=1)
-    """Weight of the old copy of the head in its moving average; 0 for none (w/o Mom)."""
-    head_lr: Annotated[float, BUDGET] = Field(default=5e-4, gt=0)
-    """Learning rate of the head, which SGD moves whatever the stage's optimizer is: an adaptive step would not feel
-    lambda 1."""
-    samples: Annotated[int, BUDGET] = Field(default=512, ge=1)
-    """M, pixels drawn from each image."""
-    sampling: Literal["balanced", "uniform"] = "balanced"
-    """By class (eq. 9), or evenly (w/o CB)."""
-    marginal: Literal["distribution", "uniform"] = "distribution"
-    """Class shares of the assignment: those of the labels (eq. 12), or equal ones (w/o CB)."""
+    """Rectifies the fixed opinion of the network as it was before this stage, or what the refiners before this one hand
+    in (to stack)."""
+    temperature: Annotated[float, PAPER] = Field(default=0.08, gt=0)
+    """Divides the cosines in the cluster softmax (tau); towards 0 the labels follow the clusters."""
+    initial: Annotated[Literal["pixels", "images", "random"], PAPER] = "pixels"
+    """Starts the cluster weights as class means over all pixels, as class means of image means, or at random (w/o
+    Init)."""
+    initial_features: Annotated[Literal["normalized", "raw"], PAPER] = "normalized"
+    """Averages features of length 1 for the first clusters, as eq. 7 does, or raw features; the mean is normalised
+    after either."""
+    head_momentum: Annotated[float, BUDGET, PAPER] = Field(default=0.999, ge=0, le=1)
+    """Weighs the old copy of the head in its moving average; 0 for none (w/o Mom)."""
+    head_lr: Annotated[float, BUDGET, PAPER] = Field(default=5e-4, gt=0)
+    """Sets the learning rate of the head, which SGD moves whatever the stage's optimizer is: an adaptive step would not
+    feel lambda 1."""
+    samples: Annotated[int, BUDGET, PAPER] = Field(default=512, ge=1)
+    """Draws so many pixels from each image (M)."""
+    sampling: Annotated[Literal["balanced", "uniform"], PAPER] = "balanced"
+    """Draws pixels by class (eq. 9), or evenly (w/o CB)."""
+    marginal: Annotated[Literal["distribution", "uniform"], PAPER] = "distribution"
+    """Gives the assignment the class shares of the labels (eq. 12), or equal ones (w/o CB)."""
     distribution_momentum: Annotated[float, BUDGET] = Field(default=0.999, ge=0, le=1)
-    """Weight of the old class distribution in eq. 11; 1 keeps that of the warm-up network."""
-    epsilon: float = Field(default=0.05, gt=0)
-    """Temperature of the assignment (eq. 6)."""
-    iterations: int = Field(default=3, ge=1)
-    """Sinkhorn iterations; 3 leave the class marginal approximate, 50 meet it."""
-    bank: Annotated[int, BUDGET] = Field(default=65_536, ge=1)
-    """Pixel features remembered."""
+    """Weighs the old class distribution in eq. 11; 1 keeps that of the warm-up network."""
+    epsilon: Annotated[float, PAPER] = Field(default=0.05, gt=0)
+    """Divides the scores of the assignment (eq. 6); smaller is harder."""
+    iterations: Annotated[int, CODE] = Field(default=3, ge=1)
+    """Limits the Sinkhorn iterations; 3 leave the class marginal approximate, 50 meet it."""
+    bank: Annotated[int, BUDGET, PAPER] = Field(default=65_536, ge=1)
+    """Remembers so many pixel features."""
     wait_for_bank: bool = False
-    """Leave the bank out of the assignment until it is full."""
+    """Leaves the bank out of the assignment until it is full."""
     assign: Literal["batch", "image"] = "batch"
-    """One assignment for all pixels of a batch, or one an image in turn."""
-    assign_logits: bool = False
-    """A second assignment, of the teacher's logits, as in the official code."""
-    self_labeling_weight: float = Field(default=0.1, ge=0)
-    """lambda 1."""
-    consistency_weight: float = Field(default=5.0, ge=0)
-    """lambda 2; 0 for w/o Aug."""
-    consistency: Literal["symmetric", "clusters"] = "symmetric"
-    """Eq. 13 on the segmentation softmaxes, or KL(teacher || student) of the cluster softmaxes."""
+    """Assigns all pixels of a batch at once, or image after image."""
+    assign_logits: Annotated[bool, PAPER] = False
+    """Adds a second assignment, of the teacher's logits, as the official code does."""
+    self_labeling_weight: Annotated[float, PAPER] = Field(default=0.1, ge=0)
+    """Weighs the clusters' loss (lambda 1)."""
+    consistency_weight: Annotated[float, PAPER] = Field(default=5.0, ge=0)
+    """Weighs the consistency of weak and strong view (lambda 2); 0 for w/o Aug."""
+    consistency: Annotated[Literal["symmetric", "clusters"], PAPER] = "symmetric"
+    """Compares segmentation softmaxes in both directions (eq. 13), or cluster softmaxes by KL(teacher || student)."""
     divisor: Literal["pixels", "elements"] = "pixels"
-    """Take the consistency as a mean over pixels, or over pixels and classes (1/C of that), for which the authors chose
-    its weight."""
-    strong_view: AffineViewSettings | None = AffineViewSettings()
-    """RandAugment, Cutout, jitter and blur by default; null for the stage's photometric view."""
+    """Takes the consistency as a mean over pixels, or over pixels and classes (1/C of that), for which the authors
+    chose its weight."""
+    strong_view: Annotated[AffineViewSettings | None, CODE] = AffineViewSettings()
+    """Shows the student RandAugment, Cutout, jitter and blur by default; null for the stage's photometric view."""
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> SelfLabeling:
         """The refiner for networks of this one's shape."""

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import PAPER, Settings
 from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.data.sampling import soft_balance_probabilities
 from segrefinery.stages.target_guided.formulas import class_entropies, class_gains, uncertain_classes
@@ -31,20 +31,20 @@ UNIFORM = 1.05
 class TargetGuidedSettings(Settings):
     """Draw source images by what the target finds uncertain; the defaults are UncerDA's."""
 
-    classes: Literal["uncertain", "all"] = "uncertain"
-    """Favour the classes that the target finds most uncertain, from the second round on (TGAA in the paper's Table 3),
-    or balance all classes from the first round on (SR)."""
+    classes: Annotated[Literal["uncertain", "all"], PAPER] = "uncertain"
+    """Favours the classes that the target finds most uncertain, from the second round on (TGAA in the paper's Table 3),
+    or balances all classes from the first round on (SR)."""
     uncertain: int = Field(default=7, ge=1)
-    """k: count so many classes as uncertain (the paper's results are stable for 5 to 9)."""
-    balance: float = Field(default=0.9, ge=0, le=1)
-    """Balance the classes so far: 0 = sample evenly, 1 = full class balance."""
-    steepness: float = Field(default=80.0, gt=0)
-    """alpha of eq. 5."""
-    midpoint: Annotated[float, Field(ge=0, le=1)] | Literal["median"] = 0.02
-    """mu of eq. 5: the paper's number, which fits its 19 classes, or the data's own middle, the median score of the
-    images that hold a favoured class."""
+    """Counts so many classes as uncertain (k; the paper's results are stable for 5 to 9)."""
+    balance: Annotated[float, PAPER] = Field(default=0.9, ge=0, le=1)
+    """Balances the classes so far: 0 = sample evenly, 1 = full class balance."""
+    steepness: Annotated[float, PAPER] = Field(default=80.0, gt=0)
+    """Sets how sharply eq. 5 parts images (alpha)."""
+    midpoint: Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["median"], PAPER] = 0.02
+    """Sets the score in the middle of eq. 5 (mu): the paper's number, which fits its 19 classes, or the data's own
+    middle, the median score of the images that hold a favoured class."""
     clip: bool = True
-    """Hold the sampling score below 1."""
+    """Holds the sampling score at or below 1."""
 
     def build(self, classes: Sequence[str]) -> TargetGuided:
         """The guidance for classes of these names."""
