@@ -12,7 +12,8 @@ from torch import nn
 
 from segrefinery.core.errors import OutOfMemory
 from segrefinery.data.transforms import DataSettings
-from segrefinery.evaluation.inference import logits_at, predict_probs, window_starts
+from segrefinery.evaluation.inference import logits_at, predict_probs
+from segrefinery.evaluation.windows import shares, window_starts
 from segrefinery.models.segmenter import Prediction
 
 DATA = DataSettings(short_side=32, crop=(32, 32))
@@ -53,6 +54,52 @@ def test_windows_cover_everything_with_strides_of_at_most_half(length, window):
     assert starts[0] == 0
     assert starts[-1] == max(length - window, 0)
     assert all(0 < b - a <= max(window // 2, 1) for a, b in pairwise(starts))
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "multiple"), [(1000, 128, 32), (515, 128, 16), (400, 384, 32), (97, 40, 8)]
+)
+def test_windows_start_where_cells_do_and_end_at_the_border(length, window, multiple):
+    starts = window_starts(length, window, multiple)
+    assert all(start % multiple == 0 for start in starts)
+    assert starts[-1] < length <= starts[-1] + window < length + multiple
+    assert all(b - a <= window // 2 for a, b in pairwise(starts))
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "out", "multiple"),
+    [(80, 24, 80, 1), (80, 24, 160, 1), (80, 24, 7, 1), (515, 128, 515, 16), (9, 16, 9, 1), (100, 1, 3, 1)],
+)  # fmt: skip
+def test_the_weights_of_a_pixel_add_up_to_one(length, window, out, multiple):
+    total = torch.zeros(out)
+    for share in shares(length, window, out, multiple):
+        assert share.place[0] <= share.begin <= share.finish <= share.leave <= share.place[1]
+        total[share.begin : share.leave] += share.weights
+    torch.testing.assert_close(total, torch.ones(out))
+
+
+class Local(nn.Module):
+    """Sees no further than 12 pixels, in cells of 4."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        convs = [nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)]
+        self.layers = nn.Sequential(*(layer for conv in convs for layer in (conv, nn.ReLU())), nn.Conv2d(8, 4, 1))
+
+    def forward(self, image):
+        return Prediction(self.layers(image), image)
+
+
+@pytest.mark.parametrize("window", [(96, 96), (96, 128), (128, 1000)])
+def test_windows_larger_than_what_a_network_sees_give_the_labels_of_the_whole(window, monkeypatch):
+    monkeypatch.setattr("segrefinery.evaluation.inference.stride_of", lambda network: 4)
+    big = torch.randint(0, 256, (3, 200, 332), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    network, settings = Local().eval(), DataSettings(crop=(32, 32))
+    whole = predict_probs(network, big, settings)
+    by_windows = predict_probs(network, big, settings, window)
+    torch.testing.assert_close(by_windows, whole, atol=1e-5, rtol=0)
+    assert torch.equal(by_windows.argmax(dim=0), whole.argmax(dim=0))
 
 
 class Everywhere(Pointwise):

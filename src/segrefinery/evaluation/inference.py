@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from segrefinery.core.errors import explained_if_out_of_memory
 from segrefinery.core.resize import bilinear
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation
 from segrefinery.evaluation.confusion import ConfusionMatrix
-from segrefinery.models.segmenter import normalization_of
+from segrefinery.evaluation.windows import Size, blended, shares
+from segrefinery.models.segmenter import Segmenter, normalization_of
 
 TO_NEED_LESS = (
     "predict by overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'; the "
     "probabilities of a whole image need 4 bytes a pixel and class in any case"
 )
-
-Size = tuple[int, int]
 
 
 @dataclass
@@ -50,7 +50,7 @@ def predict_probs(
     Args:
         network: a segmenter in eval mode.
         data: how images are resized (``short_side``), and normalised if not by the network's own statistics.
-        window: height and width of overlapping windows (half-way strides) on the resized image; None = the whole image.
+        window: height and width of overlapping windows on the resized image (see ``windows``); None = the whole image.
         out: size of the result, by default the image's own.
 
     Raises:
@@ -61,52 +61,57 @@ def predict_probs(
         own = data.read_by(normalization_of(network))
         resized = resize_for_evaluation(image, own).unsqueeze(0).to(device_of(network))
         if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
-            return logits_at(network, resized, size).float().softmax(dim=1)[0]
+            return probs_of(network, resized, size)[0]
         return sliding_probs(network, resized, window, size)[0]
 
 
 def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
     """B x C x ``size`` logits: decoded there by a network that can (IR2F), up-sampled bilinearly otherwise."""
-    decode = getattr(network, "predict", None)
-    if decode is not None:
-        return decode(image, size)
+    if decodes(network):
+        return network.predict(image, size)  # pyright: ignore[reportCallIssue]
     seen = network(image)
     return bilinear(seen.logits.float(), size, seen.aligned)
 
 
 def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) -> Tensor:
-    """Probabilities averaged over overlapping windows: B x 3 x H x W -> B x C x ``out``. Beside the result a row of
+    """Probabilities blended from overlapping windows: B x 3 x H x W -> B x C x ``out``. Beside the result a batch of
     windows is in memory; a network that does not decode at any resolution (IR2F does) also needs the probabilities at
     the image's own size, where that is another."""
     sides = (image.shape[-2], image.shape[-1])
-    own = out if hasattr(network, "predict") else sides
-    total, count = None, image.new_zeros(own)
-    for top in window_starts(sides[0], window[0]):
-        for left in window_starts(sides[1], window[1]):
-            part = image[..., top : top + window[0], left : left + window[1]]
-            rows, columns = (
-                slice(round(start * wanted / side), round((start + length) * wanted / side))
-                for start, length, wanted, side in zip((top, left), part.shape[-2:], own, sides, strict=True)
-            )
-            size = (rows.stop - rows.start, columns.stop - columns.start)
-            if 0 in size:  # the window is smaller than a pixel of the result; its neighbours cover that
-                continue
-            probs = logits_at(network, part, size).float().softmax(dim=1)
-            if total is None:
-                total = probs.new_zeros(len(image), probs.shape[1], *own)
-            total[..., rows, columns] += probs
-            count[rows, columns] += 1
+    own, total = out if decodes(network) else sides, None
+    down, across = (shares(*axis, stride_of(network)) for axis in zip(sides, window, own, strict=True))
+    batch = windows_at_once(window, image.device) // len(image)
+
+    def rows(top: int, bottom: int) -> Tensor:
+        return image[..., top:bottom, :]
+
+    for block in blended(partial(probs_of, network), rows, down, across, max(1, batch)):
+        if total is None:
+            total = block.probs.new_empty(*block.probs.shape[:2], *own)
+        total[..., slice(*block.rows), slice(*block.columns)] = block.probs
     assert total is not None
-    total /= count  # in place: these are the large ones
     return bilinear(total, out)
 
 
-def window_starts(length: int, window: int) -> list[int]:
-    """Starts of windows that cover ``length`` with strides of at most half a window."""
-    if length <= window:
-        return [0]
-    steps = -(-(length - window) // max(window // 2, 1))
-    return [round(i * (length - window) / steps) for i in range(steps + 1)]
+def probs_of(network: nn.Module, image: Tensor, size: Size) -> Tensor:
+    """B x C x ``size`` float32 class probabilities of normalised images."""
+    return logits_at(network, image, size).float().softmax(dim=1)
+
+
+def decodes(network: nn.Module) -> bool:
+    """Whether a network says something of every place, at whatever resolution it is asked (IR2F)."""
+    return hasattr(network, "predict")
+
+
+def stride_of(network: nn.Module) -> int:
+    """Pixels a cell of the coarsest level of the segmenter inside; 1 where there is none."""
+    found = (module.largest_stride for module in network.modules() if isinstance(module, Segmenter))
+    return next(found, 1)
+
+
+def windows_at_once(window: Size, device: torch.device) -> int:
+    """How many windows are looked at together: what fills a GPU; a processor is no faster with several."""
+    return max(1, (1 << 18 if device.type == "cpu" else 1 << 22) // (window[0] * window[1]))
 
 
 @torch.no_grad()
