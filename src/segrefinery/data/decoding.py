@@ -138,7 +138,7 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> 
             # Pillow widens grey of 2 and 4 bits to the range 0..255.
             return values // (255 // (2**bits - 1)) if image.mode == "L" and bits < 8 else values
         except Exception as error:
-            raise _undecodable(path, field, error) from error
+            raise undecodable(path, field, error) from error
 
 
 def _is_tiff(stream: BinaryIO) -> bool:
@@ -147,14 +147,31 @@ def _is_tiff(stream: BinaryIO) -> bool:
     return start in TIFF
 
 
-def _tiff(stream: BinaryIO, path: Path, field: str) -> TiffPicture:
+def is_tiff_file(path: Path) -> bool:
+    """Whether an image file is a TIFF, as its content says."""
+    _regular(path, "image")
+    with path.open("rb") as stream:
+        return _is_tiff(stream)
+
+
+def open_tiff(path: Path, field: str, in_parts: bool = False) -> TiffPicture:
+    """A TIFF with its header read, of which parts can be read later.
+
+    Args:
+        in_parts: take one that is too large to be decoded whole.
+    """
+    return _tiff(path.open("rb"), path, field, in_parts)
+
+
+def _tiff(stream: BinaryIO, path: Path, field: str, in_parts: bool = False) -> TiffPicture:
     try:
         picture = TiffPicture(stream)
     except SegRefineryError:
         raise
     except Exception as error:
-        raise _undecodable(path, field, error) from error
-    _refuse_size(path, field, *picture.size)
+        raise undecodable(path, field, error) from error
+    if not in_parts:
+        _refuse_size(path, field, *picture.size)
     return picture
 
 
@@ -163,7 +180,7 @@ def _decoded_tiff(data: bytes, path: Path, field: str, rgb: bool) -> np.ndarray:
     try:
         values = picture.read(rgb)
     except Exception as error:
-        raise _undecodable(path, field, error) from error
+        raise undecodable(path, field, error) from error
     if field == "image":
         return values
     if not picture.lossless or picture.bands > 1 or values.dtype.kind not in "ui" or values.min() < 0:
@@ -255,7 +272,7 @@ def _opened(stream: BinaryIO, path: Path, field: str) -> ImageFile:
     try:
         image = reader(stream)
     except Exception as error:
-        raise _undecodable(path, field, error) from error
+        raise undecodable(path, field, error) from error
     _refuse_size(path, field, *image.size[::-1])
     return image
 
@@ -296,7 +313,8 @@ def _damaged(path: Path, field: str) -> DataError:
     return DataError(path, field, "truncated or damaged", "copy it again, convert it or remove it")
 
 
-def _undecodable(path: Path, field: str, error: Exception) -> DataError:
+def undecodable(path: Path, field: str, error: Exception) -> DataError:
+    """The error about a file of which a decoder says something else."""
     if isinstance(error, EOFError | IndexError | zlib.error) or re.search(_DAMAGE, str(error), re.IGNORECASE):
         return _damaged(path, field)
     reason = " ".join(str(error).split()) or type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,12 @@ class Reading:
     """The bands that are red, green and blue, counted from 1."""
     upright: bool = True
     """Whether a JPEG is turned as its EXIF mark says."""
+    ends: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """What ``measured`` found: 2 x bands, the numbers that are black and white."""
+
+    def measured(self, path: Path, values: np.ndarray) -> Reading:
+        """The reading with the ends that ``percentile`` asks for, of a picture's values H x W or H x W x bands."""
+        return replace(self, ends=_percentiles(_chosen(path, values, self.bands), self.percentile))
 
 
 def colors_of(path: Path, values: np.ndarray, reading: Reading) -> np.ndarray:
@@ -36,10 +42,7 @@ def colors_of(path: Path, values: np.ndarray, reading: Reading) -> np.ndarray:
     if reading.range is not None:
         return _scaled(values, np.array(reading.range))
     if reading.percentile is not None:
-        known = np.where(np.isfinite(values), values, np.nan)
-        if np.isnan(known).all():
-            return np.zeros(values.shape, dtype=np.uint8)
-        return _scaled(values, np.nanpercentile(known, reading.percentile, axis=(0, 1)))
+        return _scaled(values, _percentiles(values, reading.percentile) if reading.ends is None else reading.ends)
     if values.dtype == np.uint8:
         return values
     if values.dtype != np.uint16:
@@ -63,6 +66,15 @@ def _chosen(path: Path, values: np.ndarray, bands: tuple[int, int, int] | None) 
         return values
     problem = f"has {count} bands, and nothing says which are red, green and blue"
     raise DataError(path, "image", problem, "say it in a dataset.yaml, for instance bands: [3, 2, 1]")
+
+
+def _percentiles(values: np.ndarray, shares: tuple[float, float] | None) -> np.ndarray:
+    """2 x bands numbers; the largest there are for a picture of none, which makes it black."""
+    assert shares is not None
+    known = np.where(np.isfinite(values), values, np.nan)
+    if np.isnan(known).all():
+        return np.full((2, *values.shape[2:]), np.finfo(np.float32).max)
+    return np.nanpercentile(known, shares, axis=(0, 1))
 
 
 def _scaled(values: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -15,12 +17,25 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LOOKS = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR")
 _LOSSY = ("JPEG", "OJPEG", "JPEG_LOSSY", "WEBP", "JPEG2000", "JPEGXR")
 
+GEO = (33550, 33922, 34264, 34735, 34736, 34737)
+"""Tags of a GeoTIFF: scale of a pixel, tie points, transformation, and the keys of its coordinate system."""
+
+
+class GeoTag(NamedTuple):
+    """A tag of a GeoTIFF, as it is stored."""
+
+    code: int
+    kind: int
+    count: int
+    value: Any
+
 
 class TiffPicture:
     """The picture of a TIFF file, with its header read and nothing else.
 
     Attributes:
-        size: height and width. bands: how many, without one that is marked as alpha.
+        size: height and width. bands: how many, without one that is marked as alpha. dtype: of its numbers.
+        geo: the tags that say where on earth it lies.
         lossless: whether numbers come back as they were written.
 
     Raises:
@@ -46,15 +61,47 @@ class TiffPicture:
         self.size = int(first.imagelength), int(first.imagewidth)
         alpha = [extra.name for extra in first.extrasamples][-1:] in (["UNASSALPHA"], ["ASSOCALPHA"])
         self.bands = len(pages) if len(pages) > 1 else int(first.samplesperpixel) - alpha
+        self.dtype = np.dtype(first.dtype)
         self.lossless = all(page.compression.name not in _LOSSY for page in pages)
+        self.geo = tuple(_geo_tags(first))
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows have to be decoded for one."""
+        return min(self._chunk[0], self.size[0])
+
+    @property
+    def _chunk(self) -> tuple[int, int]:
+        """Height and width of a tile or strip."""
+        first = self._pages[0]
+        if first.is_tiled:
+            return int(first.tilelength), int(first.tilewidth)
+        return min(int(first.rowsperstrip), self.size[0]), self.size[1]
 
     def read(self, rgb: bool) -> np.ndarray:
         """H x W, or H x W x bands: the stored numbers; with ``rgb`` a palette's colours, and white where white is 0."""
-        first = self._pages[0]
         pages = [page.asarray() for page in self._pages]
+        return self._joined(
+            [np.moveaxis(page, 0, -1) if page.ndim == 3 and self._apart else page for page in pages], rgb
+        )
+
+    def part(self, box: tuple[int, int, int, int], rgb: bool) -> np.ndarray:
+        """The rows and columns ``box`` (top, left, bottom, right) of ``read``; only its tiles or strips are decoded.
+
+        Raises:
+            ValueError: a tile or strip that is cut short; and whatever its decoder says of a broken one.
+        """
+        pages = [_part(page, box, self._chunk, self._apart) for page in self._pages]
+        return self._joined(pages, rgb)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether each band has tiles or strips of its own."""
+        return self._pages[0].axes == "SYX"
+
+    def _joined(self, pages: list[np.ndarray], rgb: bool) -> np.ndarray:
+        first = self._pages[0]
         values = np.stack(pages, axis=-1) if len(pages) > 1 else pages[0]
-        if first.axes == "SYX":
-            values = np.moveaxis(values, 0, -1)
         if values.ndim == 3:
             values = values[..., : self.bands] if self.bands > 1 else values[..., 0]
         if values.dtype == bool:
@@ -64,6 +111,53 @@ class TiffPicture:
         if rgb and first.photometric.name == "MINISWHITE" and values.dtype.kind == "u":
             return np.iinfo(values.dtype).max - values
         return values
+
+
+def _part(page: Any, box: tuple[int, int, int, int], chunk: tuple[int, int], apart: bool) -> np.ndarray:
+    """A part of one page, H x W or H x W x samples."""
+    top, left, bottom, right = box
+    samples = int(page.samplesperpixel)
+    shape = (bottom - top, right - left, samples) if samples > 1 else (bottom - top, right - left, 1)
+    found = np.full(shape, page.nodata, dtype=page.dtype)
+    down, across = (-(-side // step) for side, step in zip((page.imagelength, page.imagewidth), chunk, strict=True))
+    for plane in range(samples if apart else 1):
+        for row in range(top // chunk[0], -(-bottom // chunk[0])):
+            for column in range(left // chunk[1], -(-right // chunk[1])):
+                tile = _tile(page, (plane * down + row) * across + column)
+                if tile is None:
+                    continue
+                y, x = row * chunk[0], column * chunk[1]
+                height, width = min(tile.shape[0], page.imagelength - y), min(tile.shape[1], page.imagewidth - x)
+                rows = slice(max(top, y), min(bottom, y + height))
+                columns = slice(max(left, x), min(right, x + width))
+                target = found[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                cut = tile[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+                target[..., plane : plane + tile.shape[2]] = cut
+    return found if samples > 1 else found[..., 0]
+
+
+def _tile(page: Any, number: int) -> np.ndarray | None:
+    """A decoded tile or strip, height x width x samples; None where the file has nothing (a sparse one)."""
+    offset, count = page.dataoffsets[number], page.databytecounts[number]
+    if not count:
+        return None
+    with page.parent.filehandle.lock or nullcontext():
+        page.parent.filehandle.seek(offset)
+        data = page.parent.filehandle.read(count)
+    if len(data) < count:
+        raise ValueError(f"truncated: its tile or strip {number} is cut short")
+    tables: dict[str, Any] = {}
+    if page.compression.name in ("JPEG", "OJPEG"):
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+    decoded, _, _ = page.decode(data, number, **tables)
+    return None if decoded is None else decoded[0]
+
+
+def _geo_tags(page: Any) -> Iterator[GeoTag]:
+    for code in GEO:
+        tag = page.tags.get(code)
+        if tag is not None:
+            yield GeoTag(code, int(tag.dtype), int(tag.count), tag.value)
 
 
 def _tifffile() -> Any:

@@ -1,0 +1,164 @@
+"""Pictures that are read row by row, so that one of any size fits into memory: TIFF in its own tiles or strips, other
+formats by one decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segrefinery.data.decoding import image_size, is_tiff_file, open_tiff, read_image, undecodable
+from segrefinery.data.reading import Reading, colors_of
+from segrefinery.data.tiff import GeoTag, TiffPicture
+from segrefinery.data.transforms import resize_image
+
+MEASURED = 1 << 22
+"""Pixels by which the range of a picture is measured; of a larger one every n-th row is taken."""
+AT_ONCE = 1 << 23
+"""Pixels of a picture that are resized at once."""
+
+
+class Picture(Protocol):
+    """A picture from which rows can be had.
+
+    Attributes:
+        size: height and width. whole: whether its first row takes the decode of all of it.
+        geo: tags that say where on earth it lies.
+    """
+
+    size: tuple[int, int]
+    whole: bool
+    geo: tuple[GeoTag, ...]
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """uint8, bands x (bottom - top) x W."""
+        ...
+
+
+class WholePicture:
+    """A picture that is decoded at once, when its first row is asked for."""
+
+    whole = True
+
+    def __init__(self, size: tuple[int, int], read: Callable[[], Tensor], geo: tuple[GeoTag, ...] = ()) -> None:
+        self.size, self._read, self.geo = size, read, geo
+        self._image: Tensor | None = None
+
+    @property
+    def image(self) -> Tensor:
+        """All of it, uint8 bands x H x W."""
+        if self._image is None:
+            self._image = self._read()
+        return self._image
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        return self.image[:, top:bottom]
+
+
+class TiffRows:
+    """A TIFF of which only those tiles or strips are read that hold the rows."""
+
+    whole = False
+
+    def __init__(self, path: Path, picture: TiffPicture, reading: Reading) -> None:
+        self.path, self._picture = path, picture
+        self.size, self.geo = picture.size, picture.geo
+        self.rows_at_once = picture.rows_at_once
+        self._reading = self._settled(reading)
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        pixels = torch.from_numpy(colors_of(self.path, self._stored(top, bottom), self._reading))
+        return pixels.permute(2, 0, 1).contiguous() if pixels.ndim == 3 else pixels.expand(3, *pixels.shape)
+
+    def _stored(self, top: int, bottom: int) -> np.ndarray:
+        try:
+            return self._picture.part((top, 0, bottom, self.size[1]), rgb=True)
+        except Exception as error:
+            raise undecodable(self.path, "image", error) from error
+
+    def _settled(self, reading: Reading) -> Reading:
+        """The reading with a range that is the picture's, where each strip would have one of its own."""
+        if reading.range is not None or (self._picture.dtype == np.uint8 and reading.percentile is None):
+            return reading
+        if reading.percentile is not None:
+            step = max(1, -(-self.size[0] * self.size[1] // MEASURED))
+            rows = [self._stored(*ends)[(-ends[0]) % step :: step] for ends in self._ends()]
+            return reading.measured(self.path, np.concatenate(rows))
+        peaks = [self._stored(*ends).max(axis=(0, 1), keepdims=True) for ends in self._ends()]
+        colors_of(self.path, np.max(peaks, axis=0), reading)  # which refuses what is too dark
+        return reading if reading.bits else replace(reading, bits=16)
+
+    def _ends(self) -> Iterator[tuple[int, int]]:
+        height, step = self.size[0], self.rows_at_once
+        return ((top, min(top + step, height)) for top in range(0, height, step))
+
+
+def open_picture(path: Path, reading: Reading | None = None) -> Picture:
+    """The picture of an image file, as ``read_image`` shows it.
+
+    Raises:
+        DataError: it cannot be read, or is too large and cannot be read in parts.
+    """
+    reading = reading or Reading()
+    if not is_tiff_file(path):
+        return WholePicture(image_size(path, reading.upright), lambda: read_image(path, reading))
+    picture = open_tiff(path, "image", in_parts=True)
+    if picture.rows_at_once * picture.size[1] > AT_ONCE * 4:  # one strip, compressed
+        open_tiff(path, "image")
+        return WholePicture(picture.size, lambda: read_image(path, reading), picture.geo)
+    return TiffRows(path, picture, reading)
+
+
+class Resized:
+    """Rows of a picture at another size, asked from top to bottom; what was read is kept while it may be needed.
+
+    Bilinear and antialiased as ``resize_image`` does it, but for roundings of one grey level.
+    """
+
+    def __init__(self, picture: Picture, size: tuple[int, int]) -> None:
+        self.picture, self.size = picture, size
+        self._groups: dict[int, Tensor] = {}
+        self._small = resize_image(picture.image, size) if isinstance(picture, WholePicture) else None
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """uint8, bands x (bottom - top) x W; ``top`` never lies above an earlier one."""
+        if self._small is not None:
+            return self._small[:, top:bottom]
+        # Rows are made in the same groups wherever one begins, so that they are the same when a run is resumed.
+        step = self._lines
+        first, last = top // step, (bottom - 1) // step
+        for number in [number for number in self._groups if number < first]:
+            del self._groups[number]
+        for number in range(first, last + 1):
+            if number not in self._groups:
+                self._groups[number] = self._read(number * step, min((number + 1) * step, self.size[0]))
+        rows = torch.cat([self._groups[number] for number in range(first, last + 1)], dim=1)
+        return rows[:, top - first * step : bottom - first * step]
+
+    @property
+    def _lines(self) -> int:
+        """Rows of the result that are made at once; where nothing is resized, those of whole tiles."""
+        height, width = self.picture.size
+        most = max(1, AT_ONCE * self.size[0] // (height * width))
+        tile = self.picture.rows_at_once if isinstance(self.picture, TiffRows) else 1
+        return most if self.size != (height, width) else max(most // tile, 1) * tile
+
+    def _read(self, top: int, bottom: int) -> Tensor:
+        height, width = self.picture.size
+        if self.size == (height, width):
+            return self.picture.rows(top, bottom)
+        scale = height / self.size[0]
+        reach = max(scale, 1.0)
+        centres = (torch.arange(top, bottom) + 0.5) * scale
+        first = max(0, int(float(centres[0]) - reach))
+        last = min(height, int(float(centres[-1]) + reach) + 1)
+        lines = resize_image(self.picture.rows(first, last), (last - first, self.size[1]))
+        places = torch.arange(first, last) + 0.5
+        weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
+        weights /= weights.sum(dim=1, keepdim=True)
+        return torch.einsum("rs,csw->crw", weights, lines.float()).round().to(torch.uint8)
