@@ -156,17 +156,20 @@ def predict(
     factor: Annotated[
         float, typer.Option(min=0.01, help="Size of the results over that of the images, for instance 2.")
     ] = 1.0,
+    size: Annotated[
+        str, typer.Option(help="Read images as they were 'trained', 'native', or with so many pixels a shorter side.")
+    ] = "trained",
     window: Window = None,
     device: Device = None,
 ) -> None:
-    """Segment images: index PNG, colour overlay and confidence for each."""
+    """Segment images: class ids, colour overlay and confidence for each; large ones strip by strip."""
     from segrefinery.verbs.predict import refuse_inside, write_predictions
 
     refuse_inside(output, images)
     model = loaded(run, window, device)
     with counting_progress(console, "predict") as progress, writing(output):
-        result = write_predictions(model, images, output, factor=factor, progress=progress)
-    say(f"{result.written} images written to {output}")
+        result = write_predictions(model, images, output, factor=factor, size=size, progress=progress)
+    say(f"{result.written} images written to {output}; {result.reading}")
     if result.unreadable:
         raise SegRefineryError(
             f"{len(result.unreadable)} of {result.images} images were left out: {result.first_faults()}"

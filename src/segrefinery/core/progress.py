@@ -64,8 +64,8 @@ def training_progress(console: Console) -> Iterator[TrainingProgress]:
 
 
 @contextmanager
-def counting_progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over a number of images."""
+def counting_progress(console: Console, what: str) -> Iterator[Callable[[float, int], None]]:
+    """A bar over a number of images; a part of a large one counts too."""
     with _bars(console) as bars:
         task = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -21,6 +21,7 @@ from segrefinery.data.files import FileDataset
 from segrefinery.data.folder import open_folder
 from segrefinery.data.layouts import LAYOUTS
 from segrefinery.data.scenes import SceneDataset
+from segrefinery.data.strips import Picture, WholePicture
 from segrefinery.labels import IGNORE, LabelSpace, Merge, apply_table, lookup_table
 
 
@@ -84,6 +85,9 @@ class _View:
     def image(self, index: int) -> Tensor:
         return self._dataset.image(index)
 
+    def picture(self, index: int) -> Picture:
+        return picture_of(self._dataset, index)
+
     def files(self, index: int) -> tuple[Path, ...]:
         return files_of(self._dataset, index)
 
@@ -110,6 +114,9 @@ class Chosen(_View):
 
     def image(self, index: int) -> Tensor:
         return super().image(self._places[index])
+
+    def picture(self, index: int) -> Picture:
+        return super().picture(self._places[index])
 
     def label(self, index: int) -> Tensor:
         return self._labels.label(self._places[index])
@@ -173,6 +180,15 @@ def files_of(dataset: ImageDataset, index: int) -> tuple[Path, ...]:
     """The image file and, if the data set shows one, the mask file; empty for images that are not files."""
     files: Callable[[int], tuple[Path, ...]] | None = getattr(dataset, "files", None)
     return files(index) if files else ()
+
+
+def picture_of(dataset: ImageDataset, index: int) -> Picture:
+    """An image from which rows can be had; one that is no file is whole."""
+    picture: Callable[[int], Picture] | None = getattr(dataset, "picture", None)
+    if picture is not None:
+        return picture(index)
+    image = dataset.image(index)
+    return WholePicture((image.shape[-2], image.shape[-1]), lambda: image)
 
 
 def notes_of(dataset: ImageDataset) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segrefinery.data.decoding import DataError, bands_in, decoded, read_ids, read_image, stored_size, unreadable
 from segrefinery.data.reading import Reading
+from segrefinery.data.strips import Picture, open_picture
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
 
 
@@ -141,9 +142,17 @@ class FileDataset:
 
     def image(self, index: int) -> Tensor:
         """uint8 RGB, 3 x H x W."""
+        return read_image(self._file(index), self._reading)
+
+    def picture(self, index: int) -> Picture:
+        """The image, from which rows can be had."""
+        return open_picture(self._file(index), self._reading)
+
+    def _file(self, index: int) -> Path:
+        path = self._samples[index].image
         if self._reading.bands is not None:  # a band's number means the same only in files of as many bands
-            self._refuse_other_bands(self._samples[index].image)
-        return read_image(self._samples[index].image, self._reading)
+            self._refuse_other_bands(path)
+        return path
 
     def _refuse_other_bands(self, path: Path) -> None:
         first = self._samples[0].image

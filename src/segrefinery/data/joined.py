@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from segrefinery.data.datasets import Part, SegmentationDataset, content_key, files_of, notes_of
+from segrefinery.data.datasets import Part, SegmentationDataset, content_key, files_of, notes_of, picture_of
 from segrefinery.data.decoding import DataError
+from segrefinery.data.strips import Picture
 from segrefinery.labels import IGNORE, LabelSpace, apply_table, lookup_table, match, united_space
 
 BETWEEN, SHARE = " + ", re.compile(r"(\d+) of (?=\S)")
@@ -90,6 +91,11 @@ class Joined:
         """uint8 RGB, 3 x H x W."""
         part, own = self._places[index]
         return self.sets[part].image(own)
+
+    def picture(self, index: int) -> Picture:
+        """The image, from which rows can be had."""
+        part, own = self._places[index]
+        return picture_of(self.sets[part], own)
 
     def label(self, index: int) -> Tensor:
         """int64, H x W, ids of ``space``, 255 where ignored."""

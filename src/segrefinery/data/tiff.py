@@ -35,7 +35,7 @@ class TiffPicture:
 
     Attributes:
         size: height and width. bands: how many, without one that is marked as alpha. dtype: of its numbers.
-        geo: the tags that say where on earth it lies.
+        geo: the tags that say where on earth it lies. note: its description.
         lossless: whether numbers come back as they were written.
 
     Raises:
@@ -43,7 +43,7 @@ class TiffPicture:
     """
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._file = _tifffile().TiffFile(stream)
+        self._file = need_tifffile().TiffFile(stream)
         # Smaller copies and masks of transparency are kept as further pages.
         pages: list[Any] = [page for page in self._file.pages if not (page.is_reduced or page.is_mask)]
         shapes = {page.shape for page in pages}
@@ -64,6 +64,7 @@ class TiffPicture:
         self.dtype = np.dtype(first.dtype)
         self.lossless = all(page.compression.name not in _LOSSY for page in pages)
         self.geo = tuple(_geo_tags(first))
+        self.note = str(first.description)
 
     @property
     def rows_at_once(self) -> int:
@@ -160,10 +161,15 @@ def _geo_tags(page: Any) -> Iterator[GeoTag]:
             yield GeoTag(code, int(tag.dtype), int(tag.count), tag.value)
 
 
-def _tifffile() -> Any:
+def need_tifffile() -> Any:
+    """The library.
+
+    Raises:
+        SegRefineryError: it is not installed.
+    """
     try:
-        tifffile = import_module("tifffile")
+        library = import_module("tifffile")
     except ImportError as error:
         raise SegRefineryError("TIFF files need tifffile: pip install 'segrefinery[tiff]'.") from error
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it raises
-    return tifffile
+    return library

@@ -74,6 +74,7 @@ class Model:
         window: height and width of sliding windows, or None for whole images.
         merge: how classes were renamed before training; data sets it is evaluated on are renamed alike.
         image_size: height and width of the first target image of its training, or None where that is not known.
+        trained: how images were resized in training, where ``data`` says otherwise since; else None.
     """
 
     network: nn.Module
@@ -83,6 +84,7 @@ class Model:
     window: tuple[int, int] | None = None
     merge: dict[str, str | None] | None = None
     image_size: tuple[int, int] | None = None
+    trained: DataSettings | None = None
 
     def predict(self, image: Tensor | np.ndarray | Image.Image, size: tuple[int, int] | None = None) -> Tensor:
         """C x H x W class probabilities, at the image's own size or at ``size``, in the processor's memory.

@@ -18,8 +18,9 @@ from segrefinery.evaluation.windows import Size, blended, shares
 from segrefinery.models.segmenter import Segmenter, normalization_of
 
 TO_NEED_LESS = (
-    "predict by overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'; the "
-    "probabilities of a whole image need 4 bytes a pixel and class in any case"
+    "look through smaller overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'. "
+    "`segrefinery predict` writes large pictures strip by strip; wherever else an image's probabilities are asked for "
+    "they need 4 bytes a pixel and class"
 )
 
 
@@ -104,9 +105,10 @@ def decodes(network: nn.Module) -> bool:
 
 
 def stride_of(network: nn.Module) -> int:
-    """Pixels a cell of the coarsest level of the segmenter inside; 1 where there is none."""
+    """Pixels a cell of the coarsest level of the segmenter inside; 32, a multiple of most, where it says none."""
     found = (module.largest_stride for module in network.modules() if isinstance(module, Segmenter))
-    return next(found, 1)
+    stride = next(found, 1)
+    return stride if stride > 1 else 32
 
 
 def windows_at_once(window: Size, device: torch.device) -> int:

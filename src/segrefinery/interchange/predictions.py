@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.data.label_files import file_stem, palette_image, save_png, share_image
+from segrefinery.data.tiff import GeoTag
+from segrefinery.interchange.raster import write_tiff
 from segrefinery.labels import LabelSpace
 
 OPACITY = 0.5
@@ -19,28 +22,47 @@ STRIP = 512
 
 
 def write_prediction(
-    folder: Path, index: int, name: str, image: Tensor, probs: Tensor, space: LabelSpace
+    folder: Path, index: int, name: str, image: Tensor, probs: Tensor, space: LabelSpace, geo: Sequence[GeoTag] = ()
 ) -> dict[str, Path]:
     """Write ``STEM.png`` (class ids, palette), ``STEM.overlay.png`` and ``STEM.confidence.png`` (0..255 for 0..1).
+    What lies somewhere on earth is written as ``STEM.tif`` and ``STEM.confidence.tif``.
 
     Args:
         index: number of the image; the stem is made of it and of ``name``, and is safe whatever the name holds.
         image: uint8, 3 x H x W. probs: C x H x W class probabilities.
+        geo: tags of a GeoTIFF of this size.
 
     Returns:
         What was written, by kind: ``label``, ``overlay``, ``confidence``.
     """
-    folder = Path(folder)
     confidence, label = probs.float().max(dim=0)
+    return write_labels_of(Path(folder), index, name, image, label, confidence, space, geo)
+
+
+def write_labels_of(
+    folder: Path,
+    index: int,
+    name: str,
+    image: Tensor,
+    label: Tensor,
+    confidence: Tensor,
+    space: LabelSpace,
+    geo: Sequence[GeoTag] = (),
+) -> dict[str, Path]:
+    """As ``write_prediction``, of H x W class ids and confidences in [0, 1]."""
     stem = folder / file_stem(index, name)
-    paths = {
-        "label": stem.with_name(f"{stem.name}.png"),
-        "overlay": stem.with_name(f"{stem.name}.overlay.png"),
-        "confidence": stem.with_name(f"{stem.name}.confidence.png"),
-    }
-    save_png(paths["label"], palette_image(label, space))
+    suffix = "tif" if geo else "png"
+    endings = {"label": suffix, "overlay": "overlay.png", "confidence": f"confidence.{suffix}"}
+    paths = {kind: stem.with_name(f"{stem.name}.{ending}") for kind, ending in endings.items()}
+    labels, shares = palette_image(label, space), share_image(confidence)
+    if geo:
+        size = (label.shape[0], label.shape[1])
+        write_tiff(paths["label"], [np.asarray(labels)], size, space.colors, geo)
+        write_tiff(paths["confidence"], [np.asarray(shares)], size, geo=geo)
+    else:
+        save_png(paths["label"], labels)
+        save_png(paths["confidence"], shares)
     save_png(paths["overlay"], Image.fromarray(overlay(image, label, space)))
-    save_png(paths["confidence"], share_image(confidence))
     return paths
 
 

@@ -1,11 +1,13 @@
-"""What a user should know of how a model reads images: how large it sees them against training, and inert windows."""
+"""At which size a model reads images, and what a user should know of it: the zoom against training, inert windows."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import ImageDataset, notes_of
 from segrefinery.data.transforms import evaluation_size
 from segrefinery.engine.model import Model
@@ -14,21 +16,59 @@ FAR = 2.0
 """Factor of zoom against training, either way, from which objects look unlike those that were learned."""
 
 
-def warn_of_reading(model: Model, dataset: ImageDataset, image: Tensor) -> None:
-    """Warn of what is left out of ``dataset``, and of what is odd in how ``model`` reads its image, 3 x H x W."""
-    size = (image.shape[-2], image.shape[-1])
-    seen = evaluation_size(size, model.data)
+def at_size(model: Model, size: str | int) -> Model:
+    """The model that reads images at another size.
+
+    Args:
+        size: ``trained``, as it was trained; ``native``, each image's own; or the pixels of the shorter side.
+
+    Raises:
+        SegRefineryError: anything else.
+    """
+    if size == "trained":
+        return model
+    if size != "native" and not (str(size).isdecimal() and int(size) > 0):
+        raise SegRefineryError(f"--size {size}: write native, trained, or the pixels of the shorter side")
+    side = None if size == "native" else int(size)
+    data = model.data.model_copy(update={"short_side": side, "evaluation_short_side": side})
+    return replace(model, data=data, trained=model.trained or model.data)
+
+
+def zoom_of(model: Model, size: tuple[int, int]) -> float | None:
+    """How large the pixels of an image of ``size`` are against those of training's images, as the network sees both;
+    None where the model does not say how large these were."""
+    trained = model.image_size
+    if trained is None:
+        return None
+    then = evaluation_size(trained, model.trained or model.data)[0] / trained[0]
+    return evaluation_size(size, model.data)[0] / size[0] / then
+
+
+def reading_of(model: Model, size: tuple[int, int]) -> str:
+    """One line: at which size an image is read, and the zoom against training."""
+    seen, zoom = evaluation_size(size, model.data), zoom_of(model, size)
+    against = "the size of training's images is not known" if zoom is None else f"{zoom:.2g} times the zoom of training"
+    return f"{size[1]} x {size[0]} pixels are read at {seen[1]} x {seen[0]}: {against}"
+
+
+def warn_of_reading(model: Model, dataset: ImageDataset, image: Tensor | tuple[int, int]) -> None:
+    """Warn of what is left out of ``dataset``, and of what is odd in how ``model`` reads its image, 3 x H x W or its
+    height and width."""
+    size = image if isinstance(image, tuple) else (image.shape[-2], image.shape[-1])
+    seen, zoom = evaluation_size(size, model.data), zoom_of(model, size)
     remarks = [*notes_of(dataset)]
     shown = f"an image of {size[1]} x {size[0]}, which is read at {seen[1]} x {seen[0]}"
-    if model.image_size is not None:
-        trained = model.image_size
-        zoom = seen[0] / size[0] / (evaluation_size(trained, model.data)[0] / trained[0])
-        if not 1 / FAR < zoom < FAR:
-            remarks.append(
-                f"{shown}: its pixels are {zoom:.2g} times as large as those of training's images ({trained[1]} x "
-                f"{trained[0]}); if objects have as many pixels here as there, cut it into tiles of that size"
-            )
+    if zoom is not None and not 1 / FAR < zoom < FAR and model.image_size is not None:
+        trained = f"{model.image_size[1]} x {model.image_size[0]}"
+        remedy = "read it at its own size (--size native)" if seen != size else "cut it into tiles of that size"
+        if model.trained is not None:
+            remedy = "all is well, else leave --size away"
+        remarks.append(
+            f"{shown}: its pixels are {zoom:.2g} times as large as those of training's images ({trained}); if objects "
+            f"have as many pixels here as there, {remedy}"
+        )
     if model.window is not None and seen[0] <= model.window[0] and seen[1] <= model.window[1]:
-        remarks.append(f"a window of {model.window[0]}x{model.window[1]} does nothing for {shown}; name a smaller one")
+        asked = f"{model.window[0]}x{model.window[1]}"
+        remarks.append(f"a window of {asked} does nothing for {shown} whole; name a smaller one")
     for remark in remarks:
         warnings.warn(f"{dataset.reference}: {remark}", stacklevel=3)
