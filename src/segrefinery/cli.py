@@ -23,6 +23,7 @@ from segrefinery.core.words import printable
 if TYPE_CHECKING:
     from segrefinery.engine.events import RunEvents
     from segrefinery.engine.model import Model
+    from segrefinery.verbs.corpus import Written
 
 app = typer.Typer(
     help="Adapt a semantic-segmentation model to images nobody has labelled.",
@@ -159,21 +160,19 @@ def predict(
     size: Annotated[
         str, typer.Option(help="Read images as they were 'trained', 'native', or with so many pixels a shorter side.")
     ] = "trained",
+    format: Annotated[str, typer.Option(help="png, coco or yolo.")] = "png",
     window: Window = None,
     device: Device = None,
 ) -> None:
     """Segment images: class ids, colour overlay and confidence for each; large ones strip by strip."""
-    from segrefinery.verbs.predict import refuse_inside, write_predictions
+    from segrefinery.verbs.corpus import refuse_inside
+    from segrefinery.verbs.predict import write_predictions
 
     refuse_inside(output, images)
     model = loaded(run, window, device)
     with counting_progress(console, "predict") as progress, writing(output):
-        result = write_predictions(model, images, output, factor=factor, size=size, progress=progress)
-    say(f"{result.written} images written to {output}; {result.reading}")
-    if result.unreadable:
-        raise SegRefineryError(
-            f"{len(result.unreadable)} of {result.images} images were left out: {result.first_faults()}"
-        )
+        result = write_predictions(model, images, output, factor=factor, size=size, format=format, progress=progress)
+    say_written(result, "images", output)
 
 
 @app.command()
@@ -203,16 +202,25 @@ def pseudo_label(
     target: Annotated[str, typer.Argument(help=TargetHelp)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels.")],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Ignore pixels below this confidence.")] = 0.0,
+    format: Annotated[str, typer.Option(help="png, coco (run lengths) or yolo (outlines).")] = "png",
+    ids: Annotated[
+        str | None, typer.Option(help="source: the ids and palette of the model's source; or of NAME:PATH.")
+    ] = None,
+    names: Annotated[str, typer.Option(help="numbered, or images: PNGs called as the images are.")] = "numbered",
     window: Window = None,
     device: Device = None,
 ) -> None:
     """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
-    from segrefinery.verbs.pseudo_label import pseudo_label
+    from segrefinery.engine.model import origin_of
+    from segrefinery.verbs.pseudo_label import write_labels
 
     model = loaded(run, window, device)
+    chosen = origin_of(run).source or ids if ids == "source" else ids
     with counting_progress(console, "label") as progress, writing(output):
-        written = pseudo_label(model, target, output, threshold, progress=progress)
-    say(f"{written} labels written to {output}")
+        result = write_labels(
+            model, target, output, threshold, format=format, ids=chosen, names=names, progress=progress
+        )  # fmt: skip
+    say_written(result, "labels", output)
 
 
 @app.command()
@@ -362,6 +370,13 @@ def loaded(run: Path, window: str | None, device: str | None) -> Model:
     if window is not None:
         model.window = two_sides("--window", window)
     return model
+
+
+def say_written(result: Written, what: str, output: Path) -> None:
+    """How many results there are now; an error if images were left out."""
+    before = f", {result.kept} of them before" if result.kept else ""
+    say(f"{result.written} {what} written to {output}{before}" + (f"; {result.reading}" if result.reading else ""))
+    result.refuse_missing()
 
 
 def say(line: str) -> None:

@@ -93,6 +93,16 @@ def stored_size(path: Path) -> tuple[tuple[int, int], int]:
         return (height, width), _orientation(image) if isinstance(image, JpegImageFile) else 1
 
 
+def palette_in(path: Path) -> list[int] | None:
+    """The palette of a PNG as red, green, blue, red, ...; None of a file without one."""
+    _regular(path, "mask")
+    with path.open("rb") as stream:
+        if _is_tiff(stream):
+            return None
+        with _opened(stream, path, "mask") as image:
+            return image.getpalette() if image.mode == "P" else None
+
+
 def bands_in(path: Path) -> int:
     """How many bands a picture has, alpha left out, read from the header alone; 3 of what is no TIFF, even grey."""
     _regular(path, "image")

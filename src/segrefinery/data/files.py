@@ -45,6 +45,8 @@ class IdMasks:
     table: Tensor
     """File id -> id of the space, as ``labels.lookup_table`` makes it."""
     channel: int | None = None
+    written: tuple[int, ...] | None = None
+    """The id that stands for each class where several are read as it; None: the lowest."""
 
     def decode(self, sample: Sample) -> Tensor:
         path = sample.mask
@@ -71,6 +73,8 @@ class ColorMasks:
 
     colors: dict[Color, int]
     """RGB -> id of the space, or 255."""
+    written: tuple[Color, ...] | None = None
+    """The colour that stands for each class where several are read as it; None: the first."""
 
     def decode(self, sample: Sample) -> Tensor:
         path = sample.mask
@@ -123,13 +127,17 @@ class FileDataset:
         self.reference = reference
         self.space = space
         self._samples = tuple(samples)
-        self._masks = masks
+        self.masks = masks
         self._reading, self._exif = replace(reading or Reading(), upright=exif != "ignore"), exif
         self.notes = tuple(notes)
         self.has_labels = masks is not None and all(sample.mask for sample in samples)
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    def mask_file(self) -> Path | None:
+        """The first image's mask, or the file that describes it; None where there is none."""
+        return self._samples[0].mask if self._samples else None
 
     def name(self, index: int) -> str:
         """The sample's name: its path inside the data set, without suffix."""
@@ -167,9 +175,9 @@ class FileDataset:
             DataError: the mask cannot be read, holds undeclared ids, or has another size than its image.
         """
         sample = self._samples[index]
-        if sample.mask is None or self._masks is None:
+        if sample.mask is None or self.masks is None:
             raise DataError(sample.image, "mask", "this image has no mask", "use it as a target only")
-        label = self._masks.decode(sample)
+        label = self.masks.decode(sample)
         stored, mark = stored_size(sample.image)
         if mark > 1 and self._exif is None and tuple(label.shape) == stored:
             raise DataError(
@@ -190,7 +198,7 @@ class FileDataset:
 
     def content_key(self) -> Iterator[str]:
         """Lines that change whenever a file, the split or the mapping does; they do not name where the files lie."""
-        yield f"{self.space} {self._masks.key() if self._masks else 'no masks'} {self._reading} {self._exif}"
+        yield f"{self.space} {self.masks.key() if self.masks else 'no masks'} {self._reading} {self._exif}"
         for sample in self._samples:
             for file in (sample.image, sample.mask):
                 if file is not None:

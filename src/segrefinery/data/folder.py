@@ -293,7 +293,11 @@ def _id_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tu
     whole = LabelSpace.of(name, list(dict.fromkeys(n for n in ids.values() if n is not None)), colors)
     check_merge(settings.merge, whole)
     space = merged(whole, settings.merge)
-    return space, IdMasks(lookup_table({**dict.fromkeys([*ignored, IGNORE]), **ids}, space, settings.merge))
+    table = lookup_table({**dict.fromkeys([*ignored, IGNORE]), **ids}, space, settings.merge)
+    own = {key(name): id for id, name in sorted(ids.items(), reverse=True) if name is not None}
+    lowest = [int((table == place).nonzero()[0]) for place in range(space.num_classes)]
+    written = (own.get(key(name), id) for name, id in zip(space.classes, lowest, strict=True))
+    return space, IdMasks(table, written=tuple(written))
 
 
 def _names_in(file: Path) -> list[str]:
@@ -328,7 +332,10 @@ def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) ->
                 file, "colors", f"{class_name!r} has the colour {color} of another class", "give each its own"
             )
         ids[color] = IGNORE if new is None else places[key(new)]
-    return space, ColorMasks(ids)
+    own = {key(class_name): color for class_name, color in colors.items()}
+    first = (next(color for color, id in ids.items() if id == place) for place in range(space.num_classes))
+    written = (own.get(key(name), color) for name, color in zip(space.classes, first, strict=True))
+    return space, ColorMasks(ids, tuple(written))
 
 
 def read_labelmap(path: Path) -> dict[str, Color]:

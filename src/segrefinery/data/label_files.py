@@ -65,7 +65,9 @@ def write_manifest(folder: Path, rows: Iterable[tuple[int, str, str | Path]]) ->
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(("number", "name", "file"))
-    lines.writerows((number, name, Path(file).name) for number, name, file in sorted(rows, key=lambda row: row[0]))
+    for number, name, file in sorted(rows, key=lambda row: row[0]):
+        inside = Path(file).relative_to(folder) if Path(file).is_relative_to(folder) else Path(file)
+        lines.writerow((number, name, inside.as_posix()))
     path = Path(folder) / MANIFEST
     write_text(path, text.getvalue())
     return path

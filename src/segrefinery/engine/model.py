@@ -125,11 +125,8 @@ def load(path: str | Path, device: torch.device | str | None = None, *, network:
     Raises:
         SegRefineryError: no model there, or one that does not fit its description.
     """
-    folder = Path(path)
-    found = [part for part in (folder, folder / "model", folder / "source_model") if (part / CONFIG).exists()]
-    if not found:
-        raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
-    config = read_config(found[0] / CONFIG, ModelConfig)
+    folder = _folder_of(path)
+    config = read_config(folder / CONFIG, ModelConfig)
     space = LabelSpace(config.space, config.classes, config.colors)
     if network is None:
         segmenter = build_model(config.model.model_copy(update={"weights": "none"}), space.num_classes)
@@ -138,12 +135,25 @@ def load(path: str | Path, device: torch.device | str | None = None, *, network:
     whole: nn.Module = segmenter
     for settings in config.refine.values():
         whole = settings.build(segmenter, space).predictor(whole)  # pyright: ignore[reportAttributeAccessIssue]
-    load_weights(whole, found[0] / TENSORS)
+    load_weights(whole, folder / TENSORS)
     whole.to(device or default_device())
     data = config.data.read_by(segmenter.normalization)
     return Model(
         whole.eval(), segmenter.eval(), space, data, config.window, config.merge, config.image_size
     )  # fmt: skip
+
+
+def origin_of(path: str | Path) -> Origin:
+    """What the model that ``load`` would open was trained on."""
+    return read_config(_folder_of(path) / CONFIG, ModelConfig).trained_on
+
+
+def _folder_of(path: str | Path) -> Path:
+    folder = Path(path)
+    found = [part for part in (folder, folder / "model", folder / "source_model") if (part / CONFIG).exists()]
+    if not found:
+        raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
+    return found[0]
 
 
 class ModelKeeper(RunEvents):

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.overlap import overlapped
-from segrefinery.data.datasets import open_dataset
+from segrefinery.core.settings import choose
+from segrefinery.data.datasets import ImageDataset, open_dataset
 from segrefinery.data.decoding import DataError
 from segrefinery.data.label_files import write_manifest
 from segrefinery.engine.model import Model, load
+from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.pictures import Predictions, Seen, times
+from segrefinery.verbs.corpus import Job, Written, refuse_inside, write_all
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
-
-
-@dataclass
-class Predicted:
-    """What ``write_predictions`` did.
-
-    Attributes:
-        written: images whose results are in the folder. images: how many there were.
-        unreadable: what was wrong with each of the others.
-        reading: at which size the first was read, and the zoom against training.
-    """
-
-    written: int
-    images: int
-    unreadable: list[SegRefineryError] = field(default_factory=list)
-    reading: str = ""
-
-    def first_faults(self, most: int = 5) -> str:
-        """What is wrong, of so many images."""
-        more = len(self.unreadable) - most
-        return " ".join(map(str, self.unreadable[:most])) + (f" And {more} more." if more > 0 else "")
 
 
 def predict(
@@ -71,12 +52,6 @@ def predict(
         yield dataset.name(index), image, model.predict(image, times((image.shape[-2], image.shape[-1]), factor))
 
 
-def refuse_inside(output: str | Path, images: str | Path) -> None:
-    """Refuse results among the images that they are made of: the next reading would take them for images."""
-    if Path(images).is_dir() and Path(output).resolve().is_relative_to(Path(images).resolve()):
-        raise SegRefineryError(f"{output}: lies in {images}, whose images are read; name a folder outside with -o")
-
-
 def write_predictions(
     run: str | Path | Model,
     images: str | Path,
@@ -84,13 +59,16 @@ def write_predictions(
     *,
     factor: float = 1.0,
     size: str | int = "trained",
+    format: str = "png",
     progress: Callable[[float, int], None] = lambda done, total: None,
-) -> Predicted:
-    """Write what ``predict`` finds: of each image class ids, a colour overlay and the confidence, and ``files.csv``.
-    Large pictures are written strip by strip, and continued where an earlier run was stopped.
+) -> Written:
+    """Write what ``predict`` finds.
 
     Args:
         factor, size: as of ``predict``.
+        format: ``png``, of each image class ids, a colour overlay and the confidence, and ``files.csv``, where large
+            pictures are written strip by strip and continued where an earlier run was stopped; or ``coco`` or ``yolo``
+            (see ``pseudo_label``).
 
     Raises:
         SegRefineryError: the folder cannot be written, or none of the images can be read.
@@ -98,8 +76,21 @@ def write_predictions(
     refuse_inside(output, images)
     model = at_size(run if isinstance(run, Model) else load(run), size)
     dataset = open_dataset(str(images))
-    result, kept = Predicted(0, len(dataset)), {}
-    work = Predictions(model, dataset, Path(output), factor)
+    choose(LABEL_FORMATS, format, "format")
+    if format == "png":
+        return write_pictures(model, dataset, Path(output), factor, progress)
+    if factor != 1:
+        raise SegRefineryError(f"--format {format} labels images at their own size; leave --factor away")
+    job = Job(model, dataset, LABEL_FORMATS[format](Path(output), model.space))
+    return write_all(job, {"format": format}, progress)
+
+
+def write_pictures(
+    model: Model, dataset: ImageDataset, output: Path, factor: float, progress: Callable[[float, int], None]
+) -> Written:
+    """The predictions of a data set as pictures to look at."""
+    result, kept = Written(0, len(dataset)), {}
+    work = Predictions(model, dataset, output, factor)
     told = 0.0
 
     def tell(done: float) -> None:  # a large picture may have begun before the one in front of it is written
@@ -126,7 +117,9 @@ def write_predictions(
     for place in overlapped(range(len(dataset)), work.read, compute):
         tell(place + 1)
     if not kept:
-        raise SegRefineryError(f"{images}: none of its {result.images} images can be read; {result.first_faults()}")
-    write_manifest(Path(output), [(place, dataset.name(place), file) for place, file in kept.items()])
+        raise SegRefineryError(
+            f"{dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
+        )
+    write_manifest(output, [(place, dataset.name(place), file) for place, file in kept.items()])
     result.written = len(kept)
     return result

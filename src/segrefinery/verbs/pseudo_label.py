@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from segrefinery.core.files import write_json
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.data.label_files import write_label_set
-from segrefinery.engine.model import Model, load
-from segrefinery.labels import IGNORE
-from segrefinery.verbs.predict import refuse_inside
-from segrefinery.verbs.zoom import warn_of_reading
+from segrefinery.data.numbering import Numbering, numbered_as, numbering_of
+from segrefinery.engine.model import Model, load, origin_of
+from segrefinery.interchange.labels import LABEL_FORMATS, PngLabels
+from segrefinery.verbs.corpus import Job, Written, refuse_inside, write_all
 
 
 def pseudo_label(
@@ -23,33 +21,70 @@ def pseudo_label(
     output: str | Path,
     threshold: float = 0.0,
     *,
+    format: str = "png",
+    ids: str | None = None,
+    names: Literal["numbered", "images"] = "numbered",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Label images for other tools to train on -> how many were written.
+    """Label images for other tools to train on -> how many are labelled.
 
-    For each image ``STEM.png`` (class ids with their colours, 255 ignored) and ``STEM.weight.png`` (confidence as
-    0..255), at the image's own size, and once ``classes.json``. Images are read and written one by one.
+    Images are read and written one by one, at their own size; those that are finished, by the same model and settings,
+    are not done again.
 
     Args:
         threshold: pixels whose confidence is below it are ignored and weigh 0.
+        format: ``png``, for each image ``STEM.png`` (class ids with their colours, 255 ignored) and ``STEM.weight.png``
+            (confidence as 0..255), and once ``classes.json``; or ``coco`` or ``yolo``.
+        ids: ``source`` writes the ids and the palette of the model's source; any labelled data set's name those of its.
+        names: ``images`` calls PNGs as the images are called, in ``labels/`` and ``weights/``.
+
+    Raises:
+        SegRefineryError: the folder cannot be written or holds labels of other settings, or an image cannot be read;
+            the others are labelled then.
     """
+    result = write_labels(run, target, output, threshold, format=format, ids=ids, names=names, progress=progress)
+    result.refuse_missing()
+    return result.written
+
+
+def write_labels(
+    run: str | Path | Model,
+    target: str | Path,
+    output: str | Path,
+    threshold: float = 0.0,
+    *,
+    format: str = "png",
+    ids: str | None = None,
+    names: str = "numbered",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
+    """As ``pseudo_label``; says which images were left out and which were finished before."""
+    refuse_inside(output, target)
     model = run if isinstance(run, Model) else load(run)
-    dataset, folder = UnlabeledView(open_dataset(str(target))), Path(output)
+    dataset = UnlabeledView(open_dataset(str(target)))
+    kind: Any = choose(LABEL_FORMATS, format, "format")
+    if names not in ("numbered", "images"):
+        raise SegRefineryError(f"--names {names}: write numbered or images")
+    numbering = None if ids is None else source_numbering(run, model, ids)
+    more = {"named_as_images": True} if kind is PngLabels and names == "images" else {}
+    writer = kind(Path(output), model.space, numbering, threshold, **more)
+    coded = None if numbering is None else str(numbering.codes)
+    settings = {"threshold": threshold, "format": format, "ids": coded, "names": names}
+    return write_all(Job(model, dataset, writer), settings, progress)
 
-    refuse_inside(folder, target)
-    warn_of_reading(model, dataset, dataset.image(0))
 
-    def labelled() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for index in range(len(dataset)):
-            confidence, label = model.predict(dataset.image(index)).max(dim=0)
-            ignored = confidence < threshold
-            label, weight = label.masked_fill(ignored, IGNORE), confidence.masked_fill(ignored, 0.0)
-            yield label[None], weight[None], torch.tensor([index])
-            progress(index + 1, len(dataset))
+def source_numbering(run: str | Path | Model, model: Model, ids: str) -> Numbering:
+    """The ids of a data set for the classes of a model.
 
-    write_label_set(folder, labelled(), [dataset.name(index) for index in range(len(dataset))], model.space)
-    colored = enumerate(zip(model.space.classes, model.space.colors, strict=True))
-    write_json(
-        folder / "classes.json", [{"id": id, "name": name, "color": list(color)} for id, (name, color) in colored]
-    )
-    return len(dataset)
+    Args:
+        ids: ``source`` for the data that the model of ``run`` was trained on, or a data set's name.
+
+    Raises:
+        SegRefineryError: nothing says the source, or it lacks a class.
+    """
+    if ids == "source":
+        known = None if isinstance(run, Model) else origin_of(run).source
+        if known is None:
+            raise SegRefineryError("--ids source: the model does not say its source; name it, as in --ids gta5:PATH")
+        ids = known
+    return numbered_as(model.space, numbering_of(open_dataset(ids)), model.merge)

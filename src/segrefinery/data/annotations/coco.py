@@ -56,7 +56,7 @@ def open_coco(path: Path, split: str | None, reference: str) -> FileDataset:
         classes.setdefault(key(name), name)
     space = space_of(files[0].path.stem, list(classes.values()), options.ignore_rest)
     notes += remark_on_crossings(each for file in files for each in file.polygons())
-    return painted_dataset(reference, samples, space, CocoRegions(ids), options.ignore_rest, notes)
+    return painted_dataset(reference, samples, space, CocoRegions(ids, _numbers(files)), options.ignore_rest, notes)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class CocoRegions:
 
     ids: dict[str, Any]
     """Sample name -> image id."""
+    categories: dict[str, int] | None = None
+    """Key of a category's name -> its id, where all files agree on whole numbers."""
+
+    def numbers(self) -> dict[str, int] | None:
+        return self.categories
 
     def regions(self, sample: Sample, size: Size) -> Iterator[Region]:
         assert sample.mask is not None
@@ -147,6 +152,12 @@ def _notes(by_image: dict[Any, list], known: set[Any], categories: dict[Any, str
     notes = [f"{path.name}: no region is of the class {', '.join(empty)}"] if empty and used else []
     stray = sum(len(annotations) for image, annotations in by_image.items() if image not in known)
     return notes + ([f"{path.name}: {stray} annotations of images that it does not list are left out"] if stray else [])
+
+
+def _numbers(files: list[CocoFile]) -> dict[str, int] | None:
+    pairs = {(key(name), id) for file in files for id, name in file.categories.items()}
+    whole = all(isinstance(id, int) and id >= 0 for _, id in pairs)
+    return dict(pairs) if whole and len(dict(pairs)) == len(pairs) else None
 
 
 def _rle(annotation: dict[str, Any], size: Size, file: Path) -> Any:

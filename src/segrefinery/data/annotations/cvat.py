@@ -69,6 +69,9 @@ class CvatRegions:
     ids: dict[str, str]
     """Sample name -> image id."""
 
+    def numbers(self) -> None:
+        return None
+
     def regions(self, sample: Sample, size: Size) -> Iterator[Region]:
         file = sample.mask
         assert file is not None

@@ -99,6 +99,9 @@ class LabelStudioRegions:
     places: dict[str, int]
     """Sample name -> place of its task in the export."""
 
+    def numbers(self) -> None:
+        return None
+
     def regions(self, sample: Sample, size: tuple[int, int]) -> Iterator[Region]:
         file = sample.mask
         assert file is not None

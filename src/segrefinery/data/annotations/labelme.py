@@ -95,6 +95,9 @@ def read_labelme(path: Path) -> dict[str, Any]:
 class LabelmeRegions:
     """In the order of the file: a later shape covers an earlier one."""
 
+    def numbers(self) -> None:
+        return None
+
     def regions(self, sample: Sample, size: Size) -> Iterator[Region]:
         assert sample.mask is not None
         content = read_labelme(sample.mask)

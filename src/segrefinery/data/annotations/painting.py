@@ -45,6 +45,10 @@ class Annotations(Protocol):
         """
         ...
 
+    def numbers(self) -> dict[str, int] | None:
+        """The number of each class, by the key of its name; None in a format that has none."""
+        ...
+
 
 class Options(NamedTuple):
     """What a reference says after its format: files or a folder, and ``,images=FOLDER`` and ``,rest=ignore``."""

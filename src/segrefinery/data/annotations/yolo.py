@@ -17,6 +17,7 @@ from segrefinery.data.decoding import DataError, unreadable
 from segrefinery.data.discover import walk
 from segrefinery.data.files import FileDataset, Sample
 from segrefinery.data.sorting import pictures_among
+from segrefinery.labels import key
 
 SPLITS = ("train", "val", "test")
 
@@ -61,6 +62,9 @@ class YoloRegions:
     """The larger regions first, as Ultralytics paints them: what is small lies on top."""
 
     names: dict[int, str]
+
+    def numbers(self) -> dict[str, int]:
+        return {key(name): id for id, name in self.names.items()}
 
     def regions(self, sample: Sample, size: Size) -> Iterator[Region]:
         file = sample.mask
