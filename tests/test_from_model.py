@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import segrefinery as api
 from foreign_mit import Network, SegFormerHead
+from goes_back import goes_back
 from models.foreign.tiny import CLASSES, saved, with_statistics
 from runs import DAY, NIGHT, TEST, TINY, command, tiny_run
 from segrefinery.core.errors import SegRefineryError
@@ -91,6 +92,10 @@ FAMILIES = {
 }
 
 
+FILES = ("lightning", "torchvision", "mmsegmentation")
+"""Families that have no loader of folders."""
+
+
 @pytest.mark.parametrize("source", [DAY, None], ids=["with its source", "without"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_each_family_is_adapted(tmp_path, call, family, source):
@@ -112,6 +117,8 @@ def test_a_model_of_each_family_is_adapted(tmp_path, call, family, source):
     before, after = (load_file(run / part / "model.safetensors") for part in ("source_model", "model"))
     assert before.keys() == after.keys() == build_model(network, 3).state_dict().keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+    if source is None and family not in FILES:
+        goes_back(run, tmp_path / "back", family)
 
 
 def network_of(changes):

@@ -42,7 +42,9 @@ class Deployed(nn.Module):
         # The layout of the weights in memory says nothing in a graph, and makes each size in it harder to follow.
         network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
         self.network = with_fixed_padding(network.to(memory_format=torch.contiguous_format))
-        self.reads, self.output, self.grid = reads, output, grid
+        self.reads: Reads = reads
+        self.output: Output = output
+        self.grid: Grid = grid
         mean, std = (torch.tensor(triple)[:, None, None] for triple in model.data.normalization)
         self.mean, self.std = nn.Buffer(mean), nn.Buffer(std)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,6 @@ from segrefinery.interchange.deployed import (
 )
 from segrefinery.interchange.graph import (
     OPSET,
-    Sizes,
     onnx_bytes,
     onnx_runner,
     opset_of,
@@ -40,23 +39,26 @@ from segrefinery.interchange.graph import (
     torch_bytes,
     torch_runner,
 )
+from segrefinery.interchange.library_folder import LIBRARIES, whole_folder
+from segrefinery.interchange.library_folder import write as write_folder
 from segrefinery.models.weights import CONFIG, read_config
 
-Format = Literal["onnx", "torch"]
-FORMATS = {"onnx": "onnxruntime", "torch": "torch.export.load"}
-"""What a file is checked with."""
+Format = Literal["onnx", "torch", "hf", "smp"]
+FORMATS = {"onnx": "onnxruntime", "torch": "torch.export.load", **LIBRARIES}
+"""What a file or folder is checked with."""
 TOLERANCE = 1e-3
 """Of the largest logit, or of probability 1: what a file may differ by and be written."""
 
 
 @dataclass
 class Exported:
-    """A file that was written, and checked before.
+    """A file or folder that was written, and checked before.
 
     Attributes:
-        note: what whoever runs it has to know, which lies in the file too.
+        note: what whoever runs it has to know, which lies in a file too.
         images: how many it was checked on. difference: the largest, of logits or probabilities (None of labels).
         equal: the share of pixels whose label is the same.
+        prepared: the same where a library prepares the images too, by its own processor; None where it does not.
     """
 
     path: Path
@@ -64,12 +66,16 @@ class Exported:
     images: int
     difference: float | None
     equal: float
+    prepared: float | None = None
 
     def lines(self) -> list[str]:
         """All of it, to be read."""
         note = [f"{name}: {text if isinstance(text, str) else json.dumps(text)}" for name, text in self.note.items()]
         largest = "" if self.difference is None else f"largest difference {self.difference:.1e} of the largest value, "
-        return [*note, f"{self.path}: written; on {self.images} images {largest}{100 * self.equal:.3f} % equal labels"]
+        said = f"{self.path}: written; on {self.images} images {largest}{100 * self.equal:.3f} % equal labels"
+        if self.prepared is not None:
+            said += f" ({100 * self.prepared:.3f} % where its own processor reads the images as they are)"
+        return [*note, said]
 
 
 def export(
@@ -85,83 +91,156 @@ def export(
     check: str | Path | None = None,
     images: int = 4,
 ) -> Exported:
-    """Write a run's model as one file that reads plain images; what refiners do at inference (IR2F) is in it.
+    """Write a run's model as one file that reads plain images, with what refiners do at inference (IR2F) in it; or as a
+    folder of the library that its network comes from.
 
     Args:
-        format: ``onnx``, or ``torch`` for ``torch.export.load``.
-        result, reads, grid: as in ``Deployed``.
-        size: height and width, for a network that cannot be written for images of any size.
-        check: images that the file is compared with the model on; by default those the run was adapted to.
+        format: ``onnx``, ``torch`` for ``torch.export.load``, or a folder for ``from_pretrained`` of transformers
+            (``hf``) or segmentation_models_pytorch (``smp``).
+        result, reads, grid: as in ``Deployed``; of a file.
+        size: height and width, for a network that cannot be written for images of any size; of a file.
+        check: images that it is compared with the model on; by default those the run was adapted to.
         images: how many of them.
 
     Raises:
-        SegRefineryError: no model, no images, an operator that ONNX lacks, or a file that computes something else;
-            nothing is written then.
+        SegRefineryError: no model, no images, an operator that ONNX lacks, a network that the library has not, or one
+            that computes something else there; nothing is written then.
     """
     for what, table, value in (
         ("format", FORMATS, format), ("output", OUTPUTS, result), ("reads", READS, reads), ("grid", GRIDS, grid),
     ):  # fmt: skip
         choose(table, value, what)
     model = load(run, "cpu")
-    shown = list(first_images(model, check or target_of(run), images))
+    shown = list(first_images(check or target_of(run), images))
+    if format in LIBRARIES:
+        if (result, reads, grid, size) != ("logits", "uint8", "image", None):
+            raise SegRefineryError(
+                f"--format {format}: the library's own network puts out logits and reads images of any size; --output, "
+                "--reads, --grid and --size go with onnx and torch"
+            )
+        return export_folder(model, network_name(run), Path(output), format, shown)
     deployed = Deployed(model, reads, result, grid)
+    return export_file(model, deployed, Path(output), format, size, opset, shown)
+
+
+def export_file(
+    model: Model, deployed: Deployed, output: Path, format: Format, size: Sequence[int] | None, opset: int,
+    images: list[Tensor],
+) -> Exported:  # fmt: skip
+    """Write one file; see ``export``."""
     program, sizes = program_of(deployed, largest_stride(model), size)
     note = said(model, deployed, sizes)
     if format == "onnx":
-        content = onnx_bytes(program, result, note, opset)
+        content = onnx_bytes(program, deployed.output, note, opset)
         note["opset"], runner = str(opset_of(content)), onnx_runner(content)
     else:
         content = torch_bytes(program, note)
         runner = torch_runner(content)
-    difference, equal = compared(model, deployed, runner, sizes, shown)
+    shown = [fitted(resized(model, image), sizes) for image in images]
+    difference, equal = compared(model, runner, shown, deployed.reads, deployed.output, deployed.grid)
+    refuse_another(output, format, len(images), difference, equal, "--size HEIGHTxWIDTH, or another format")
+    write_bytes(output, content)
+    return Exported(output, note, len(images), difference, equal)
+
+
+def export_folder(model: Model, name: str, output: Path, format: Format, images: list[Tensor]) -> Exported:
+    """Write a library's folder; see ``export``."""
+    with whole_folder(output) as folder:
+        written = write_folder(format, model, name, folder)
+        difference, equal = compared(model, written.runner, [written.fitted(resized(model, each)) for each in images])
+        refuse_another(output, format, len(images), difference, equal, "--format onnx or torch")
+        prepared = None if written.whole is None else through_processor(model, written.whole, images)
+    return Exported(output, written.note, len(images), difference, equal, prepared)
+
+
+def refuse_another(
+    output: Path, format: Format, images: int, difference: float | None, equal: float, remedy: str
+) -> None:
+    """Raises:
+    SegRefineryError: what was written computes something else than the model."""
     if (difference or 0) > TOLERANCE or equal < 1 - TOLERANCE:
         raise SegRefineryError(
-            f"{output}: not written, for {FORMATS[format]} computes something else on {len(shown)} images: differences "
-            f"up to {difference or 0:.2g}, {100 * equal:.2f} % equal labels; try --size HEIGHTxWIDTH, or another format"
+            f"{output}: not written, for {FORMATS[format]} computes something else on {images} images: differences "
+            f"up to {difference or 0:.2g}, {100 * equal:.2f} % equal labels; try {remedy}"
         )
-    write_bytes(Path(output), content)
-    return Exported(Path(output), note, len(shown), difference, equal)
+
+
+def folder_of(run: str | Path) -> Path:
+    """The model folder that a run or model folder means.
+
+    Raises:
+        SegRefineryError: it holds no model.
+    """
+    for folder in (Path(run), Path(run) / "model", Path(run) / "source_model"):
+        if (folder / CONFIG).exists():
+            return folder
+    raise SegRefineryError(f"{run}: holds no trained model; name a run folder or a model folder")
+
+
+def described(run: str | Path) -> ModelConfig:
+    """What a run or model folder says of its model."""
+    return read_config(folder_of(run) / CONFIG, ModelConfig)
+
+
+def network_name(run: str | Path) -> str:
+    """The network's name in recipes."""
+    return described(run).model.name
 
 
 def target_of(run: str | Path) -> str:
     """The images that a model was adapted to."""
-    folders = (Path(run), Path(run) / "model", Path(run) / "source_model")
-    config = read_config(next(folder for folder in folders if (folder / CONFIG).exists()) / CONFIG, ModelConfig)
-    if config.trained_on.target is None:
+    target = described(run).trained_on.target
+    if target is None:
         raise SegRefineryError(f"{run}: does not say what it was adapted to; name images with --check IMAGES")
-    return config.trained_on.target
+    return target
 
 
-def first_images(model: Model, images: str | Path, count: int) -> Iterator[Tensor]:
-    """uint8 images as the model wants them: resized as in training."""
+def first_images(images: str | Path, count: int) -> Iterator[Tensor]:
+    """uint8 images as they lie there."""
     try:
         dataset = UnlabeledView(open_dataset(str(images)))
     except SegRefineryError as error:
         raise SegRefineryError(f"{error}; name images to check the file on with --check IMAGES") from error
     for index in range(min(count, len(dataset))):
-        image = dataset.image(index)
-        yield resize_image(image, evaluation_size(image.shape[-2:], model.data))
+        yield dataset.image(index)
+
+
+def resized(model: Model, image: Tensor) -> Tensor:
+    """A uint8 image as the model wants it."""
+    return resize_image(image, evaluation_size(image.shape[-2:], model.data))
 
 
 @torch.no_grad()
 def compared(
-    model: Model, deployed: Deployed, runner: Callable[[Tensor], Tensor], sizes: Sizes, images: list[Tensor]
-) -> tuple[float | None, float]:
-    """The largest difference between a file and the model, as a share of the largest value, and the share of equal
-    labels. The model is asked by its own way, not by the module that was exported."""
+    model: Model, runner: Callable[[Tensor], Tensor], images: list[Tensor],
+    reads: Reads = "uint8", output: Output = "logits", grid: Grid = "image",
+) -> tuple[float | None, float]:  # fmt: skip
+    """The largest difference between what was written and the model, as a share of the largest value, and the share of
+    equal labels. The model is asked by its own way, not by the module that was exported.
+
+    Args:
+        runner: an image 1 x 3 x H x W as it ``reads`` it -> what it puts out.
+        images: uint8, of a size that it takes.
+    """
     largest, equal, pixels = 0.0, 0, 0
-    for plain in images:
-        image = fitted(plain, sizes)[None]
-        found = runner(image if deployed.reads == "uint8" else image.float() / 255)
+    for image in (plain[None] for plain in images):
+        found = runner(image if reads == "uint8" else image.float() / 255)
         read = normalize(image, *model.data.normalization)
         size = (image.shape[-2], image.shape[-1])
-        own = logits_at(model.network, read, size) if deployed.grid == "image" else model.network(read).logits
-        if deployed.output == "labels":
+        own = logits_at(model.network, read, size) if grid == "image" else model.network(read).logits
+        if output == "labels":
             label = found.long()
         else:
             label = found.argmax(dim=1)
-            values = own if deployed.output == "logits" else own.softmax(dim=1)
+            values = own if output == "logits" else own.softmax(dim=1)
             largest = max(largest, float((found - values).abs().max() / values.abs().max()))
         equal += int((label == own.argmax(dim=1)).sum())
         pixels += label.numel()
-    return (None if deployed.output == "labels" else largest), equal / pixels
+    return (None if output == "labels" else largest), equal / pixels
+
+
+@torch.no_grad()
+def through_processor(model: Model, whole: Callable[[Tensor], Tensor], images: list[Tensor]) -> float:
+    """The share of equal labels on images as they lie there, which a library and the model each prepare."""
+    equal = [(whole(image) == model.predict(image).argmax(dim=0)).flatten() for image in images]
+    return float(torch.cat(equal).float().mean())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.pixels import IMAGENET, Normalization
+from segrefinery.core.files import read_json, write_json
+from segrefinery.core.pixels import IMAGENET, Normalization, Triple
 from segrefinery.core.settings import Settings, choose
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.padding import pad_to_multiple, unpad
@@ -84,6 +86,7 @@ class SMP(Segmenter):
             raise SegRefineryError(f"smp cannot make {architecture} on {encoder}: {error}") from error
         if pretrained:
             self.normalization = pixel_statistics(encoder, repository)
+        self.made_of = {"arch": kind, "encoder_name": encoder, **arguments}
         self.encoder, self.decoder = network.encoder, network.decoder
         self.classifier: nn.Conv2d = network.segmentation_head[0]
         self.aligned = bool(getattr(network.segmentation_head[1], "align_corners", False))
@@ -124,7 +127,7 @@ def pixel_statistics(encoder: str, repository: str) -> Normalization:
 
 # -- its folders and state dicts ---------------------------------------------------------------------------------------
 
-CONFIG, TENSORS = "config.json", "model.safetensors"
+CONFIG, TENSORS, PREPROCESSING = "config.json", "model.safetensors", "preprocessing.json"
 
 
 def is_folder(folder: Path) -> bool:
@@ -136,9 +139,28 @@ def is_folder(folder: Path) -> bool:
     return isinstance(config, dict) and "_model_class" in config
 
 
-def read(folder: Path) -> tuple[str, SMPSettings, dict[str, Tensor], int, tuple[str, ...]]:
-    """A folder that ``save_pretrained`` wrote -> the network's name, its settings, its tensors in our names, its number
-    of classes, and what was left out.
+@dataclass
+class Found:
+    """What a folder of the library holds.
+
+    Attributes:
+        name, settings: of the network. state: its tensors, in our names.
+        classes, pixel_mean, pixel_std: where ``save`` wrote the folder, which says them; else None.
+        notes: what was left out.
+    """
+
+    name: str
+    settings: SMPSettings
+    state: dict[str, Tensor]
+    num_classes: int
+    classes: tuple[str, ...] | None
+    pixel_mean: Triple | None
+    pixel_std: Triple | None
+    notes: tuple[str, ...]
+
+
+def read(folder: Path) -> Found:
+    """A folder that ``save_pretrained`` wrote.
 
     Raises:
         SegRefineryError: an architecture we do not know, or one whose input is no RGB image.
@@ -152,7 +174,10 @@ def read(folder: Path) -> tuple[str, SMPSettings, dict[str, Tensor], int, tuple[
     arguments = {key: value for key, value in config.items() if key not in left_out}
     state, notes = own_names(read_state(folder / TENSORS))
     name = f"smp:{architecture}/{config['encoder_name']}"
-    return name, SMPSettings(arguments=arguments), state, int(config["classes"]), notes
+    said = read_json(folder / PREPROCESSING) if (folder / PREPROCESSING).exists() else {}
+    classes, mean, std = (tuple(said[key]) if key in said else None for key in ("classes", "mean", "std"))
+    settings = SMPSettings(arguments=arguments)
+    return Found(name, settings, state, int(config["classes"]), classes, mean, std, notes)
 
 
 def own_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -174,3 +199,32 @@ def its_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name.replace("classifier.", "segmentation_head.0.", 1) if name.startswith("classifier.") else name: tensor
         for name, tensor in state.items()
     }
+
+
+# -- back to the library -----------------------------------------------------------------------------------------------
+
+
+def as_theirs(network: Segmenter) -> Any | None:
+    """The library's own module with a network's weights; None where it has no such network."""
+    if not isinstance(network, SMP):
+        return None
+    module: Any = library().create_model(**network.made_of, encoder_weights=None, classes=network.num_classes)
+    module.load_state_dict(its_names(network.state_dict()))
+    return module
+
+
+def save(module: Any, folder: Path, pixels: Normalization, classes: Sequence[str], more: Mapping[str, Any]) -> None:
+    """Write the library's folder; how images are read lies beside, in the words of its ``get_preprocessing_params``.
+
+    Args:
+        more: further things to say there.
+    """
+    module.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # a card that knows nothing of the model
+    said = {"input_space": "RGB", "input_range": [0, 1], "mean": pixels.mean, "std": pixels.std, "classes": classes}
+    write_json(folder / PREPROCESSING, {**said, **more})
+
+
+def load_back(folder: Path) -> Any:
+    """The model of a folder, as the library reads it."""
+    return library().from_pretrained(str(folder)).eval()

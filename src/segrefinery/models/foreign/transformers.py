@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixels import Normalization
 from segrefinery.core.settings import Settings, choose
+from segrefinery.models.encoders import EncoderHead, MiT
 from segrefinery.models.foreign.tapped import Tap, Tapped
+from segrefinery.models.heads import SegFormerHead
+from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.states import hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -226,6 +232,99 @@ def _statistics(preprocessor: dict[str, Any]) -> tuple[Any, Any]:
     if not mean or not std:
         return None, None
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+# -- back to the library -----------------------------------------------------------------------------------------------
+
+
+def as_theirs(network: Segmenter) -> Any | None:
+    """The library's own module with a network's weights; None where it has no such network.
+
+    Raises:
+        SegRefineryError: it is not installed, or its SegFormer has no such head.
+    """
+    if isinstance(network, Tapped):
+        return copy.deepcopy(network.module) if isinstance(network.module, library().PreTrainedModel) else None
+    # a head that is a kind of SegFormer's, as DAFormer's is, is another one
+    if isinstance(network, EncoderHead) and isinstance(network.encoder, MiT) and type(network.head) is SegFormerHead:
+        return _segformer(network.encoder, network.head)
+    return None
+
+
+def _segformer(encoder: MiT, head: SegFormerHead) -> Any:
+    layers: Any = head.fusion
+    if not (isinstance(layers[1], nn.BatchNorm2d) and isinstance(layers[-1], nn.ReLU)):
+        raise SegRefineryError(
+            "transformers' SegFormer joins the levels by a batch norm and a ReLU, and this network was trained with "
+            "other options (norm, relu); --format onnx and torch write it"
+        )
+    inner: Any = encoder.network
+    config = copy.deepcopy(inner.config)
+    config.num_labels, config.decoder_hidden_size = head.classifier.out_channels, head.width
+    config.classifier_dropout_prob = head.dropout.p
+    module = library().SegformerForSemanticSegmentation(config)
+    module.segformer.load_state_dict(inner.state_dict())
+    module.decode_head.load_state_dict(_segformer_head(head.state_dict(), module.decode_head.state_dict()))
+    return module
+
+
+def _segformer_head(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our SegFormer head's tensors under the library's names ``own``, whose releases differ in one."""
+    levels = next(name for name in own if name.endswith(".0.proj.weight")).partition(".")[0]
+    found = {}
+    for name, tensor in state.items():
+        if name.startswith("embeddings."):
+            _, number, kind = name.split(".")
+            found[f"{levels}.{number}.proj.{kind}"] = tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
+        elif name == "fusion.0.weight":  # it joins the levels coarsest first
+            found["linear_fuse.weight"] = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
+        else:
+            found[name.replace("fusion.1.", "batch_norm.")] = tensor
+    return found
+
+
+def save(module: Any, folder: Path, classes: Sequence[str]) -> None:
+    """Write the library's folder, with the classes' names as its ``id2label``."""
+    module.config.id2label = dict(enumerate(classes))
+    module.config.label2id = {name: number for number, name in enumerate(classes)}
+    with _without_bars(library()):
+        module.save_pretrained(folder)
+
+
+def save_processor(folder: Path, pixels: Normalization, size: Sequence[int] | None, bgr: bool) -> None:
+    """Write the image processor beside.
+
+    Args:
+        size: height and width that images are brought to; None leaves them as they are. bgr: the model wants blue
+            first.
+
+    Raises:
+        SegRefineryError: the library has no processor that does both, turn the channels round and normalise.
+    """
+    sides = {"size": {"height": size[0], "width": size[1]}} if size else {}
+    if not bgr:
+        processor = library().SegformerImageProcessor(
+            do_resize=size is not None, do_reduce_labels=False, image_mean=list(pixels.mean),
+            image_std=list(pixels.std), **sides,
+        )  # fmt: skip
+    elif pixels == ((0, 0, 0), (1, 1, 1)):
+        processor = library().MobileViTImageProcessor(
+            do_resize=size is not None, do_center_crop=False, do_flip_channel_order=True, resample=2, **sides
+        )
+    else:
+        raise SegRefineryError(
+            "this network wants blue first and normalised pixels, for which transformers has no image processor; "
+            "--format onnx and torch have both inside"
+        )
+    processor.save_pretrained(folder)
+
+
+def load_back(folder: Path) -> tuple[Any, Any]:
+    """The model and the image processor of a folder, as the library reads them."""
+    transformers = library()
+    with _without_bars(transformers):
+        module = transformers.AutoModelForSemanticSegmentation.from_pretrained(str(folder), local_files_only=True)
+    return module.eval(), transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
 
 
 def _first_line(error: BaseException) -> str:
