@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segrefinery.verbs.export import export
     from segrefinery.verbs.predict import predict
     from segrefinery.verbs.pseudo_label import pseudo_label
+    from segrefinery.verbs.push import push
     from segrefinery.verbs.report import report
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "predict",
     "pseudo_label",
+    "push",
     "report",
 ]
 __version__ = version("segrefinery")

@@ -178,21 +178,42 @@ def predict(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
-    file: Annotated[Path, typer.Option("--file", "-o", help="The file to write.")],
-    format: Annotated[str, typer.Option(help="onnx, or torch (a program for torch.export.load).")] = "onnx",
+    file: Annotated[Path, typer.Option("--file", "-o", help="The file, or the library's folder, to write.")],
+    format: Annotated[
+        str, typer.Option(help="onnx; torch (a program for torch.export.load); hf or smp (a folder for their loaders).")
+    ] = "onnx",
     output: Annotated[str, typer.Option(help="logits, probabilities or labels.")] = "logits",
     reads: Annotated[str, typer.Option(help="uint8 (0 to 255) or float (0 to 1) RGB images.")] = "uint8",
     grid: Annotated[str, typer.Option(help="image: a value a pixel; network: on the network's own grid.")] = "image",
     size: Annotated[str | None, typer.Option(metavar="HxW", help="For images of this size alone.")] = None,
     check: Annotated[str | None, typer.Option(help="Images to check the file on; by default the run's target.")] = None,
 ) -> None:
-    """Write a model as one file, and check that it computes there what it computes here."""
+    """Write a model as one file, or as its library's folder, and check that it computes there what it computes here."""
     from segrefinery.core.settings import two_sides
     from segrefinery.verbs.export import export
 
     sides = None if size is None else two_sides("--size", size)
     chosen: Any = {"format": format, "result": output, "reads": reads, "grid": grid}
     for line in export(run, file, **chosen, size=sides, check=check).lines():
+        say(line)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The hub's repository, new or yours.")],
+    format: Annotated[
+        str | None, typer.Option(help="ours, hf or smp; by default that of the library which the network is of.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Of the weights, where it is not what is known of them.")] = None,
+    check: Annotated[str | None, typer.Option(help="Images to check it on; by default the run's target.")] = None,
+) -> None:
+    """Put a model on the Hugging Face hub, with a card made from its run."""
+    from segrefinery.verbs.push import push
+
+    chosen: Any = format
+    for line in push(run, repository, format=chosen, private=private, licence=licence, check=check).lines():
         say(line)
 
 

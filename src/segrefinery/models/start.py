@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from segrefinery.models.states import hub_file, load_state, read_checkpoint, ten
 from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config
 
 FORMS = (
-    "a run or model folder of ours; hf:ORG/REPO, or a folder that transformers' save_pretrained wrote; a folder that "
+    "a run or model folder of ours; hf:ORG/REPO; a folder that transformers' save_pretrained wrote; a folder that "
     "segmentation_models.pytorch's save_pretrained wrote; torchvision:NAME; a checkpoint file (.safetensors, .pth, "
     ".ckpt) of a network named by model.name, or of SegFormer, DAFormer, HRDA or MIC as mmsegmentation's forks wrote it"
 )
@@ -184,7 +185,7 @@ def read_start(reference: str | Path, network: ModelSettings | None = None) -> S
     """
     text = str(reference)
     if text.startswith("hf:"):
-        return _of_transformers(text.removeprefix("hf:").removeprefix("//"), text)
+        return _of_hub(text.removeprefix("hf:").removeprefix("//"), text)
     if text.startswith("torchvision:"):
         return _of_torchvision(text)
     path = Path(reference)
@@ -284,6 +285,19 @@ def _of_transformers(reference: str | Path, origin: str) -> StartModel:
     )  # fmt: skip
 
 
+def _of_hub(repository: str, origin: str) -> StartModel:
+    """A repository of transformers, of ours or of smp, which its ``config.json`` tells."""
+    folder = hub_file(f"hf://{repository}", CONFIG).parent
+    ours = _is_ours(folder)
+    if not ours and not smp.is_folder(folder):
+        return _of_transformers(repository, origin)
+    hub_file(f"hf://{repository}", TENSORS)
+    if not ours:
+        with suppress(SegRefineryError):  # which only our folders have
+            hub_file(f"hf://{repository}", smp.PREPROCESSING)
+    return _of_ours(folder, origin) if ours else _of_smp(folder)
+
+
 def _of_torchvision(reference: str) -> StartModel:
     settings, state, classes = torchvision.published(reference.removeprefix("torchvision:"))
     network = ModelSettings(name=reference, weights="none", options=settings.model_dump(mode="json"))
@@ -291,11 +305,15 @@ def _of_torchvision(reference: str) -> StartModel:
 
 
 def _of_smp(folder: Path) -> StartModel:
-    name, settings, state, num_classes, notes = smp.read(folder)
-    network = ModelSettings(name=name, weights="none", options=settings.model_dump(mode="json", exclude_defaults=True))
-    own = build_model(network, num_classes).state_dict()
-    tensors, left_out = fitted(state, own, str(folder))
-    return StartModel(str(folder), network, tensors, num_classes, notes=[*notes, *left_out])
+    found = smp.read(folder)
+    options = found.settings.model_dump(mode="json", exclude_defaults=True)
+    network = ModelSettings(name=found.name, weights="none", options=options)
+    own = build_model(network, found.num_classes).state_dict()
+    tensors, left_out = fitted(found.state, own, str(folder))
+    return StartModel(
+        str(folder), network, tensors, found.num_classes, found.classes, None, found.pixel_mean, found.pixel_std,
+        [*found.notes, *left_out],
+    )  # fmt: skip
 
 
 def _of_file(path: Path, network: ModelSettings | None) -> StartModel:

@@ -1,0 +1,134 @@
+"""A model on the hub: what lies there, what its card says, and that it is read again. The hub is a folder here."""
+
+import shutil
+
+import huggingface_hub
+import pytest
+import yaml
+
+import segrefinery
+from models.foreign.tiny import saved
+from runs import TEST, command, tiny_run
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.engine.model import ModelConfig, load
+from segrefinery.interchange.card import named
+from segrefinery.models import ModelSettings
+from segrefinery.models.licence import DINOV3, MIT, licence_of
+from segrefinery.models.start import read_start
+from segrefinery.models.weights import read_config, save_network
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's client, which keeps what it is given in a folder -> that folder."""
+    folder = tmp_path / "hub"
+
+    class Client:
+        def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+            assert (repo_type, exist_ok) == ("model", True)
+            if repo_id.startswith("others/"):
+                raise OSError("403 Forbidden\nand a page of HTML")
+            return f"https://hub.example/{repo_id}"
+
+        def upload_folder(self, *, repo_id, repo_type, folder_path, commit_message):
+            shutil.copytree(folder_path, folder / repo_id, dirs_exist_ok=True)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("push") / "run")
+
+
+def test_a_model_of_ours(hub, run, monkeypatch, capsys):
+    code, said, error = command(monkeypatch, capsys, "push", run, "me/night")
+    assert (code, error) == (0, "")
+    assert "https://hub.example/me/night: README.md, config.json, model.safetensors written, for segrefinery" in said
+    there = hub / "me/night"
+    text = (there / "README.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert (front["license"], front["library_name"]) == ("apache-2.0", "segrefinery")
+    results = yaml.safe_load((run / "results.json").read_text())
+    for part in (
+        "scenes:day,count=6,size=32x64", "scenes:night,count=6,size=32x64", f"Measured on {TEST}", "self_training",
+        f"| this model | {100 * results['adapted']['miou']:.1f} |", "Verdict, found without labels", "hf:me/night",
+    ):  # fmt: skip
+        assert part in text
+    assert load(there, "cpu").space == load(run, "cpu").space
+    start = read_start(there)
+    assert all(start.state[name].equal(tensor) for name, tensor in load(run, "cpu").network.state_dict().items())
+
+
+def of_transformers(folder):
+    """A run's model folder without the run: a network of transformers that knows its target."""
+    saved(folder / "theirs", "segformer", {"do_normalize": True, "image_mean": [0.4] * 3, "image_std": [0.2] * 3})
+    network, _ = read_start(folder / "theirs").build(("road", "car", "sky"))
+    own = {
+        "model": read_start(folder / "theirs").network, "space": "three", "classes": ("road", "car", "sky"),
+        "colors": ((0, 0, 0), (1, 1, 1), (2, 2, 2)), "data": {"short_side": 32},
+        "trained_on": {"start": str(folder / "theirs"), "target": "scenes:night,count=2,size=32x64"},
+    }  # fmt: skip
+    save_network(folder / "model", network, ModelConfig.model_validate(own))
+    return folder / "model"
+
+
+def test_a_model_of_transformers_goes_as_theirs_and_names_no_folder(hub, tmp_path):
+    pushed = segrefinery.push(of_transformers(tmp_path), "me/town")
+    assert (pushed.format, "model.safetensors" in pushed.files) == ("hf", True)
+    assert any("equal labels" in line for line in pushed.notes)
+    there = hub / "me/town"
+    assert read_start(there).classes == ("road", "car", "sky")
+    for file in there.iterdir():
+        if file.suffix != ".safetensors":
+            assert str(tmp_path) not in file.read_text()
+    assert "that of theirs, which it started from" in (there / "README.md").read_text()
+
+
+def test_a_folder_of_ours_names_no_folder_of_the_machine(hub, tmp_path):
+    segrefinery.push(of_transformers(tmp_path), "me/plain", format="ours", licence="mit")
+    config = read_config(hub / "me/plain/config.json", ModelConfig)
+    assert config.trained_on.start == "theirs"
+    assert yaml.safe_load((hub / "me/plain/README.md").read_text().split("---")[1])["license"] == "mit"
+
+
+@pytest.mark.parametrize(
+    ("repository", "match"),
+    [("night", "ORG/NAME"), ("others/night", r"did not take it \(403 Forbidden\); log in with `hf auth login`")],
+)
+def test_what_the_hub_does_not_take_is_one_line(hub, run, monkeypatch, capsys, repository, match):
+    with pytest.raises(SegRefineryError, match=match):
+        segrefinery.push(run, repository)
+    code, _, error = command(monkeypatch, capsys, "push", run, repository)
+    assert (code, error.count("\n")) == (2, 1)
+    assert not hub.exists()
+
+
+def test_a_folder_without_a_model(tmp_path, hub):
+    with pytest.raises(SegRefineryError, match="holds no trained model"):
+        segrefinery.push(tmp_path, "me/night")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "licence"),
+    [
+        ("small", None, "Apache-2.0"),
+        ("segformer_b0", None, MIT),
+        ("hrda:daformer_b5", None, MIT),
+        ("daformer:resnet18", None, "apache-2.0"),
+        ("daformer:vit_small_patch16_dinov3.lvd1689m", None, DINOV3),
+        ("dinov2_base", None, "Apache-2.0"),
+        ("small", "somewhere.safetensors", "not known: see where they come from"),
+    ],
+)
+def test_licences(name, weights, licence):
+    assert licence_of(ModelSettings(name=name, weights=weights)) == licence
+
+
+def test_data_by_name():
+    assert named("folder:/home/me/town/dataset.yaml@train") == "folder:dataset.yaml@train"
+    assert named("/home/me/camera") == "camera"
+    assert named("2 of coco:/home/me/a.json + gta5:/data/gta5") == "2 of coco:a.json + gta5:gta5"
+    assert named("hf:org/model") == "hf:org/model"
+    assert named(None) == ""
