@@ -12,6 +12,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of, notes_of
 from segrefinery.data.decoding import DataError
+from segrefinery.data.films import films_in, frames_shared
 from segrefinery.data.labelled import refuse_scored
 from segrefinery.data.scan import Scan, scan
 from segrefinery.labels import LabelSpace, Merge
@@ -224,7 +225,28 @@ def overlaps(
                 "choose splits that do not overlap" if other == "source" else "the score will flatter; use other images"
             )
             problems.append(_about(role, datasets[role], "path", message, remedy))
-    return problems
+    return problems + _neighbours(datasets)
+
+
+def _neighbours(datasets: dict[Role, ImageDataset]) -> list[Problem]:
+    """Images to score on that are frames of a film of the target, or between them: nearly what is learned from."""
+    found = []
+    evaluation = datasets.get("evaluation")
+    if evaluation is None:
+        return []
+    names = [evaluation.name(index) for index in range(len(evaluation))]
+    for film in films_in(datasets["target"]):
+        if shared := frames_shared(film, names):
+            span = f"{film.numbers[0]} to {film.numbers[-1]}"
+            message = (
+                f"{len(shared)} of its {len(names)} images, first {shared[0]}, are by name frames of {film.path.name} "
+                f"or between them, whose frames {span} are in the target"
+            )
+            remedy = (
+                "the score will flatter; leave a part of the film to the evaluation, with from= and to= of the target"
+            )
+            found.append(_about("evaluation", evaluation, "path", message, remedy))
+    return found
 
 
 def _identities(dataset: ImageDataset) -> set[tuple[str, str] | Path]:

@@ -18,6 +18,7 @@ from segrefinery.data.annotations.recognize import hint
 from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import plain_images
 from segrefinery.data.files import FileDataset
+from segrefinery.data.films import FilmDataset, film_named
 from segrefinery.data.folder import open_folder
 from segrefinery.data.layouts import LAYOUTS
 from segrefinery.data.scenes import SceneDataset
@@ -75,6 +76,7 @@ class _View:
         self.reference = dataset.reference
         self.space = space
         self.notes, self.parts = notes_of(dataset), parts_of(dataset)
+        self.sets = (dataset,)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -226,6 +228,7 @@ def open_dataset(reference: str) -> SegmentationDataset:
     * ``coco:FILE.json``, ``labelme:FOLDER``, ``yolo:FOLDER[@SPLIT]``, ``cvat:annotations.xml[@SUBSET]``: regions that
       are painted (see ``annotations``).
     * ``scenes:LOOK[,count=N][,size=HxW][@SPLIT]``: the embedded street scenes; the split is ``train`` if none is named.
+    * ``FILM.mp4[,every=10][,from=600][,to=1200]``: frames of a film, without labels (see ``films``).
     * a directory, a glob or an image file: images without labels.
     * ``A + B``, ``2 of A + 1 of B``: several of these as one (see ``joined``).
 
@@ -238,6 +241,8 @@ def open_dataset(reference: str) -> SegmentationDataset:
     if len(named) > 1:
         return Joined(reference, [open_dataset(name) for name, _ in named], [share for _, share in named])
     reference = named[0][0]
+    if film := film_named(reference):
+        return FilmDataset(reference, film)
     hit = re.match(r"([a-z][a-z0-9_]+):", reference)
     if hit is None or Path(reference).exists():
         with _named_right(Path(reference).expanduser()):

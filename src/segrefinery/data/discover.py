@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segrefinery.data.decoding import DataError
 from segrefinery.data.files import Sample
+from segrefinery.data.films import FILM_SUFFIXES
 from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, pictures_among
 
 
@@ -125,7 +126,10 @@ def plain_images(path: str) -> tuple[list[Sample], list[str]]:
         others = sorted({os.path.splitext(name)[1] or name for name in names})
         held = f"only {', '.join(others[:5])} files" if others else "nothing"
         held = "; ".join([held, *notes])
-        raise DataError(path, "path", f"holds no image ({held})", f"give images as {', '.join(IMAGE_SUFFIXES)}")
+        remedy = f"give images as {', '.join(IMAGE_SUFFIXES)}"
+        if films := [name for name in names if name.lower().endswith(FILM_SUFFIXES)]:
+            remedy = f"write {root / films[0]},every=10 for frames of a film"
+        raise DataError(path, "path", f"holds no image ({held})", remedy)
     stems = {os.path.splitext(name)[0] for name in images}
     unique = len(stems) == len(images)
     samples = [Sample(os.path.splitext(name)[0] if unique else name, root / name) for name in images]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.overlap import overlapped
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import ImageDataset, open_dataset
-from segrefinery.data.decoding import DataError
-from segrefinery.data.label_files import write_manifest
+from segrefinery.data.decoding import DataError, read_image
+from segrefinery.data.films import FilmDataset, write_film
+from segrefinery.data.label_files import file_stem, write_manifest
+from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model, load
 from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.pictures import Predictions, Seen, times
@@ -68,7 +72,7 @@ def write_predictions(
         factor, size: as of ``predict``.
         format: ``png``, of each image class ids, a colour overlay and the confidence, and ``files.csv``, where large
             pictures are written strip by strip and continued where an earlier run was stopped; or ``coco`` or ``yolo``
-            (see ``pseudo_label``).
+            (see ``pseudo_label``). Of a film also a film, with the overlay beside the frames.
 
     Raises:
         SegRefineryError: the folder cannot be written, or none of the images can be read.
@@ -83,6 +87,14 @@ def write_predictions(
         raise SegRefineryError(f"--format {format} labels images at their own size; leave --factor away")
     job = Job(model, dataset, LABEL_FORMATS[format](Path(output), model.space))
     return write_all(job, {"format": format}, progress)
+
+
+def _beside(dataset: FilmDataset, output: Path, places: list[int]) -> Iterator[np.ndarray]:
+    """Each frame and its overlay side by side, H x 2 W x 3."""
+    for place in places:
+        overlay = read_image(output / f"{file_stem(place, dataset.name(place))}.overlay.png")
+        image = resize_image(dataset.image(place), (overlay.shape[-2], overlay.shape[-1]))
+        yield torch.cat([image, overlay], dim=-1).permute(1, 2, 0).numpy()
 
 
 def write_pictures(
@@ -121,5 +133,7 @@ def write_pictures(
             f"{dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
         )
     write_manifest(output, [(place, dataset.name(place), file) for place, file in kept.items()])
+    if isinstance(dataset, FilmDataset):
+        write_film(output / f"{dataset.path.stem}.mp4", _beside(dataset, output, list(kept)), dataset.rate)
     result.written = len(kept)
     return result

@@ -1,0 +1,119 @@
+"""Films: which frames, in any order, what is broken, and neighbours in the evaluation."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.pictures import index_png, picture
+from runs import tiny_run
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.check import overlaps
+from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.films import write_film
+from segrefinery.verbs.predict import write_predictions
+
+av = pytest.importorskip("av")
+
+
+def film(path: Path, frames: int = 40) -> Path:
+    """Frame n is grey of 6 n."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_film(path, (np.full((32, 64, 3), 6 * n, np.uint8) for n in range(frames)), 10)
+    return path
+
+
+def shown(dataset, index: int) -> int:
+    return round(float(dataset.image(index).float().mean()) / 6)
+
+
+def test_every_nth_frame_in_any_order_and_process(tmp_path):
+    dataset = open_dataset(f"{film(tmp_path / 'drive.mp4')},every=10,from=5,to=36")
+    assert [dataset.name(n) for n in range(len(dataset))] == [f"drive_{n:06d}" for n in (5, 15, 25, 35)]
+    assert [shown(dataset, n) for n in (0, 1, 3, 0, 2, 2)] == [5, 15, 35, 5, 25, 25]
+    assert shown(pickle.loads(pickle.dumps(dataset)), 3) == 35
+    assert dataset.image(0).shape == (3, 32, 64)
+    assert not dataset.has_labels
+
+
+def test_a_film_is_of_the_library_what_it_is_of_ours(tmp_path):
+    with av.open(str(film(tmp_path / "a.mp4", 9))) as container:
+        theirs = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    ours = open_dataset(str(tmp_path / "a.mp4"))
+    assert len(ours) == 9
+    assert all(np.array_equal(ours.image(n).permute(1, 2, 0).numpy(), theirs[n]) for n in range(9))
+
+
+def broken(path: Path) -> Path:
+    """A film whose container is written as it goes, cut."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        dice = np.random.default_rng(0)
+        for _ in range(40):
+            noise = dice.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def test_one_that_ends_broken_is_read_as_far_as_it_goes(tmp_path):
+    dataset = open_dataset(str(broken(tmp_path / "cut.avi")))
+    assert 0 < len(dataset) < 40
+    (note,) = dataset.notes
+    assert f"ends broken: {len(dataset)} of about 40 frames" in note
+    dataset.image(len(dataset) - 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.mp4", "does not exist"),
+        ("text.mp4", "no film that can be decoded"),
+        ("drive.mp4,every=0", "cannot read 'every=0'"),
+        ("drive.mp4,step=3", "every=10"),
+        ("drive.mp4,from=40", "has 40 frames, none of them from 40 on"),
+        (".", "drive.mp4,every=10"),
+    ],
+)
+def test_wrong_films_are_one_line(tmp_path, name, message):
+    film(tmp_path / "drive.mp4")
+    (tmp_path / "text.mp4").write_text("no film")
+    with pytest.raises(SegRefineryError, match=message):
+        open_dataset(f"{tmp_path}/{name}")
+
+
+def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
+    path = film(tmp_path / "drive.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(SegRefineryError, match=r"segrefinery\[films\]"):
+        open_dataset(str(path))
+
+
+def test_frames_to_score_on_between_those_of_the_target_are_said(tmp_path):
+    path = film(tmp_path / "drive.mp4")
+    for name in ("drive_000012", "drive_000030"):
+        picture(tmp_path / f"images/{name}.png", (32, 64))
+        index_png(tmp_path / f"masks/{name}.png", np.zeros((32, 64), np.uint8))
+    described = "images: images/{name}.png\nmasks: masks/{name}.png\nclasses: [road, car]\n"
+    (tmp_path / "dataset.yaml").write_text(described)
+    evaluation = open_dataset(f"folder:{tmp_path}")
+    for target in (open_dataset(f"{path},every=10,to=21"), UnlabeledView(open_dataset(f"{path},every=10,to=21"))):
+        (problem,) = overlaps(None, target, evaluation)
+        assert "1 of its 2 images, first drive_000012, are by name frames of drive.mp4" in problem.message
+    assert overlaps(None, open_dataset(f"{path},to=11"), evaluation) == []
+
+
+def test_a_prediction_is_a_film_too(tmp_path):
+    run = tiny_run(tmp_path / "run", "source_only")
+    write_predictions(run, f"{film(tmp_path / 'drive.mp4')},every=10", tmp_path / "out")
+    beside = open_dataset(str(tmp_path / "out/drive.mp4"))
+    assert len(beside) == 4
+    assert beside.image(0).shape == (3, 32, 128)
+    assert abs(float(beside.image(2)[:, :, :64].float().mean()) - 120) < 4
