@@ -22,7 +22,6 @@ from segrefinery.core.words import printable
 
 if TYPE_CHECKING:
     from segrefinery.engine.events import RunEvents
-    from segrefinery.engine.model import Model
     from segrefinery.verbs.corpus import Written
 
 app = typer.Typer(
@@ -141,9 +140,10 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score a model on labelled images."""
+    from segrefinery.engine.model import load_as_asked
     from segrefinery.verbs.evaluate import evaluate
 
-    model = loaded(run, window, device)
+    model = load_as_asked(run, window, device)
     with counting_progress(console, "evaluate") as progress:
         scores = evaluate(model, on, classes=classes, progress=progress)
     terminal.show_scores(console, scores)
@@ -165,11 +165,12 @@ def predict(
     device: Device = None,
 ) -> None:
     """Segment images: class ids, colour overlay and confidence for each; large ones strip by strip."""
+    from segrefinery.engine.model import load_as_asked
     from segrefinery.verbs.corpus import refuse_inside
     from segrefinery.verbs.predict import write_predictions
 
     refuse_inside(output, images)
-    model = loaded(run, window, device)
+    model = load_as_asked(run, window, device)
     with counting_progress(console, "predict") as progress, writing(output):
         result = write_predictions(model, images, output, factor=factor, size=size, format=format, progress=progress)
     say_written(result, "images", output)
@@ -232,10 +233,10 @@ def pseudo_label(
     device: Device = None,
 ) -> None:
     """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
-    from segrefinery.engine.model import origin_of
+    from segrefinery.engine.model import load_as_asked, origin_of
     from segrefinery.verbs.pseudo_label import write_labels
 
-    model = loaded(run, window, device)
+    model = load_as_asked(run, window, device)
     chosen = origin_of(run).source or ids if ids == "source" else ids
     with counting_progress(console, "label") as progress, writing(output):
         result = write_labels(
@@ -374,23 +375,6 @@ def writing(output: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise SegRefineryError(f"{output}: cannot be written ({reason}); name another folder with -o") from error
-
-
-def loaded(run: Path, window: str | None, device: str | None) -> Model:
-    """A run's model on a device, with the window a user asks for instead of its own."""
-    import torch
-
-    from segrefinery.core.settings import two_sides
-    from segrefinery.engine.model import load
-
-    if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
-        raise SegRefineryError(f"--device {device}: write cpu, cuda or cuda:NUMBER")
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        raise SegRefineryError(f"--device {device}: there is no CUDA GPU here, or torch cannot use it; leave it out")
-    model = load(run, device)
-    if window is not None:
-        model.window = two_sides("--window", window)
-    return model
 
 
 def say_written(result: Written, what: str, output: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_image
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import Settings, two_sides
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.evaluation.inference import predict_probs
@@ -141,6 +141,18 @@ def load(path: str | Path, device: torch.device | str | None = None, *, network:
     return Model(
         whole.eval(), segmenter.eval(), space, data, config.window, config.merge, config.image_size
     )  # fmt: skip
+
+
+def load_as_asked(run: Path, window: str | None, device: str | None) -> Model:
+    """A run's model by a command's options: on a device, with the window a user asks for instead of its own."""
+    if device is not None and device.partition(":")[0] not in ("cpu", "cuda"):
+        raise SegRefineryError(f"--device {device}: write cpu, cuda or cuda:NUMBER")
+    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+        raise SegRefineryError(f"--device {device}: there is no CUDA GPU here, or torch cannot use it; leave it out")
+    model = load(run, device)
+    if window is not None:
+        model.window = two_sides("--window", window)
+    return model
 
 
 def origin_of(path: str | Path) -> Origin:
