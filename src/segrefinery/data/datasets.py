@@ -16,11 +16,12 @@ from segrefinery.core.settings import choose
 from segrefinery.data.annotations import ANNOTATIONS
 from segrefinery.data.annotations.recognize import hint
 from segrefinery.data.decoding import DataError
-from segrefinery.data.discover import plain_images
+from segrefinery.data.discover import plain_images, refuse_archive
 from segrefinery.data.files import FileDataset
 from segrefinery.data.films import FilmDataset, film_named
 from segrefinery.data.folder import open_folder
 from segrefinery.data.layouts import LAYOUTS
+from segrefinery.data.packed import open_hub, open_shards
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.data.strips import Picture, WholePicture
 from segrefinery.labels import IGNORE, LabelSpace, Merge, apply_table, lookup_table
@@ -227,6 +228,7 @@ def open_dataset(reference: str) -> SegmentationDataset:
     * ``folder:PATH[@SPLIT]``: whatever its ``dataset.yaml`` describes (see ``folder.FolderSettings``).
     * ``coco:FILE.json``, ``labelme:FOLDER``, ``yolo:FOLDER[@SPLIT]``, ``cvat:annotations.xml[@SUBSET]``: regions that
       are painted (see ``annotations``).
+    * ``shards:PATTERN.tar[,classes=SPACE]``, ``hfds:ORG/NAME[,image=COLUMN][,label=COLUMN][@SPLIT]``: see ``packed``.
     * ``scenes:LOOK[,count=N][,size=HxW][@SPLIT]``: the embedded street scenes; the split is ``train`` if none is named.
     * ``FILM.mp4[,every=10][,from=600][,to=1200]``: frames of a film, without labels (see ``films``).
     * a directory, a glob or an image file: images without labels.
@@ -245,6 +247,7 @@ def open_dataset(reference: str) -> SegmentationDataset:
         return FilmDataset(reference, film)
     hit = re.match(r"([a-z][a-z0-9_]+):", reference)
     if hit is None or Path(reference).exists():
+        refuse_archive(Path(reference).expanduser())
         with _named_right(Path(reference).expanduser()):
             samples, notes = plain_images(str(Path(reference).expanduser()))
         return FileDataset(reference, samples, notes=notes)
@@ -253,9 +256,15 @@ def open_dataset(reference: str) -> SegmentationDataset:
         raise DataError(reference, "reference", "names no path", f"write {kind}:PATH")
     if kind == "scenes":
         return _scenes(rest, reference)
-    opener = choose({**LAYOUTS, **ANNOTATIONS, "folder": open_folder, "scenes": None}, kind, "data set")
+    if kind == "shards":
+        return open_shards(rest, reference)
+    if kind == "hfds":
+        return open_hub(*_path_and_split(rest), reference)
+    others = dict.fromkeys(("scenes", "shards", "hfds"))
+    opener = choose({**LAYOUTS, **ANNOTATIONS, "folder": open_folder, **others}, kind, "data set")
     assert opener is not None
     path, split = _path_and_split(rest)
+    refuse_archive(Path(path).expanduser())
     with _named_right(Path(path).expanduser(), kind):
         return opener(Path(path).expanduser(), split, reference)
 

@@ -45,27 +45,28 @@ _DAMAGE = r"truncat|failed to read|missing data|incomplete|corrupt|premature|bro
 _ORIENTATION = 0x0112
 
 
-def read_image(path: Path, reading: Reading | None = None) -> Tensor:
+def read_image(path: Path, reading: Reading | None = None, data: bytes | None = None) -> Tensor:
     """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, other numbers than 8 bits scaled to them.
 
     Args:
+        data: the content of the file, where it does not lie on disk; ``path`` is its name then.
         reading: which bands and which range of numbers are seen, and whether a JPEG is turned.
     """
     reading = reading or Reading()
-    values = decoded(path, "image", rgb=True, upright=reading.upright)
+    values = decoded(path, "image", rgb=True, upright=reading.upright, data=data)
     pixels = torch.from_numpy(colors_of(path, values, reading))
     if pixels.ndim == 2:
         return pixels.expand(3, *pixels.shape).contiguous()
     return pixels.permute(2, 0, 1).contiguous()  # of torch, for numpy takes three times as long to bring it in order
 
 
-def read_ids(path: Path, channel: int | None = None) -> Tensor:
+def read_ids(path: Path, channel: int | None = None, data: bytes | None = None) -> Tensor:
     """The numbers a mask file stores, H x W uint8 or uint16: grey values, palette indices, or a colour PNG's channel.
 
     PNGs of fewer than 8 bits a pixel give the stored numbers too (0 and 1, not 0 and 255). Without ``channel``, a
     colour PNG must be grey in truth.
     """
-    ids = decoded(path, "mask")
+    ids = decoded(path, "mask", data=data)
     if ids.ndim == 3:
         grey = ids.shape[2] < 3 or ((ids[..., 0] == ids[..., 1]) & (ids[..., 0] == ids[..., 2])).all()
         if channel is None and not grey:
@@ -110,7 +111,7 @@ def bands_in(path: Path) -> int:
         return _tiff(stream, path, "image").bands if _is_tiff(stream) else 3
 
 
-def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> np.ndarray:
+def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, data: bytes | None = None) -> np.ndarray:
     """What a PNG, JPEG, WebP, BMP, TIFF or GIF file of one picture stores: H x W, or H x W x C, uint8 or uint16; of a
     TIFF any number of bands and any type of numbers.
 
@@ -118,12 +119,13 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True) -> 
         field: ``image`` or ``mask``, for the error. A mask must be a PNG, or a TIFF that keeps its numbers.
         rgb: what the picture looks like, H x W x 3; else the stored numbers. Grey of 16 bits stays H x W.
         upright: JPEG is turned as its EXIF mark says.
+        data: the content of the file, where it does not lie on disk; ``path`` is its name then.
 
     Raises:
         DataError: the file is missing, no picture, damaged (a JPEG with a hole and a PNG with a wrong checksum too),
             an animation, or larger than ``SEGREFINERY_MAX_PIXELS`` allows.
     """
-    data = _read(path, field)
+    data = _read(path, field) if data is None else data
     if data.startswith(TIFF):
         return _decoded_tiff(data, path, field, rgb)
     if field == "mask" and not data.startswith(_PNG):

@@ -13,6 +13,8 @@ from segrefinery.data.files import Sample
 from segrefinery.data.films import FILM_SUFFIXES
 from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, pictures_among
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
 
 def walk(root: Path) -> Iterator[str]:
     """The files under ``root`` as sorted relative POSIX paths. Follows links once each; leaves hidden files out.
@@ -91,6 +93,16 @@ def _regex(pattern: str) -> str:
     text = "".join(wild.get(part, re.escape(part)) for part in parts)
     head, first, tail = text.partition("(?P<name>.+)")
     return head + first + tail.replace("(?P<name>.+)", "(?P=name)") + (f"(?i:{ending})" if ending else "")
+
+
+def refuse_archive(path: Path) -> None:
+    """Refuse a packed folder, with what to do."""
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        if path.suffix.lower() == ".tar":
+            remedy = f"unpack it and name the folder, or write shards:{path} if it is a shard of WebDataset"
+        else:
+            remedy = "unpack it and name the folder"
+        raise DataError(path, "path", "is an archive, and data are read unpacked", remedy)
 
 
 def plain_images(path: str) -> tuple[list[Sample], list[str]]:

@@ -51,7 +51,14 @@ class IdMasks:
     def decode(self, sample: Sample) -> Tensor:
         path = sample.mask
         assert path is not None
-        ids = read_ids(path, self.channel)
+        return self.label_of(read_ids(path, self.channel), path)
+
+    def label_of(self, ids: Tensor, path: Path) -> Tensor:
+        """Stored ids, H x W, as ids of the space.
+
+        Raises:
+            DataError: an id is not declared.
+        """
         label = apply_table(ids, self.table)
         if int(label.min()) == UNKNOWN:
             unknown = torch.unique(ids.int()[label == UNKNOWN]).tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -23,7 +22,7 @@ from segrefinery.data.annotations.painting import (
     space_of,
 )
 from segrefinery.data.annotations.polygons import corners_of, remark_on_crossings
-from segrefinery.data.decoding import DataError
+from segrefinery.data.decoding import DataError, decoded
 from segrefinery.data.discover import require_folder, walk
 from segrefinery.data.files import FileDataset, Sample
 from segrefinery.data.sorting import pictures_among
@@ -129,8 +128,8 @@ def _cover(shape: dict[str, Any], size: Size, file: Path, place: str) -> np.ndar
             return np.array(picture)
         if kind == "mask":
             covered = np.zeros(size, dtype=bool)
-            with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as own:
-                covered[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = np.array(own) > 0
+            own = decoded(file, "mask", data=base64.b64decode(shape["mask"]))
+            covered[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = own > 0
             return covered
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(file, place, f"is a {kind} that cannot be read ({error})", "draw it anew") from error

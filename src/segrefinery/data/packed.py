@@ -1,0 +1,298 @@
+"""Data sets whose images are no files: shards of WebDataset (``shards:``) and data sets of Hugging Face (``hfds:``)."""
+
+from __future__ import annotations
+
+import glob
+import re
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.decoding import DataError, read_ids, read_image, unreadable
+from segrefinery.data.files import IdMasks
+from segrefinery.data.sorting import IMAGE_SUFFIXES
+from segrefinery.labels import IGNORE, LabelSpace, lookup_table, parse_space
+
+_MASKS = ("mask", "seg", "label", "annotation", "gt")
+"""What the names of masks end in: ``KEY.mask.png``, or the column of that name."""
+
+
+class PackedDataset(ABC):
+    """Images that come as the content of files, with masks of ids where classes are named."""
+
+    def __init__(self, reference: str, space: LabelSpace | None) -> None:
+        self.reference, self.space = reference, space
+        self.has_labels = space is not None
+        self.notes: tuple[str, ...] = ()
+        ids = {} if space is None else dict(enumerate(space.classes))
+        self._masks = None if space is None else IdMasks(lookup_table({**ids, IGNORE: None}, space))
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str: ...
+
+    @abstractmethod
+    def content(self, index: int, mask: bool) -> tuple[Path, bytes]:
+        """An image or its mask: where it lies, in words, and its bytes."""
+
+    def image(self, index: int) -> Tensor:
+        """uint8 RGB, 3 x H x W."""
+        place, data = self.content(index, False)
+        return read_image(place, data=data)
+
+    def label(self, index: int) -> Tensor:
+        """int64, H x W, ids of ``space``, 255 where ignored."""
+        place, data = self.content(index, True)
+        if self._masks is None:
+            raise DataError(place, "mask", "nothing says its classes", "name them with ,classes=")
+        label = self._masks.label_of(read_ids(place, data=data), place)
+        height, width = self.image(index).shape[-2:]
+        if tuple(label.shape) != (height, width):
+            problem = f"is {label.shape[1]} x {label.shape[0]}, its image {width} x {height} pixels"
+            raise DataError(place, "mask", problem, "write masks at the images' size")
+        return label
+
+
+class Entry(NamedTuple):
+    """Where a file lies in a shard."""
+
+    shard: Path
+    offset: int
+    size: int
+    file: str
+
+
+class ShardDataset(PackedDataset):
+    """Tar files in WebDataset's layout: ``KEY.jpg`` and, beside it, ``KEY.mask.png`` (or seg, label, annotation, gt).
+
+    The headers are read once, the content when it is asked for.
+
+    Raises:
+        DataError: no shard is there, one is compressed or damaged, or an image has no mask though classes are named.
+    """
+
+    def __init__(self, reference: str, shards: Sequence[Path], space: LabelSpace | None) -> None:
+        super().__init__(reference, space)
+        self.shards = tuple(shards)
+        self._images: list[tuple[str, Entry]] = []
+        self._masks_at: dict[str, Entry] = {}
+        for shard in shards:
+            for key, mask, entry in _entries(shard):
+                if mask:
+                    self._masks_at[key] = entry
+                else:
+                    self._images.append((key, entry))
+        if not self._images:
+            raise DataError(shards[0], "shards", "holds no image", f"pack KEY{', KEY'.join(IMAGE_SUFFIXES[:3])}")
+        self._refuse_twins()
+        bare = [(key, entry) for key, entry in self._images if key not in self._masks_at]
+        if space is not None and bare:
+            key, entry = bare[0]
+            problem = f"{key} has no mask, one of {len(bare)} of {len(self._images)} images"
+            raise DataError(entry.shard, "masks", problem, f"pack {key}.mask.png beside it, or leave ,classes= away")
+        if space is None and self._masks_at:
+            self.notes = (f"{len(self._masks_at)} masks are not read, for nothing says their classes (,classes=)",)
+
+    def _refuse_twins(self) -> None:
+        first: dict[str, Entry] = {}
+        for key, entry in self._images:
+            if key in first:
+                problem = f"{key} is there twice, in {first[key].shard.name} too"
+                raise DataError(entry.shard, "shards", problem, "give each image a key of its own")
+            first[key] = entry
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        return self._images[index][0]
+
+    def content(self, index: int, mask: bool) -> tuple[Path, bytes]:
+        key, entry = self._images[index]
+        entry = self._masks_at[key] if mask else entry
+        place = entry.shard / entry.file
+        try:
+            with entry.shard.open("rb") as file:
+                file.seek(entry.offset)
+                data = file.read(entry.size)
+        except OSError as error:
+            raise unreadable(entry.shard, "shard", error) from error
+        if len(data) < entry.size or not data:
+            raise DataError(place, "mask" if mask else "image", "is cut or empty", "copy the shard again")
+        return place, data
+
+    def content_key(self) -> Iterator[str]:
+        yield f"shards {self.space}"
+        for shard in self.shards:
+            stat = shard.stat()
+            yield f"{shard.name} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def open_shards(text: str, reference: str) -> ShardDataset:
+    """``PATTERN.tar[,classes=SPACE|FILE.txt]``; a pattern has ``*`` or ``{000..127}``."""
+    path, options = _options(text, reference, ("classes",))
+    patterns = _expanded(path)
+    shards = [Path(hit) for pattern in patterns for hit in (sorted(glob.glob(pattern)) or [pattern])]
+    for shard in shards:
+        if not shard.is_file():
+            raise DataError(shard, "shards", "does not exist or is no file", "write shards:FOLDER/*.tar")
+        if not tarfile.is_tarfile(shard) or _compressed(shard):
+            raise DataError(shard, "shards", "is no plain tar file", "decompress it: shards are read in any order")
+    return ShardDataset(reference, shards, _space(options.get("classes")))
+
+
+def _expanded(pattern: str) -> list[str]:
+    """``{000..002}`` written out."""
+    parts = re.split(r"(\{\d+\.\.\d+\})", pattern)
+    choices = []
+    for part in parts:
+        hit = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part)
+        numbers = range(int(hit[1]), int(hit[2]) + 1) if hit else ()
+        choices.append([str(n).zfill(len(hit[1])) for n in numbers] if hit else [part])
+    return [str(Path("".join(each)).expanduser()) for each in product(*choices)]
+
+
+def _entries(shard: Path) -> Iterator[tuple[str, bool, Entry]]:
+    """Key, whether it is a mask, and place of each picture in a shard."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, file = member.name.rpartition("/")
+                key, _, ending = file.partition(".")
+                *kinds, suffix = ending.lower().split(".")
+                if member.isfile() and key and f".{suffix}" in IMAGE_SUFFIXES:
+                    name = f"{folder}/{key}".removeprefix("./").lstrip("/")
+                    entry = Entry(shard, member.offset_data, member.size, member.name)
+                    yield name, bool(kinds) and kinds[-1] in _MASKS, entry
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(shard, "shards", f"is damaged ({error})", "copy it again") from error
+
+
+def _compressed(shard: Path) -> bool:
+    with shard.open("rb") as file:
+        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+
+
+class HubDataset(PackedDataset):
+    """A data set in the form of Hugging Face's ``datasets``."""
+
+    def __init__(self, reference: str, rows: Any, image: str, mask: str | None, space: LabelSpace | None) -> None:
+        super().__init__(reference, space if mask else None)
+        self._rows, self._image, self._mask = rows, image, mask
+        if mask and space is None:
+            self.notes = (f"the masks in {mask!r} are not read, for nothing says their classes (,classes=)",)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        stored = Path(self._rows[index][self._image].get("path") or "").stem
+        return f"{index:06d}_{stored}" if stored else f"{index:06d}"
+
+    def content(self, index: int, mask: bool) -> tuple[Path, bytes]:
+        column = self._mask if mask else self._image
+        found = self._rows[index][column] if column else None
+        place = Path(f"{self.reference} row {index} {column}")
+        if not found:
+            raise DataError(place, "mask" if mask else "image", "is empty", "remove the row, or complete it")
+        data = found.get("bytes")
+        try:
+            return place, data if data is not None else Path(found["path"]).read_bytes()
+        except (OSError, TypeError) as error:
+            raise unreadable(place, "image", Exception(str(error))) from error
+
+    def content_key(self) -> Iterator[str]:
+        yield f"hfds {getattr(self._rows, '_fingerprint', '')} {len(self)} {self._image} {self._mask} {self.space}"
+
+
+def open_hub(text: str, split: str | None, reference: str) -> HubDataset:
+    """``ORG/NAME[,image=COLUMN][,label=COLUMN][,classes=SPACE|FILE.txt][@SPLIT]``, of the hub or a local folder.
+
+    Raises:
+        SegRefineryError: ``datasets`` is not installed, or the data set, the split or a column does not exist.
+    """
+    try:
+        library = import_module("datasets")
+    except ImportError as error:
+        raise SegRefineryError("hfds: needs datasets: pip install 'segrefinery[datasets]'.") from error
+    path, options = _options(text, reference, ("image", "label", "classes"))
+    rows = _rows(library, path, split or "train", reference)
+    pictures = [name for name, feature in rows.features.items() if isinstance(feature, library.Image)]
+    masks = [name for name in pictures if any(word in name.lower() for word in _MASKS)]
+    image = options.get("image") or next((name for name in pictures if name not in masks), None)
+    mask = options.get("label") or next((name for name in masks if name != image), None)
+    for column, key in ((image, "image"), (mask, "label")):
+        if column not in pictures and (column is not None or key == "image"):
+            choices = ", ".join(pictures) or "none of pictures"
+            problem = f"there is no column of pictures {column!r}"
+            raise DataError(reference, key, problem, f"write {key}= with one of: {choices}")
+    for column in {image, mask} - {None}:
+        rows = rows.cast_column(column, library.Image(decode=False))
+    kept = rows.select_columns([column for column in (image, mask) if column])
+    space = _space(options.get("classes")) or _named(library, rows.features, Path(path).name)
+    return HubDataset(reference, kept, str(image), mask, space)
+
+
+def _rows(library: Any, path: str, split: str, reference: str) -> Any:
+    try:
+        if (Path(path) / "state.json").exists() or (Path(path) / "dataset_dict.json").exists():
+            found = library.load_from_disk(path)
+            if not isinstance(found, library.DatasetDict):
+                return found
+            if split in found:
+                return found[split]
+            raise DataError(reference, "split", f"there is no split {split!r}", f"choose one of: {', '.join(found)}")
+        return library.load_dataset(path, split=split)
+    except SegRefineryError:
+        raise
+    except Exception as error:  # it raises whatever its parts raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        problem = f"cannot be opened ({reason})"
+        raise DataError(reference, "data set", problem, "check name, split and network") from error
+
+
+def _named(library: Any, features: Any, name: str) -> LabelSpace | None:
+    """The classes that a feature names, wherever it stands."""
+    if isinstance(features, library.ClassLabel):
+        return LabelSpace.of(name, features.names) if len(features.names) > 1 else None
+    if isinstance(features, dict):
+        within: list[Any] = list(features.values())
+    else:
+        inner = getattr(features, "feature", None)
+        within = [] if inner is None else [inner]
+    return next((space for each in within if (space := _named(library, each, name)) is not None), None)
+
+
+def _options(text: str, reference: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
+    path, *given = text.split(",")
+    options = {}
+    for option in given:
+        name, mark, value = option.partition("=")
+        if name not in known or not mark or not value:
+            remedy = f"write {', '.join(f',{name}=' for name in known)} after the path"
+            raise DataError(reference, "reference", f"cannot read {option!r}", remedy)
+        options[name] = value
+    return path, options
+
+
+def _space(given: str | None) -> LabelSpace | None:
+    """A label space by name, or a text file of class names, one a line."""
+    if given is None:
+        return None
+    file = Path(given).expanduser()
+    if not file.is_file():
+        return parse_space(given)
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(file, "classes", error) from error
+    return LabelSpace.of(file.stem, [line.strip() for line in lines if line.strip()])

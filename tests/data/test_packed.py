@@ -1,0 +1,123 @@
+"""Shards and data sets of Hugging Face: the same pixels as their own libraries', and what is missing in one line."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.datasets import open_dataset
+from segrefinery.data.scan import scan
+
+DICE = np.random.default_rng(0)
+PICTURES = [DICE.integers(0, 256, (8, 12, 3), dtype=np.uint8) for _ in range(4)]
+MASKS = [DICE.integers(0, 2, (8, 12), dtype=np.uint8) for _ in range(4)]
+
+
+def png(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, format="PNG")
+    return file.getvalue()
+
+
+def pack(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    for shard in range(2):
+        files = {}
+        for n in (2 * shard, 2 * shard + 1):
+            files |= {
+                f"ride/{n:04d}.png": png(PICTURES[n]),
+                f"ride/{n:04d}.seg.png": png(MASKS[n]),
+                f"ride/{n}.json": b"{}",
+            }
+        pack(tmp_path / f"part-00{shard}.tar", files)
+    (tmp_path / "names.txt").write_text("road\ncar\n")
+    return tmp_path
+
+
+def test_shards_are_read_in_any_order(shards):
+    for pattern in ("part-*.tar", "part-{000..001}.tar"):
+        dataset = open_dataset(f"shards:{shards}/{pattern},classes={shards}/names.txt")
+        assert [dataset.name(n) for n in range(4)] == [f"ride/000{n}" for n in range(4)]
+        for n in (3, 0, 2):
+            assert np.array_equal(dataset.image(n).permute(1, 2, 0).numpy(), PICTURES[n])
+            assert np.array_equal(dataset.label(n).numpy(), MASKS[n])
+    assert scan(dataset).faults == []
+    bare = open_dataset(f"shards:{shards}/part-000.tar")
+    assert not bare.has_labels
+    assert "2 masks are not read" in bare.notes[0]
+
+
+def test_what_is_wrong_with_a_shard_is_one_line(shards):
+    pack(shards / "bare.tar", {"7.jpg": png(PICTURES[0]), "8.png": png(PICTURES[1]), "8.mask.png": png(MASKS[1])})
+    with pytest.raises(SegRefineryError, match=r"bare\.tar: masks: 7 has no mask, one of 1 of 2 images"):
+        open_dataset(f"shards:{shards}/bare.tar,classes=cityscapes")
+    pack(shards / "twice.tar", {"ride/0001.png": png(PICTURES[0])})
+    with pytest.raises(SegRefineryError, match=r"ride/0001 is there twice, in part-000\.tar too"):
+        open_dataset(f"shards:{shards}/*.tar")
+    pack(shards / "small.tgz", {"1.png": png(PICTURES[0])}, "w:gz")
+    with pytest.raises(SegRefineryError, match="decompress it"):
+        open_dataset(f"shards:{shards}/small.tgz")
+    with pytest.raises(SegRefineryError, match="does not exist"):
+        open_dataset(f"shards:{shards}/no-*.tar")
+    pack(shards / "wide.tar", {"1.png": png(PICTURES[0]), "1.mask.png": png(MASKS[0] + 9)})
+    with pytest.raises(SegRefineryError, match="ids that no class has: 9, 10"):
+        open_dataset(f"shards:{shards}/wide.tar,classes={shards}/names.txt").label(0)
+
+
+def test_archives_say_what_to_do(shards):
+    with zipfile.ZipFile(shards / "all.zip", "w") as archive:
+        archive.writestr("a.png", png(PICTURES[0]))
+    for reference, remedy in ((f"{shards}/all.zip", "unpack it"), (f"coco:{shards}/all.zip", "unpack it"),
+                              (f"{shards}/part-000.tar", "write shards:")):  # fmt: skip
+        with pytest.raises(SegRefineryError, match=f"is an archive.*{remedy}"):
+            open_dataset(reference)
+
+
+def test_a_hub_data_set_of_a_local_folder(tmp_path):
+    library = pytest.importorskip("datasets")
+    names = library.ClassLabel(names=["road", "car"])
+    features = library.Features(
+        {"image": library.Image(), "annotation": library.Image(), "objects": library.Sequence({"category": names})}
+    )
+    rows = {
+        "image": [{"bytes": png(each), "path": None} for each in PICTURES],
+        "annotation": [{"bytes": png(each), "path": None} for each in MASKS],
+        "objects": [{"category": [0, 1]}] * 4,
+    }
+    table = library.Dataset.from_dict(rows, features=features)
+    library.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "saved"))
+    dataset = open_dataset(f"hfds:{tmp_path}/saved@train")
+    assert dataset.space is not None
+    assert dataset.space.classes == ("road", "car")
+    for n in range(4):
+        theirs = table[n]
+        assert np.array_equal(dataset.image(n).permute(1, 2, 0).numpy(), np.array(theirs["image"]))
+        assert torch.equal(dataset.label(n), torch.from_numpy(np.array(theirs["annotation"])).long())
+    with pytest.raises(SegRefineryError, match="there is no split 'night'; choose one of: train"):
+        open_dataset(f"hfds:{tmp_path}/saved@night")
+    with pytest.raises(SegRefineryError, match=r"no column of pictures 'picture'; write image= with one of: image"):
+        open_dataset(f"hfds:{tmp_path}/saved,image=picture")
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(SegRefineryError, match=r"segrefinery\[datasets\]"):
+        open_dataset("hfds:org/name@train")
