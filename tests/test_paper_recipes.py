@@ -49,3 +49,19 @@ def test_prodas_network_has_one_classifier(name):
 def test_uncerdas_self_training_trains_batch_norm_on_the_target_alone():
     adapt = load_recipe("uncerda").stages["adapt"]
     assert (adapt.batch_norm, adapt.source_weight, adapt.labels) == ("train", 0, "offline")
+
+
+@pytest.mark.parametrize(("name", "source"), [("proda", 1209), ("cpsl", 1100), ("cpsl_distilled", 1100)])
+def test_images_are_2200_wide(name, source):
+    """GTA5 is 1914 x 1052 in ProDA's code, 2048 x 1024 in CPSL's; Cityscapes is 2048 x 1024."""
+    recipe = load_recipe(name)
+    assert (recipe.data.short_side, recipe.target_data.short_side) == (source, 1100)
+
+
+def test_generations_of_sam():
+    assert load_recipe("pixel_attention_gta5").stages["adapt"].generations == 5
+    assert load_recipe("pixel_attention_fcn8s").stages["adapt"].generations == 6
+
+
+def test_the_distillation_of_cpsl_is_as_long_as_the_authors_logs():
+    assert load_recipe("cpsl_distilled").stages["distill"].steps == 80_000

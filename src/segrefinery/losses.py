@@ -216,7 +216,13 @@ def entropy_loss(logits: Tensor, power: float | None = None) -> Tensor:
 
 
 def self_information(logits: Tensor) -> Tensor:
-    """-p log p / log C of each class, B x C x h x w; its sum over classes is the normalised entropy (ADVENT eq. 6)."""
+    """-p log p / log C of each class, B x C x h x w; its sum over classes is the normalised entropy (ADVENT eq. 6).
+
+    Raises:
+        ValueError: fewer than two classes, for which log C is 0.
+    """
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits: at least 2 classes expected, got shape {tuple(logits.shape)}")
     log_probs = logits.float().log_softmax(dim=1)
     return -(log_probs.exp() * log_probs) / math.log(logits.shape[1])
 

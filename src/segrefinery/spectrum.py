@@ -34,7 +34,7 @@ def swap_low_frequency_amplitude(content: Tensor, style: Tensor, fraction: float
         raise ValueError(f"fraction must lie in [0, 0.5], got {fraction}")
     dtype = torch.promote_types(content.dtype, torch.float32)
     content, style = content.to(dtype), style.to(dtype)
-    if fraction == 0:
+    if fraction == 0 or not content.numel():
         return content.clone()
 
     height, width = content.shape[-2:]

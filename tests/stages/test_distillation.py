@@ -1,10 +1,13 @@
 """Distillation: what the teacher says, what the student learns, and what stays frozen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
 
 from segrefinery.core.randomness import generator
+from segrefinery.data.batch import MixedBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
@@ -144,3 +147,23 @@ def test_refiners_that_only_add_losses_join_a_distillation():
 def test_refiners_that_change_labels_are_refused_in_a_distillation():
     with pytest.raises(ValidationError, match=r"prototypes: distillation .* only refiners that add losses: pixel_"):
         DistillationSettings(steps=1, refine={"prototypes": {}, "pixel_contrast": {}})
+
+
+class CornerAligned(ToySegmenter):
+    """Its outermost cells lie in the corner pixels, as DeepLab-v2's do."""
+
+    def forward(self, image):
+        seen = super().forward(image)
+        learners = tuple(replace(learner, aligned=True) for learner in seen.learners)
+        return Prediction.of(learners, seen.levels)
+
+
+def test_refiners_see_labels_where_the_networks_cells_lie():
+    context = StageContext(CornerAligned(), CornerAligned(), CornerAligned(), LabelSpace.of("toy", [*"abcde"]))
+    stage = Distillation(DistillationSettings(steps=1, strong=None), context)
+    batch = StepBatch(0, labeled(), unlabeled(), [generator(0, i) for i in range(2)])
+    label = torch.arange(5).repeat(10)[:48].expand(2, 32, 48).contiguous()
+    step = stage.refined(batch, None, MixedBatch.unmixed(batch.target.image, label), None)
+    columns = torch.linspace(0, 47, 12).round().long()
+    assert step.target.labels.aligned
+    assert torch.equal(step.target.labels.labels[0, 0], label[0, 0, columns])

@@ -29,6 +29,8 @@ def by_chunks(function: Callable[[Tensor], Tensor], features: Tensor, prototypes
     images = [
         torch.cat([function(wide(part)) for part in image.split(CHUNK, dim=1)], dim=1) for image in features.flatten(2)
     ]
+    if not images:
+        return wide(features).new_zeros(0, len(prototypes), *features.shape[-2:])
     return torch.stack(images).unflatten(2, features.shape[-2:])
 
 

@@ -6,15 +6,15 @@ Hard labels of the confident pixels and KL(teacher || student), both on strong v
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from segrefinery.core.resize import bilinear
+from segrefinery.core.resize import bilinear, nearest
 from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.augment import StrongViewSettings, strong_view
 from segrefinery.data.batch import MixedBatch
@@ -151,8 +151,9 @@ class Distillation(RefinedStage):
         """The step as refiners see it: the teacher's view of the weak images, and its confident labels."""
         assert batch.target is not None
         view = self.teacher.view(batch.target.image, batch.target.index)
-        label = interpolate(seen.label[:, None].float(), view.logits.shape[-2:], mode="nearest")[:, 0].long()
+        label = nearest(seen.label, view.logits.shape[-2:], view.aligned)
         labels = from_hard_labels(label, torch.ones_like(label, dtype=torch.float32), self.space.num_classes)
+        labels = replace(labels, aligned=view.aligned)
         return Step(
             batch.number,
             self.model,

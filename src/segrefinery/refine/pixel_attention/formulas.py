@@ -59,7 +59,7 @@ def pixel_attention(logits: Tensor, embedding: Tensor, *, block: int | None = No
             )
     height, width = logits.shape[-2:]
     if block is None:
-        block = max(STRIP // (height * width), 1)
+        block = max(STRIP // max(height * width, 1), 1)
     dtype = torch.promote_types(torch.promote_types(logits.dtype, embedding.dtype), torch.float32)
     with torch.autocast(logits.device.type, enabled=False):
         values = logits.to(dtype).flatten(2).mT

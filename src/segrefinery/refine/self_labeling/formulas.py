@@ -58,7 +58,7 @@ def sinkhorn(scores: Tensor, class_marginal: Tensor, epsilon: float = 0.05, iter
     if not (bool((class_marginal >= 0).all()) and bool(class_marginal.sum() > 0)):
         raise ValueError(f"class_marginal must be at least 0 and not all 0, got {class_marginal.tolist()}")
     if not len(scores):
-        return scores
+        return torch.zeros_like(wide(scores))
     with torch.autocast(scores.device.type, enabled=False):
         scores = wide(scores)
         # In pixels, as the rows are: scaling to another total would let the factors drift at every iteration.
@@ -115,7 +115,7 @@ def update_class_distribution(distribution: Tensor, labels: Tensor, momentum: fl
         momentum: weight of the old distribution.
 
     Returns:
-        C, sums to 1.
+        C, sums to 1, in the type of ``distribution``.
 
     Raises:
         ValueError: a label that is neither a class nor 255; a momentum outside [0, 1].
@@ -133,7 +133,7 @@ def update_class_distribution(distribution: Tensor, labels: Tensor, momentum: fl
     if not len(counts):
         return distribution.clone()
     shares = (counts / counts.sum(dim=1, keepdim=True)).mean(dim=0)
-    return (momentum * distribution + (1 - momentum) * shares).to(distribution.dtype)
+    return (momentum * wide(distribution) + (1 - momentum) * shares).to(distribution.dtype)
 
 
 def balanced_positions(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
