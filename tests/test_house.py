@@ -19,7 +19,7 @@ FLOORS = [
     {"reporting", "interchange"},
     {"recipe"},
     {"verbs"},
-    {"terminal"},
+    {"terminal", "options"},
     {"cli"},
     {"__main__", "__init__"},
 ]

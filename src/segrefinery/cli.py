@@ -19,6 +19,17 @@ from segrefinery.core.processor import share_fairly
 from segrefinery.core.progress import counting_progress, training_progress
 from segrefinery.core.stopping import Stopped, stoppable
 from segrefinery.core.words import printable
+from segrefinery.options import (
+    Device,
+    EvalHelp,
+    LabelsHelp,
+    Overrides,
+    SeveralHelp,
+    SourceHelp,
+    StartHelp,
+    TargetHelp,
+    Window,
+)
 
 if TYPE_CHECKING:
     from segrefinery.engine.events import RunEvents
@@ -36,23 +47,6 @@ MAIN = os.environ.get("RANK", "0") == "0"
 TRAINING = ("adapt", "demo")
 """The commands that several processes share; the first process does the others alone."""
 console = Console(highlight=False, quiet=not MAIN)
-
-SourceHelp = r"Labelled images: NAME:PATH\[@SPLIT], for instance gta5:/data/gta5 or folder:my.yaml@train."
-TargetHelp = r"Images to adapt to: a folder, a glob, or NAME:PATH\[@SPLIT]. Labels they may have are never read."
-SeveralHelp = "Repeat it for several data sets, with shares of the draws if you like: '2 of NAME:PATH'."
-LabelsHelp = "Labelled images of the target domain that teach. None of them may be in the evaluation set."
-StartHelp = (
-    "A trained model to adapt, with or without --source: a run or model folder, hf:ORG/REPO, a folder of transformers "
-    "or smp, torchvision:NAME, or a checkpoint file with --set model.name=NETWORK."
-)
-EvalHelp = "Labelled images of the target domain, for scores only."
-
-
-Window = Annotated[
-    str | None, typer.Option(metavar="HxW", help="Look through overlapping windows of the resized image: less memory.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")]
 
 
 def say_version(wanted: bool) -> None:
@@ -171,7 +165,7 @@ def predict(
 
     refuse_inside(output, images)
     model = load_as_asked(run, window, device)
-    with counting_progress(console, "predict") as progress, writing(output):
+    with counting_progress(console, "predict") as progress, terminal.writing(output):
         result = write_predictions(model, images, output, factor=factor, size=size, format=format, progress=progress)
     say_written(result, "images", output)
 
@@ -238,7 +232,7 @@ def pseudo_label(
 
     model = load_as_asked(run, window, device)
     chosen = origin_of(run).source or ids if ids == "source" else ids
-    with counting_progress(console, "label") as progress, writing(output):
+    with counting_progress(console, "label") as progress, terminal.writing(output):
         result = write_labels(
             model, target, output, threshold, format=format, ids=chosen, names=names, progress=progress
         )  # fmt: skip
@@ -279,8 +273,11 @@ def audit(
 
 @app.command()
 def check(
-    source: Annotated[str, typer.Argument(help=SourceHelp)],
-    target: Annotated[str, typer.Argument(help=TargetHelp)],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="[SOURCE] TARGET", help=f"{SourceHelp} Then: {TargetHelp}", show_default=False),
+    ],
+    start: Annotated[str | None, typer.Option("--from", help=StartHelp)] = None,
     evaluation: Annotated[str | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
     labels: Annotated[str | None, typer.Option("--labels", "-l", help=LabelsHelp)] = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r")] = "self_training",
@@ -290,9 +287,12 @@ def check(
     """Read every file once and say what would go wrong, before anything is trained."""
     from segrefinery.verbs.check import check
 
+    if len(data) > 2:
+        raise SegRefineryError(f"check: name a source and a target, not {len(data)} data sets; join several as 'A + B'")
+    source, target = (None, data[0]) if len(data) == 1 else data
     with counting_progress(console, "check") as progress:
         found = check(
-            source, target, labels=labels, evaluation=evaluation, recipe=recipe, scale=scale,
+            source, target, start=start, labels=labels, evaluation=evaluation, recipe=recipe, scale=scale,
             overrides=overrides or (), progress=progress,
         )  # fmt: skip
     terminal.show_checkup(console, found)
@@ -365,16 +365,6 @@ def told_on_terminal() -> Iterator[RunEvents]:
 
     with training_progress(console) as progress:
         yield Terminal()
-
-
-@contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """A folder that cannot be written is the user's mistake."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise SegRefineryError(f"{output}: cannot be written ({reason}); name another folder with -o") from error
 
 
 def say_written(result: Written, what: str, output: Path) -> None:

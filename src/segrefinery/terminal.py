@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.words import printable
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ def span(interval: tuple[float, float] | None) -> str:
 
 def show_checkup(console: Console, checkup: Checkup) -> None:
     """What ``check`` found: the data and what is wrong with them, then the cost."""
+    for remark in checkup.remarks:
+        say(console, remark)
     show_data(console, checkup.data)
     if checkup.unknown is not None:
         say(console, f"Time and memory are not known: a pass of the network failed ({checkup.unknown}).")
@@ -176,3 +180,13 @@ def _two_digits(value: float) -> str:
 def size(amount: float) -> str:
     """Bytes as MiB or GiB."""
     return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.0f} MiB"
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """A folder that cannot be written is the user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise SegRefineryError(f"{output}: cannot be written ({reason}); name another folder with -o") from error

@@ -9,6 +9,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from models.foreign.tiny import saved
+from runs import command
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.segmenter import Prediction
 from segrefinery.recipe import load_recipe
@@ -93,3 +95,42 @@ def test_activations_are_what_the_backward_pass_keeps():
 def test_durations_and_sizes_read_well():
     assert [duration(s) for s in (0.0712, 30, 600, 7200, 300_000)] == ["0.071 s", "30 s", "10 min", "2 h", "3.5 days"]
     assert [size(b) for b in (5 * 2**20, 3 * 2**29)] == ["5 MiB", "1.5 GiB"]
+
+
+# -- from a model ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_checked_with_its_target_alone(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    saved(tmp_path, "segformer", labels=("road", "zebra", "sky"))
+    capsys.readouterr()  # what the library said while it saved
+    code, said, error = command(
+        monkeypatch, capsys, "check", NIGHT, "--from", tmp_path, "-e", NIGHT + "@test", "--scale", "small",
+        "--set=data.crop=[32, 48]", "--set=target_data.crop=[32, 48]", "--recipe=source_free",
+    )  # fmt: skip
+    assert (code, error) == (0, "")
+    for part in ("transformers:segformer, 3 classes", "source: falls away", "zebra", "Cost of source_free", "adapt"):
+        assert part in said
+    assert "source  " not in said.partition("Data")[2].partition("classes")[0]
+
+
+def test_a_model_with_other_classes_is_an_error_of_the_model(tmp_path):
+    pytest.importorskip("transformers")
+    saved(tmp_path, "segformer", labels=("liver", "heart", "bone"))
+    found = check(DAY, NIGHT, start=tmp_path, scale="small")
+    assert not found.ok
+    assert str(found.data.problems[0]).startswith(f"model: {tmp_path}: classes: {tmp_path}: none of its classes")
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ((NIGHT,), "--source, or a trained model to adapt with --from"),
+        ((NIGHT, "--from", "nowhere"), "nowhere: there is no such model"),
+        ((DAY, NIGHT, NIGHT), "name a source and a target, not 3"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line(monkeypatch, capsys, words, match):
+    code, _, error = command(monkeypatch, capsys, "check", *words)
+    assert (code, error.count("\n")) == (2, 1)
+    assert match in error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.align import align
+from segrefinery.data.align import align, align_to_model
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, files_of, notes_of
 from segrefinery.data.decoding import DataError
 from segrefinery.data.films import films_in, frames_shared
@@ -17,7 +17,7 @@ from segrefinery.data.labelled import refuse_scored
 from segrefinery.data.scan import Scan, scan
 from segrefinery.labels import LabelSpace, Merge
 
-Role = Literal["source", "target", "labels", "evaluation"]
+Role = Literal["source", "target", "labels", "evaluation", "model"]
 RoleProgress = Callable[[Role, int, int], None]
 """Called after every image with the side, its images done and its images in all."""
 
@@ -76,7 +76,7 @@ class CheckReport:
 
 
 def check(
-    source: SegmentationDataset,
+    source: SegmentationDataset | None,
     target: ImageDataset,
     evaluation: SegmentationDataset | None = None,
     space: LabelSpace | str | Sequence[str] | None = None,
@@ -86,21 +86,30 @@ def check(
 ) -> CheckReport:
     """Decode every file of a planned run and say what is there and what is wrong.
 
-    The target's masks are not looked at, for no run does. Arguments as for ``align``.
+    The target's masks are not looked at, for no run does. Arguments as for ``align``; without a source ``space`` is the
+    classes of the model that the run starts from.
     """
     problems: list[Problem] = []
     common, sentence, datasets = None, "", _given(source, UnlabeledView(target), evaluation, labels)
     try:
-        together = align(source, target, evaluation, space, merge, labels)
+        if source is not None:
+            together = align(source, target, evaluation, space, merge, labels)
+        else:
+            assert isinstance(space, LabelSpace), "without a source the classes are a model's"
+            together, _ = align_to_model(space, target, evaluation, merge, labels)
         common, sentence = together.space, together.sentence
         datasets = _given(together.source, together.target, together.evaluation, together.labels)
-        for role, dataset in datasets[1:]:
+        for role, dataset in datasets:
+            if role == "source":
+                continue
             if ignored := together.ignored.get(role):
-                message = f"{', '.join(ignored)} is not used: the source or the label space lacks it"
-                remedy = "say with merge what the source calls it, if it has it"
+                who = "model" if source is None else "source"
+                message = f"{', '.join(ignored)} is not used: the {who} or the label space lacks it"
+                remedy = f"say with merge what the {who} calls it, if it has it"
                 problems.append(_about(role, dataset, "classes", message, remedy))
     except SegRefineryError as error:
-        problems.append(Problem("error", "source", source.reference, "classes", str(error).rstrip("."), "see above"))
+        role, blamed = datasets[0]
+        problems.append(Problem("error", role, blamed.reference, "classes", str(error).rstrip("."), "see above"))
     problems += overlaps(source, target, evaluation)
     sides = []
     for role, dataset in datasets:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,11 +23,11 @@ from segrefinery.engine.start import make_ready
 from segrefinery.engine.tracker import Tracker
 from segrefinery.engine.witness import Witness
 from segrefinery.models import ModelSettings
-from segrefinery.models.start import StartModel, start_of
+from segrefinery.models.start import StartModel
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
 from segrefinery.reporting import write_report
 from segrefinery.verbs.sets import open_sets
-from segrefinery.verbs.start import started
+from segrefinery.verbs.start import assigned, started
 
 
 def adapt(
@@ -102,13 +101,6 @@ def carry_out(folder: Path, recipe: Recipe, model: StartModel | None, reuse: Pat
     with deterministic(recipe.training.deterministic), together(fabric):
         run.execute()
     tracker.close()
-
-
-def assigned(start: str | Path | nn.Module | None) -> list[str]:
-    """What a model to start from sets of a recipe."""
-    if start is None:
-        return []
-    return [f"model.from={json.dumps(start_of(start).origin if isinstance(start, nn.Module) else str(start))}"]
 
 
 class Reporter(RunEvents):

@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.check import CheckReport, Role
+from segrefinery.data.check import CheckReport, Problem, Role
 from segrefinery.data.check import check as check_data
 from segrefinery.data.datasets import open_dataset
+from segrefinery.engine.events import RunEvents
 from segrefinery.engine.model import default_device
+from segrefinery.engine.start import make_ready
 from segrefinery.models import ModelSettings, build_model
+from segrefinery.models.start import StartModel
 from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.stages.base import StageSettings
 from segrefinery.stages.common import LossWeights, head_losses
+from segrefinery.verbs.sets import space_of
+from segrefinery.verbs.start import assigned, started
 
 PATIENCE = 6.0
 """Seconds that the timed pass at the recipe's own crop may be expected to take; beyond, a smaller crop is timed."""
@@ -87,12 +93,14 @@ class Checkup:
         data: counts, sizes, classes, and problems with their remedies. recipe: as it would be run.
         estimate: None where source and target do not go together, or no pass of the network can be run.
         unknown: why there is no estimate, where a pass failed.
+        remarks: in sentences, of the model to start from: what it is, and what a run from it leaves out.
     """
 
     data: CheckReport
     recipe: Recipe
     estimate: Estimate | None
     unknown: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -101,9 +109,10 @@ class Checkup:
 
 
 def check(
-    source: str | Path,
+    source: str | Path | None,
     target: str | Path,
     *,
+    start: str | Path | None = None,
     labels: str | Path | None = None,
     evaluation: str | Path | None = None,
     recipe: str | Path = "self_training",
@@ -114,39 +123,71 @@ def check(
     """Read every file of a planned run once -> what the data hold, what is wrong with them, what the recipe would cost.
 
     Args:
-        source, target, labels, evaluation, recipe, scale, overrides: as for ``adapt``.
+        source, target, start, labels, evaluation, recipe, scale, overrides: as for ``adapt``.
         progress: told of the images read, and of how many there are on all sides.
 
     Raises:
-        SegRefineryError: the recipe or a data set does not exist at all.
+        SegRefineryError: the recipe, a data set or the model does not exist at all, or a stage needs a source.
     """
     named: dict[Role, str | Path | None] = {
         "source": source, "target": target, "labels": labels, "evaluation": evaluation
     }  # fmt: skip
     given: dict[Role, str] = {role: str(data) for role, data in named.items() if data is not None}
-    plan = load_recipe(recipe, scale, overrides, **given)
-    sets = {role: open_dataset(reference) for role, reference in given.items()}
+    remarks = Remarks()
+    plan, model = started(load_recipe(recipe, scale, [*overrides, *assigned(start)], **given), None, remarks)
+    sets: dict[Role, Any] = {role: open_dataset(reference) for role, reference in given.items()}
     begins, total = {}, 0
     for role, dataset in sets.items():
         begins[role], total = total, total + len(dataset)
+    space = plan.classes if model is None or source is not None else space_of(model, plan.classes)
     found = check_data(
-        **sets, space=plan.classes, merge=plan.merge,
+        **{"source": None, **sets}, space=space, merge=plan.merge,
         progress=lambda role, done, _: progress(begins[role] + done, total),
     )  # fmt: skip
     if found.space is None:
-        return Checkup(found, plan, None)
+        return Checkup(found, plan, None, remarks=tuple(remarks.lines))
+    classes = found.space.num_classes
+    if model is not None:
+        found = with_model(found, model, bool({"source", "labels"} & given.keys()), remarks)
     try:
-        return Checkup(found, plan, estimate(plan, found.space.num_classes))
+        network = plan.model.network if model is None else model.network
+        cost, unknown = estimate(plan, classes, network), None
     except (SegRefineryError, RuntimeError, MemoryError) as error:
-        return Checkup(found, plan, None, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        cost, unknown = None, str(error).splitlines()[0] if str(error) else type(error).__name__
+    return Checkup(found, plan, cost, unknown, tuple(remarks.lines))
 
 
-def estimate(recipe: Recipe, classes: int) -> Estimate:
-    """Time and memory of every stage, from one timed pass of each network on random images."""
+class Remarks(RunEvents):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def said(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def with_model(found: CheckReport, model: StartModel, taught: bool, remarks: Remarks) -> CheckReport:
+    """What is found, and whether a model goes with the run's classes."""
+    assert found.space is not None
+    try:
+        make_ready(model, found.space.classes, taught, remarks.said)
+    except SegRefineryError as error:
+        problem = Problem("error", "model", model.origin, "classes", str(error).rstrip("."), "see above")
+        return replace(found, problems=(problem, *found.problems))
+    return found
+
+
+def estimate(recipe: Recipe, classes: int, network: ModelSettings | None = None) -> Estimate:
+    """Time and memory of every stage, from one timed pass of each network on random images.
+
+    Args:
+        network: of the model that the run starts from, in place of the recipe's.
+    """
     costs: dict[str, Cost] = {}
     stages = []
     for name, stage in recipe.stages.items():
-        model = stage.model or recipe.model
+        model = stage.model or network or recipe.model
         if model.name not in costs:
             costs[model.name] = measure(recipe, classes, model)
         cost = costs[model.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torch import nn
@@ -54,6 +55,13 @@ def _read(origin: str, recipe: Recipe) -> StartModel:
             f"model.from: {origin} is a Python module; continue its run in Python, with adapt(..., start=module)"
         )
     return read_start(origin, recipe.model.network)
+
+
+def assigned(start: str | Path | nn.Module | None) -> list[str]:
+    """What a model to start from sets of a recipe."""
+    if start is None:
+        return []
+    return [f"model.from={json.dumps(start_of(start).origin if isinstance(start, nn.Module) else str(start))}"]
 
 
 def source_free_recipes() -> list[str]:
