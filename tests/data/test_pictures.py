@@ -195,7 +195,7 @@ def test_without_tifffile_the_extra_is_named(tmp_path, tifffile, monkeypatch):
         ("range: [9, 0]", "give the smaller number first"),
         ("percentile: [2, 101]", "less than or equal to 100"),
         ("bands: [0, 1, 2]", "greater than or equal to 1"),
-        ("bands: 4", "write a list of 3 values"),
+        ("bands: 4", r"write a list, for instance \[4\]"),
     ],
 )
 def test_settings_of_the_range_that_contradict_each_other(tmp_path, lines, message):

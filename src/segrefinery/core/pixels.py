@@ -6,20 +6,26 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Triple = tuple[float, float, float]
+PerBand = tuple[float, ...]
+"""A number for each band of an image; for red, green and blue unless a data set names others."""
 
 
 class Normalization(NamedTuple):
-    """Mean and standard deviation of red, green and blue in [0, 1]; a network reads (image - mean) / std."""
+    """Mean and standard deviation of each band in [0, 1]; a network reads (image - mean) / std."""
 
-    mean: Triple
-    std: Triple
+    mean: PerBand
+    std: PerBand
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def renormalize(image: Tensor, given: Normalization, wanted: Normalization) -> Tensor:
-    """Images ... x 3 x H x W that are normalised as ``given``, normalised as ``wanted``."""
+    """Images ... x bands x H x W that are normalised as ``given``, normalised as ``wanted``."""
     mean, std, new_mean, new_std = (image.new_tensor(triple)[:, None, None] for triple in (*given, *wanted))
     return (image * std + mean - new_mean) / new_std
+
+
+def shown(image: Tensor) -> Tensor:
+    """What a person is shown of an image ... x bands x H x W: its first three bands, or the first as grey."""
+    return image[..., :3, :, :] if image.shape[-3] >= 3 else image[..., :1, :, :].expand(*image.shape[:-3], 3, -1, -1)

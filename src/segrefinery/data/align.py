@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.annotations.recognize import hint
-from segrefinery.data.datasets import ImageDataset, Remapped, SegmentationDataset, UnlabeledView
+from segrefinery.data.datasets import ImageDataset, Remapped, SegmentationDataset, UnlabeledView, bands_of
+from segrefinery.data.faults import DataError
 from segrefinery.labels import (
     SPACES,
     LabelSpace,
@@ -57,11 +58,7 @@ def align(
         SegRefineryError: the source, the labels or the evaluation have no labels, there is no common class, or
             ``space`` asks for a class that nothing teaches.
     """
-    for role, dataset in (("source", source), ("labels", labels), ("evaluation", evaluation)):
-        if dataset is not None and (dataset.space is None or not dataset.has_labels):
-            line = hint(Path(dataset.reference).expanduser())
-            needed = f"every image here needs a mask{line and '; '}{line}"
-            raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
+    _refuse_what_does_not_fit(source, target, evaluation, labels)
     assert source.space is not None
     other = evaluation.space if evaluation is not None else target.space
     spaces = [source.space] if other is None else [source.space, other]
@@ -98,6 +95,29 @@ def align(
     )
 
 
+def _refuse_what_does_not_fit(
+    source: SegmentationDataset,
+    target: ImageDataset,
+    evaluation: SegmentationDataset | None,
+    labels: SegmentationDataset | None,
+) -> None:
+    """Refuse a source, labels or evaluation without masks, and images that have other bands than the source's."""
+    for role, dataset in (("source", source), ("labels", labels), ("evaluation", evaluation)):
+        if dataset is not None and (dataset.space is None or not dataset.has_labels):
+            line = hint(Path(dataset.reference).expanduser())
+            needed = f"every image here needs a mask{line and '; '}{line}"
+            raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
+    _refuse_other_bands(source, target, evaluation, labels)
+
+
+def _refuse_other_bands(first: ImageDataset, *others: ImageDataset | None) -> None:
+    """Refuse images that have other bands than those of the first data set."""
+    for dataset in others:
+        if dataset is not None and bands_of(dataset) != bands_of(first):
+            problem = f"its images have {bands_of(dataset)} bands, those of {first.reference} {bands_of(first)}"
+            raise DataError(dataset.reference, "bands", problem, "name as many bands in each dataset.yaml")
+
+
 def align_to_model(
     space: LabelSpace,
     target: ImageDataset,
@@ -111,6 +131,7 @@ def align_to_model(
     Raises:
         SegRefineryError: the evaluation or the labels have no masks, or no class of the model's.
     """
+    _refuse_other_bands(target, evaluation, labels)
     taught = None if labels is None else evaluation_view(labels, space, merge)[0]
     view, unscored = (None, ()) if evaluation is None else evaluation_view(evaluation, space, merge)
     sentence = f"{space.num_classes} classes, the model's: {', '.join(space.classes)}"

@@ -21,11 +21,12 @@ from segrefinery.core.settings import CODE, Settings
 from segrefinery.data.photometric import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Triple,
+    PerBand,
     denormalize,
     gaussian_blur,
     jitter_colors,
     normalize,
+    on_colors,
     uniform,
 )
 
@@ -53,8 +54,8 @@ def strong_view(
     images: Tensor,
     generators: Sequence[torch.Generator],
     settings: StrongViewSettings | None = None,
-    mean: Triple = IMAGENET_MEAN,
-    std: Triple = IMAGENET_STD,
+    mean: PerBand = IMAGENET_MEAN,
+    std: PerBand = IMAGENET_STD,
 ) -> Tensor:
     """Jitter and blur each image on its own; the geometry stays.
 
@@ -118,8 +119,8 @@ def affine_strong_view(
     images: Tensor,
     generators: Sequence[torch.Generator],
     settings: AffineViewSettings | None = None,
-    mean: Triple = IMAGENET_MEAN,
-    std: Triple = IMAGENET_STD,
+    mean: PerBand = IMAGENET_MEAN,
+    std: PerBand = IMAGENET_STD,
 ) -> tuple[Tensor, Warp]:
     """A view with RandAugment and Cutout; flips, shears, shifts and turns are composed into one affine map per image.
 
@@ -150,7 +151,7 @@ def affine_strong_view(
             if name in GEOMETRY:
                 forward = _geometry(name, strength * sign, height / width) @ forward
             else:
-                image = _color(name, image, strength)
+                image = on_colors(lambda colors, name=name, strength=strength: _color(name, colors, strength), image)
         views.append(image)
         matrices.append(torch.linalg.inv(forward)[:2])
         holes.append(_hole(settings.cutout, height, width, own))

@@ -76,7 +76,7 @@ class _View:
         self._dataset = dataset
         self.reference = dataset.reference
         self.space = space
-        self.notes, self.parts = notes_of(dataset), parts_of(dataset)
+        self.notes, self.parts, self.bands = notes_of(dataset), parts_of(dataset), bands_of(dataset)
         self.sets = (dataset,)
 
     def __len__(self) -> int:
@@ -197,6 +197,11 @@ def picture_of(dataset: ImageDataset, index: int) -> Picture:
 def notes_of(dataset: ImageDataset) -> tuple[str, ...]:
     """What its user should know of how a data set was read: files that are left out, masks without an image."""
     return getattr(dataset, "notes", ())
+
+
+def bands_of(dataset: ImageDataset) -> int:
+    """How many bands the images have: three, red, green and blue, unless a ``dataset.yaml`` names others."""
+    return getattr(dataset, "bands", 3)
 
 
 def parts_of(dataset: ImageDataset) -> tuple[Part, ...]:

@@ -46,7 +46,8 @@ _ORIENTATION = 0x0112
 
 
 def read_image(path: Path, reading: Reading | None = None, data: bytes | None = None) -> Tensor:
-    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, other numbers than 8 bits scaled to them.
+    """An image file as uint8 RGB, 3 x H x W: grey repeated, alpha dropped, other numbers than 8 bits scaled to them; or
+    bands x H x W where ``reading`` names other bands.
 
     Args:
         data: the content of the file, where it does not lie on disk; ``path`` is its name then.
@@ -56,7 +57,7 @@ def read_image(path: Path, reading: Reading | None = None, data: bytes | None = 
     values = decoded(path, "image", rgb=True, upright=reading.upright, data=data)
     pixels = torch.from_numpy(colors_of(path, values, reading))
     if pixels.ndim == 2:
-        return pixels.expand(3, *pixels.shape).contiguous()
+        return pixels.expand(reading.count, *pixels.shape).contiguous()
     return pixels.permute(2, 0, 1).contiguous()  # of torch, for numpy takes three times as long to bring it in order
 
 

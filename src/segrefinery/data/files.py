@@ -142,6 +142,11 @@ class FileDataset:
     def __len__(self) -> int:
         return len(self._samples)
 
+    @property
+    def bands(self) -> int:
+        """How many bands its images have."""
+        return self._reading.count
+
     def mask_file(self) -> Path | None:
         """The first image's mask, or the file that describes it; None where there is none."""
         return self._samples[0].mask if self._samples else None

@@ -76,8 +76,8 @@ class FolderSettings(Settings):
     """Gives the numbers of images that are black and white, for instance [0, 4095]; what lies outside is cut."""
     percentile: tuple[_Percent, _Percent] | None = None
     """Gives the shares in percent of each picture's pixels, band by band, that are black below and white above."""
-    bands: tuple[_Band, _Band, _Band] | None = None
-    """Says which bands are red, green and blue, counted from 1."""
+    bands: tuple[_Band, ...] | None = Field(default=None, min_length=1)
+    """Says which bands are seen, counted from 1; of three or more the first are red, green and blue."""
     exif: Exif | None = None
     """Turns a JPEG as its EXIF mark says (``follow``), or leaves it as stored (``ignore``); needed where a mask fits
     both."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from segrefinery.data.datasets import Part, SegmentationDataset, content_key, files_of, notes_of, picture_of
+from segrefinery.data.datasets import Part, SegmentationDataset, bands_of, content_key, files_of, notes_of, picture_of
 from segrefinery.data.decoding import DataError
 from segrefinery.data.strips import Picture
 from segrefinery.labels import IGNORE, LabelSpace, apply_table, lookup_table, match, united_space
@@ -74,6 +74,15 @@ class Joined:
         self.parts = tuple(Part(one.reference, len(one), share) for one, share in zip(sets, shares, strict=True))
         self.has_labels = all(one.has_labels for one in sets)
         self.space = united_space([one.space for one in sets if one.space is not None])
+        self.bands = bands_of(sets[0])
+        for one in sets:
+            if bands_of(one) != self.bands:
+                raise DataError(
+                    one.reference,
+                    "bands",
+                    f"its images have {bands_of(one)} bands, those of {sets[0].reference} {self.bands}",
+                    "name as many bands in each dataset.yaml",
+                )
         self.notes = (*_notes(self.sets), *_lacking(self.sets, self.space))
         self._tables = [_table(one.space, self.space) for one in sets]
         self._places = [(part, index) for part, one in enumerate(sets) for index in range(len(one))]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from segrefinery.core.pixels import IMAGENET, Triple
+from segrefinery.core.pixels import IMAGENET, PerBand
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET
 
 
-def normalize(image: Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD) -> Tensor:
-    """(image - mean) / std per channel; image ... x 3 x H x W in [0, 1], or uint8 in [0, 255]."""
+def normalize(image: Tensor, mean: PerBand = IMAGENET_MEAN, std: PerBand = IMAGENET_STD) -> Tensor:
+    """(image - mean) / std per band; image ... x bands x H x W in [0, 1], or uint8 in [0, 255]."""
     image = image.float().div(255) if image.dtype == torch.uint8 else image
     return (image - _channels(mean, image)) / _channels(std, image)
 
 
-def denormalize(image: Tensor, mean: Triple = IMAGENET_MEAN, std: Triple = IMAGENET_STD) -> Tensor:
+def denormalize(image: Tensor, mean: PerBand = IMAGENET_MEAN, std: PerBand = IMAGENET_STD) -> Tensor:
     """The inverse of ``normalize``, clamped to [0, 1]."""
     return (image * _channels(std, image) + _channels(mean, image)).clamp(0, 1)
 
@@ -34,9 +35,21 @@ def jitter_colors(image: Tensor, strength: float, generator: torch.Generator) ->
     """Brightness, contrast and saturation by factors U(1-s, 1+s) and a hue shift U(-s, s), in random order.
 
     Args:
-        image: 3 x H x W float in [0, 1].
+        image: bands x H x W float in [0, 1]; of more than three bands the first are colours and the others stay as they
+            are, of fewer all do.
         strength: s; the hue shift is at most half the colour circle.
     """
+    return on_colors(lambda colors: _jittered(colors, strength, generator), image)
+
+
+def on_colors(change: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """An image, bands x H x W, whose red, green and blue are changed: its first three bands, if it has so many."""
+    if image.shape[0] == 3:
+        return change(image)
+    return image if image.shape[0] < 3 else torch.cat([change(image[:3]), image[3:]])
+
+
+def _jittered(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     low, high = max(0.0, 1 - strength), 1 + strength
     brightness, contrast, saturation = (uniform(low, high, generator) for _ in range(3))
     hue = uniform(-min(strength, 0.5), min(strength, 0.5), generator)
@@ -80,5 +93,5 @@ def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -
     return image
 
 
-def _channels(values: tuple[float, float, float], image: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=image.dtype, device=image.device).view(3, 1, 1)
+def _channels(values: PerBand, image: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=image.dtype, device=image.device).view(-1, 1, 1)

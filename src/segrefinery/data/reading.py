@@ -20,12 +20,17 @@ class Reading:
     """The numbers that are black and white; what lies outside is cut."""
     percentile: tuple[float, float] | None = None
     """The shares in percent of each picture's pixels, band by band, that are black below and white above."""
-    bands: tuple[int, int, int] | None = None
-    """The bands that are red, green and blue, counted from 1."""
+    bands: tuple[int, ...] | None = None
+    """The bands that are seen, counted from 1; of three or more the first are red, green and blue."""
     upright: bool = True
     """Whether a JPEG is turned as its EXIF mark says."""
     ends: np.ndarray | None = field(default=None, compare=False, repr=False)
     """What ``measured`` found: 2 x bands, the numbers that are black and white."""
+
+    @property
+    def count(self) -> int:
+        """How many bands an image has that is read so."""
+        return 3 if self.bands is None else len(self.bands)
 
     def measured(self, path: Path, values: np.ndarray) -> Reading:
         """The reading with the ends that ``percentile`` asks for, of a picture's values H x W or H x W x bands."""
@@ -33,7 +38,7 @@ class Reading:
 
 
 def colors_of(path: Path, values: np.ndarray, reading: Reading) -> np.ndarray:
-    """Stored numbers, H x W or H x W x bands, as uint8: H x W of grey, or H x W x 3.
+    """Stored numbers, H x W or H x W x bands, as uint8: H x W of grey, or H x W x bands.
 
     Raises:
         DataError: bands are missing or have to be chosen, or their range is not known.
@@ -55,7 +60,7 @@ def colors_of(path: Path, values: np.ndarray, reading: Reading) -> np.ndarray:
     return _eight_bits(path, values, reading.bits)
 
 
-def _chosen(path: Path, values: np.ndarray, bands: tuple[int, int, int] | None) -> np.ndarray:
+def _chosen(path: Path, values: np.ndarray, bands: tuple[int, ...] | None) -> np.ndarray:
     count = values.shape[2] if values.ndim == 3 else 1
     if bands is not None:
         if max(bands) > count:

@@ -73,7 +73,9 @@ class TiffRows:
 
     def rows(self, top: int, bottom: int) -> Tensor:
         pixels = torch.from_numpy(colors_of(self.path, self._stored(top, bottom), self._reading))
-        return pixels.permute(2, 0, 1).contiguous() if pixels.ndim == 3 else pixels.expand(3, *pixels.shape)
+        if pixels.ndim == 2:
+            return pixels.expand(self._reading.count, *pixels.shape)
+        return pixels.permute(2, 0, 1).contiguous()
 
     def _stored(self, top: int, bottom: int) -> np.ndarray:
         try:

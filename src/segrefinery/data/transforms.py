@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
-from segrefinery.core.pixels import IMAGENET, Normalization, Triple
+from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
 from segrefinery.core.settings import BUDGET, Settings
 from segrefinery.data.photometric import (
     denormalize,
@@ -69,9 +69,9 @@ class DataSettings(Settings):
     """Reads and augments ahead in so many processes; 0 = in the training process. Batches do not depend on it."""
     cache: Annotated[bool, BUDGET] = False
     """Keeps decoded and resized images in memory."""
-    pixel_mean: Triple | None = None
+    pixel_mean: PerBand | None = None
     """Takes this mean of each colour channel, in [0, 1], from every image; by default the network's own."""
-    pixel_std: Triple | None = None
+    pixel_std: PerBand | None = None
     """Divides every image by this standard deviation of each colour channel; by default the network's own."""
 
     @model_validator(mode="after")
@@ -80,7 +80,9 @@ class DataSettings(Settings):
             raise ValueError(f"crop must be a height and a width of at least 1 pixel, not {self.crop}")
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be (min, max) with 0 < min <= max, not {self.scale}")
-        if self.pixel_std is not None and min(self.pixel_std) <= 0:
+        if self.pixel_mean is not None and self.pixel_std is not None and len(self.pixel_mean) != len(self.pixel_std):
+            raise ValueError(f"pixel_mean has {len(self.pixel_mean)} numbers and pixel_std {len(self.pixel_std)}")
+        if self.pixel_std is not None and min(self.pixel_std, default=0) <= 0:
             raise ValueError(f"pixel_std must be positive, not {self.pixel_std}")
         return self
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from segrefinery.core.settings import CODE, Settings
 from segrefinery.data.datasets import SegmentationDataset, content_key, files_of, parts_of
 from segrefinery.data.decoding import DataError, image_size, read_image
-from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple, denormalize, normalize
+from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand, denormalize, normalize
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
 
@@ -42,8 +42,8 @@ def translate(
     content: Tensor,
     style: Tensor,
     settings: TranslationSettings | None = None,
-    mean: Triple = IMAGENET_MEAN,
-    std: Triple = IMAGENET_STD,
+    mean: PerBand = IMAGENET_MEAN,
+    std: PerBand = IMAGENET_STD,
 ) -> Tensor:
     """``content`` in the style of ``style``, image by image; both B x 3 x H x W, normalised by ``mean`` and ``std``.
 
@@ -61,7 +61,9 @@ def translate(
         if settings.kind == "fda":
             found = swap_low_frequency_amplitude(raw, wanted, settings.fraction)
         else:
-            found = match_color_statistics(raw, wanted)
+            found = raw
+            if raw.shape[1] >= 3:  # red, green and blue; other bands have no colour
+                found = torch.cat([match_color_statistics(raw[:, :3], wanted[:, :3]), raw[:, 3:]], dim=1)
         return normalize(found.clamp(0, 1), mean, std)
 
 
@@ -70,8 +72,8 @@ def translate_at_random(
     styles: Tensor,
     random: list[torch.Generator],
     settings: TranslationSettings,
-    mean: Triple = IMAGENET_MEAN,
-    std: Triple = IMAGENET_STD,
+    mean: PerBand = IMAGENET_MEAN,
+    std: PerBand = IMAGENET_STD,
 ) -> Tensor:
     """Each image of ``content`` in the style of one image of ``styles``, drawn for it.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.transforms import DataSettings
-from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.segmenter import Segmenter, bands_read
 from segrefinery.stages.base import StageSettings
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def pools_to_one_cell(network: nn.Module, crop: tuple[int, int]) -> bool:
     probe = copy.deepcopy(network).train()
     parameter = next(probe.parameters())
     try:
-        probe(torch.zeros(1, 3, *crop, device=parameter.device, dtype=parameter.dtype))
+        probe(torch.zeros(1, bands_read(network), *crop, device=parameter.device, dtype=parameter.dtype))
     except ValueError as error:
         return "more than 1 value per channel" in str(error)
     return False

@@ -16,11 +16,13 @@ from torchvision.transforms.v2.functional import to_image
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, two_sides
+from segrefinery.data.datasets import ImageDataset, bands_of
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.evaluation.inference import predict_probs
 from segrefinery.labels import LabelSpace
 from segrefinery.models import Segmenter, build_model, load_weights, normalization_of
+from segrefinery.models.segmenter import bands_read
 from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config, save_network
 from segrefinery.refine import RefinerChain
 
@@ -95,16 +97,33 @@ class Model:
         Raises:
             ValueError: anything else, for instance values between 0 and 1.
         """
-        return predict_probs(self.network, as_image(image), self.data, self.window, size).cpu()
+        return predict_probs(self.network, as_image(image, self.bands), self.data, self.window, size).cpu()
+
+    @property
+    def bands(self) -> int:
+        """How many bands the images have that it reads."""
+        return bands_read(self.segmenter)
+
+    def refuse_other_bands(self, dataset: ImageDataset) -> None:
+        """Refuse images of other bands than the model's.
+
+        Raises:
+            SegRefineryError: names the data set, and what to write.
+        """
+        if bands_of(dataset) != self.bands:
+            raise SegRefineryError(
+                f"{dataset.reference}: its images have {bands_of(dataset)} bands and the model reads {self.bands}; "
+                "name as many in its dataset.yaml, for instance bands: [3, 2, 1, 4]"
+            )
 
 
-def as_image(image: Any) -> Tensor:
-    """An image as a uint8 tensor 3 x H x W."""
+def as_image(image: Any, bands: int = 3) -> Tensor:
+    """An image as a uint8 tensor 3 x H x W, or of so many ``bands``."""
     if isinstance(image, Image.Image):
         image = image.convert("RGB")
     if isinstance(image, Image.Image | np.ndarray):
         image = to_image(image).as_subclass(Tensor)
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == bands:
         return image
     found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
     raise ValueError(f"image: uint8 3 x H x W tensor, H x W x 3 array or PIL image in RGB expected, got {found}")

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.interchange.deployed import Deployed, need
+from segrefinery.models.segmenter import bands_read
 
 Sizes = Sequence[int] | int
 """Height and width of the images, or what both are multiples of."""
@@ -53,7 +54,8 @@ def example(deployed: Deployed, sizes: Sizes) -> Tensor:
     if isinstance(sizes, int):
         height = EXAMPLE if sizes == 1 else -(-EXAMPLE // sizes) * sizes
         sizes = (height, height + (34 if sizes == 1 else 2 * sizes))
-    image = torch.randint(0, 256, (2, 3, *sizes), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shape, random = (2, bands_read(deployed), *sizes), torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
     return image if deployed.reads == "uint8" else image.float() / 255
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from segrefinery.core.pixels import shown
 from segrefinery.data.label_files import file_stem, palette_image, save_png, share_image
 from segrefinery.data.tiff import GeoTag
 from segrefinery.interchange.raster import write_tiff
@@ -75,5 +76,5 @@ def overlay(image: Tensor, label: Tensor, space: LabelSpace, opacity: float = OP
     colors[: space.num_classes] = torch.tensor(space.colors, dtype=torch.float32)
     label = label.long().cpu()
     share = torch.where(label < space.num_classes, opacity, 0.0)[..., None]
-    plain = image.cpu().permute(1, 2, 0).float()
+    plain = shown(image).cpu().permute(1, 2, 0).float()
     return ((1 - share) * plain + share * colors[label]).round().to(torch.uint8).numpy()

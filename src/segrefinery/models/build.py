@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, choose
+from segrefinery.models.bands import widen
 from segrefinery.models.deeplab import DeepLabV2, DeepLabV2Settings
 from segrefinery.models.dinov2 import DINOv2, DINOv2Settings
 from segrefinery.models.efficientnet import SIZES, EfficientNetLiteSettings, efficientnet_lite
@@ -136,6 +137,8 @@ class ModelSettings(Settings):
     matched by the ``config.json`` beside). By default ``imagenet`` where the network has it."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Sets the network's own options."""
+    bands: int = Field(default=3, ge=1)
+    """Says how many bands the images have that it reads; a run takes it from the source's ``bands``."""
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:
@@ -177,7 +180,7 @@ class RunModelSettings(ModelSettings):
     @property
     def network(self) -> ModelSettings:
         """The network alone."""
-        return ModelSettings(name=self.name, weights=self.weights, options=self.options)
+        return ModelSettings(name=self.name, weights=self.weights, options=self.options, bands=self.bands)
 
 
 def network_settings(name: str, options: Mapping[str, Any]) -> Settings:
@@ -202,6 +205,8 @@ def build_model(settings: ModelSettings, num_classes: int) -> Segmenter:
     if weights == "imagenet" and not row.pretrained:
         raise SegRefineryError(f"there are no imagenet weights for {settings.name}: set weights: none, or a path.")
     model = row.build(num_classes, settings.network_settings(), weights == "imagenet")
+    if settings.bands != 3:
+        widen(model, settings.bands, settings.name)
     if weights not in ("imagenet", "none"):
         path = hub_file(weights, "model.safetensors") if weights.startswith("hf://") else Path(weights)
         load_weights(model, path)

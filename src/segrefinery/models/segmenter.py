@@ -101,6 +101,11 @@ class Segmenter(nn.Module, ABC):
         return []
 
 
+def bands_read(network: nn.Module) -> int:
+    """How many bands the images of a network have."""
+    return len(normalization_of(network).mean)
+
+
 def normalization_of(network: nn.Module) -> Normalization:
     """How the images of a segmenter are normalised, or of the one inside a predictor that refiners built around it."""
     segmenters = (module for module in network.modules() if isinstance(module, Segmenter))

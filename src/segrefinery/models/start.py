@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.pixels import Normalization, Triple
+from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.core.settings import Settings
 from segrefinery.labels import match
 from segrefinery.models.build import ModelSettings, build_model
@@ -53,8 +53,8 @@ class StartModel:
     num_classes: int
     classes: tuple[str, ...] | None = None
     colors: tuple[tuple[int, int, int], ...] | None = None
-    pixel_mean: Triple | None = None
-    pixel_std: Triple | None = None
+    pixel_mean: PerBand | None = None
+    pixel_std: PerBand | None = None
     notes: list[str] = field(default_factory=list)
 
     def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
@@ -255,8 +255,8 @@ class _Pixels(Settings):
 
     model_config = ConfigDict(extra="ignore")
 
-    pixel_mean: Triple | None = None
-    pixel_std: Triple | None = None
+    pixel_mean: PerBand | None = None
+    pixel_std: PerBand | None = None
 
 
 class _OurConfig(NetworkConfig):

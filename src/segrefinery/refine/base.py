@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segrefinery.core.resize import bilinear, nearest
 from segrefinery.core.settings import Settings
 from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
-from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
+from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
@@ -112,7 +112,7 @@ class Step:
     source: SourceStep
     target: TargetStep | None = None
     strong: Callable[[Tensor], Tensor] = lambda image: image
-    normalization: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
+    normalization: tuple[PerBand, PerBand] = (IMAGENET_MEAN, IMAGENET_STD)
     generators: list[torch.Generator] = field(default_factory=list)
 
 

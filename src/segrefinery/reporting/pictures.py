@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from segrefinery.core.pixels import shown
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.reporting.markup import Markup, element
 
@@ -28,8 +29,8 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def photo(image: Tensor, alt: str, mark: tuple[float, float] | None = None, **attributes: Any) -> Markup:
-    """uint8 3 x H x W as JPEG; ``mark`` circles a place, given as (x, y) in fractions of the image."""
-    pixels = image.float().unsqueeze(0)
+    """uint8 bands x H x W as JPEG; ``mark`` circles a place, given as (x, y) in fractions of the image."""
+    pixels = shown(image).float().unsqueeze(0)
     size = shown_size((image.shape[-2], image.shape[-1]))
     if tuple(image.shape[-2:]) != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)

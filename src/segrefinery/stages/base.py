@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.settings import BUDGET, Settings
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
-from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, Triple
+from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter
@@ -139,7 +139,7 @@ class StageContext:
     initial: Segmenter
     space: LabelSpace
     handed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    normalization: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
+    normalization: tuple[PerBand, PerBand] = (IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass

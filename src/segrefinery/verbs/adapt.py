@@ -26,6 +26,7 @@ from segrefinery.models import ModelSettings
 from segrefinery.models.start import StartModel
 from segrefinery.recipe import Recipe, dump_recipe, load_recipe
 from segrefinery.reporting import write_report
+from segrefinery.verbs.bands import in_bands
 from segrefinery.verbs.sets import open_sets
 from segrefinery.verbs.start import assigned, started
 
@@ -86,12 +87,13 @@ def carry_out(folder: Path, recipe: Recipe, model: StartModel | None, reuse: Pat
     sets = open_sets(recipe, told, model)
     taught = any(part is not None for part in (sets.source, sets.labels, sets.oracle))
     ready = None if model is None else make_ready(model, sets.space.classes, taught, told.said)
+    recorded, recipe = recipe, in_bands(recipe, sets.source or sets.target, model, told.said)
     network = recipe.model.network if ready is None else ready.settings
     fabric = make_fabric(recipe.training.precision)
     main = fabric.global_rank == 0
     if main:
         fingerprint = ready and ready.fingerprint
-        keep_record(folder, dump_recipe(recipe), sets, fingerprint, str(fabric.device), fabric.world_size, told)
+        keep_record(folder, dump_recipe(recorded), sets, fingerprint, str(fabric.device), fabric.world_size, told)
     tracker = Tracker(folder, active=main, say=told.said)
     listeners = listeners_of(folder, recipe, network, sets, tracker, told) if main else RunEvents()
     run = Run(

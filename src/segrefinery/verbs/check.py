@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.check import CheckReport, Problem, Role
 from segrefinery.data.check import check as check_data
-from segrefinery.data.datasets import open_dataset
+from segrefinery.data.datasets import bands_of, open_dataset
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.model import default_device
 from segrefinery.engine.start import make_ready
 from segrefinery.models import ModelSettings, build_model
+from segrefinery.models.segmenter import bands_read
 from segrefinery.models.start import StartModel
 from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.stages.base import StageSettings
@@ -150,7 +151,8 @@ def check(
     if model is not None:
         found = with_model(found, model, bool({"source", "labels"} & given.keys()), remarks)
     try:
-        network = plan.model.network if model is None else model.network
+        images = sets.get("source", sets["target"])
+        network = plan.model.network.model_copy(update={"bands": bands_of(images)}) if model is None else model.network
         cost, unknown = estimate(plan, classes, network), None
     except (SegRefineryError, RuntimeError, MemoryError) as error:
         cost, unknown = None, str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -235,7 +237,7 @@ def timed_pass(
 ) -> tuple[float, int]:
     """Seconds of a forward and backward pass over random images, and the bytes it keeps in between."""
     images, height, width = shape
-    image = torch.randn(images, 3, height, width, device=device)
+    image = torch.randn(images, bands_read(network), height, width, device=device)
     label = torch.randint(classes, (images, height, width), device=device)
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, int] = {}

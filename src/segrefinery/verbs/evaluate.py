@@ -36,6 +36,7 @@ def evaluate(
     dataset = open_dataset(str(on))
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
+    model.refuse_other_bands(dataset)
     warn_of_reading(model, dataset, dataset.image(0))
     view, missing = evaluation_view(dataset, model.space, model.merge, classes)
     scores = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress).total

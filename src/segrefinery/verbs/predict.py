@@ -42,6 +42,7 @@ def predict(
     """
     model = at_size(run if isinstance(run, Model) else load(run), size)
     dataset, said = open_dataset(str(images)), False
+    model.refuse_other_bands(dataset)
     for index in range(len(dataset)):
         try:
             image = dataset.image(index)
@@ -80,6 +81,7 @@ def write_predictions(
     refuse_inside(output, images)
     model = at_size(run if isinstance(run, Model) else load(run), size)
     dataset = open_dataset(str(images))
+    model.refuse_other_bands(dataset)
     choose(LABEL_FORMATS, format, "format")
     if format == "png":
         return write_pictures(model, dataset, Path(output), factor, progress)

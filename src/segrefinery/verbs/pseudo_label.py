@@ -62,6 +62,7 @@ def write_labels(
     refuse_inside(output, target)
     model = run if isinstance(run, Model) else load(run)
     dataset = UnlabeledView(open_dataset(str(target)))
+    model.refuse_other_bands(dataset)
     kind: Any = choose(LABEL_FORMATS, format, "format")
     if names not in ("numbered", "images"):
         raise SegRefineryError(f"--names {names}: write numbered or images")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, write_json
-from segrefinery.core.pixels import IMAGENET, Normalization, Triple
+from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
 from segrefinery.core.settings import Settings, choose
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.padding import pad_to_multiple, unpad
@@ -154,8 +154,8 @@ class Found:
     state: dict[str, Tensor]
     num_classes: int
     classes: tuple[str, ...] | None
-    pixel_mean: Triple | None
-    pixel_std: Triple | None
+    pixel_mean: PerBand | None
+    pixel_std: PerBand | None
     notes: tuple[str, ...]
 
 
