@@ -88,11 +88,55 @@ def test_a_region_that_cannot_be_read_is_refused(tmp_path, region, message):
         exported(tmp_path, {"data": {"stem": STEM}, "annotations": [{"result": [region | SHAPE]}]})
 
 
-@pytest.mark.parametrize("name", ["task-1-annotation-2-by-1-tag-crack-0.png", "annotations.xml"])
-def test_forms_that_do_not_say_their_image_are_refused_by_name(tmp_path, name):
-    Image.fromarray(BOX).save(tmp_path / f"{STEM}.png")
-    (tmp_path / name).write_bytes(b"")
-    with pytest.raises(SegRefineryError, match=name):
+def test_names_of_label_studios_png_export_need_its_json(tmp_path):
+    name = "task-1-annotation-2-by-1-tag-crack-0.png"
+    Image.fromarray(BOX).save(tmp_path / name)
+    with pytest.raises(SegRefineryError, match=f"{name}: .*export as JSON too"):
+        read_masks(tmp_path, {STEM: SIZE}, SPACE)
+    data = {"image": f"/data/upload/3/0a1b2c3d-{STEM}.png"}
+    task = {"id": 1, "data": data, "annotations": [annotation("brushlabels")]}
+    (tmp_path / "project.json").write_text(json.dumps([task]))
+    assert torch.equal(read_masks(tmp_path, {STEM: SIZE}, SPACE)[STEM], TRUTH)
+
+
+XML = (
+    "<annotations><meta><task><labels><label><name>crack</name><color>#ff0000</color></label></labels></task></meta>"
+    '<image id="0" name="audit/{stem}.png" width="20" height="10">{shape}</image></annotations>'
+)
+SHAPES = {
+    "polygon": '<polygon label="crack" z_order="0" points="5,2;15,2;15,6;5,6"/>',
+    "box": '<box label="crack" xtl="5" ytl="2" xbr="15" ybr="6"/>',
+    "mask": '<mask label="crack" left="5" top="2" width="10" height="4" rle="0, 40"/>',
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cvat_for_images_is_painted(tmp_path, shape):
+    pytest.importorskip("pycocotools")
+    (tmp_path / "annotations.xml").write_text(XML.format(stem=STEM, shape=SHAPES[shape]))
+    for place in (tmp_path, tmp_path / "annotations.xml"):
+        assert torch.equal(read_masks(place, {STEM: SIZE}, SPACE)[STEM], TRUTH)
+    (tmp_path / "annotations.xml").write_text(XML.format(stem=STEM, shape=SHAPES[shape].replace("crack", "dirt")))
+    with pytest.raises(SegRefineryError, match="unknown label 'dirt'"):
+        read_masks(tmp_path, {STEM: SIZE}, SPACE)
+    (tmp_path / "annotations.xml").write_text(XML.format(stem="other", shape=SHAPES[shape]))
+    with pytest.raises(SegRefineryError, match=f"no mask for 1 of 1 audited images: {STEM}"):
+        read_masks(tmp_path, {STEM: SIZE}, SPACE)
+
+
+def test_coco_as_cvat_exports_it_is_painted(tmp_path):
+    pytest.importorskip("pycocotools")
+    content = {
+        "images": [{"id": 1, "file_name": f"{STEM}.png", "width": 20, "height": 10}],
+        "categories": [{"id": 1, "name": "crack"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[5, 2, 15, 2, 15, 6, 5, 6]]}],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_default.json").write_text(json.dumps(content))
+    assert torch.equal(read_masks(tmp_path, {STEM: SIZE}, SPACE)[STEM], TRUTH)
+    content["images"][0]["width"] = 40
+    (tmp_path / "annotations/instances_default.json").write_text(json.dumps(content))
+    with pytest.raises(SegRefineryError, match="was annotated at 40 x 10"):
         read_masks(tmp_path, {STEM: SIZE}, SPACE)
 
 

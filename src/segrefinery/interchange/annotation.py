@@ -16,6 +16,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.annotations.brush import encode_brush
 from segrefinery.data.annotations.label_studio import read_label_studio
 from segrefinery.data.decoding import decoded, read_ids
+from segrefinery.interchange.regions import read_regions, region_files
 from segrefinery.labels import IGNORE, LabelSpace, key
 
 Color = tuple[int, int, int]
@@ -87,9 +88,9 @@ def read_masks(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelS
     """The masks that came back: file stem -> H x W int64, 255 where nothing was labelled.
 
     Args:
-        folder: what CVAT exported as "Segmentation mask 1.1", unpacked; or a folder of ``STEM.png`` with class ids or
-            with the colours we wrote (two classes may be 0 and 255); or a Label Studio JSON or JSON-MIN export, or the
-            folder that holds it.
+        folder: what CVAT exported as "Segmentation mask 1.1", "CVAT for images 1.1" or COCO, unpacked; or a folder of
+            ``STEM.png`` with class ids or with the colours we wrote (two classes may be 0 and 255); or a Label Studio
+            JSON or JSON-MIN export, or the folder that holds it.
         sizes: the stems that are wanted, and each image's height and width.
 
     Raises:
@@ -99,18 +100,21 @@ def read_masks(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelS
         raise SegRefineryError(f"{folder}: unpack the archive and name the folder with --masks")
     if not folder.exists():
         raise SegRefineryError(f"{folder}: no such folder of masks")
-    if folder.is_dir() and (
-        strange := sorted(folder.glob("task-*-annotation-*.png")) + sorted(folder.glob("annotations*.xml"))
-    ):
-        raise SegRefineryError(
-            f"{strange[0]}: does not say which image it masks, or how; export as JSON from Label Studio, as "
-            "Segmentation mask 1.1 from CVAT"
-        )
-    exports = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
     found = _from_pictures(folder, sizes, space) if folder.is_dir() else {}
     if not found:
+        described = region_files(folder)
+        for kind, file in described:
+            found |= read_regions(kind, file, sizes, space)
+        others = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
+        exports = [export for export in others if export not in [file for _, file in described]]
         for export in exports:
             found |= read_label_studio(export, sizes, space)
+        strange = sorted(folder.glob("task-*-annotation-*.png")) if folder.is_dir() else []
+        if strange and not exports:
+            raise SegRefineryError(
+                f"{strange[0]}: the name says a task of Label Studio and not its image; export as JSON too, into the "
+                "same folder"
+            )
     missing = [stem for stem in sizes if stem not in found]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
