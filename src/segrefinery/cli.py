@@ -21,6 +21,7 @@ from segrefinery.core.stopping import Stopped, stoppable
 from segrefinery.core.words import printable
 from segrefinery.options import (
     Device,
+    Engine,
     EvalHelp,
     LabelsHelp,
     Overrides,
@@ -29,11 +30,11 @@ from segrefinery.options import (
     StartHelp,
     TargetHelp,
     Window,
+    Workers,
 )
 
 if TYPE_CHECKING:
     from segrefinery.engine.events import RunEvents
-    from segrefinery.verbs.corpus import Written
 
 app = typer.Typer(
     help="Adapt a semantic-segmentation model to images nobody has labelled.",
@@ -45,6 +46,7 @@ app = typer.Typer(
 MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process speaks; torchrun starts several."""
 TRAINING = ("adapt", "demo")
+SHARED = (*TRAINING, "predict", "pseudo-label")
 """The commands that several processes share; the first process does the others alone."""
 console = Console(highlight=False, quiet=not MAIN)
 
@@ -66,7 +68,7 @@ def options(
     ] = False,
 ) -> None:
     """Adapt a semantic-segmentation model to images nobody has labelled."""
-    if not MAIN and context.invoked_subcommand not in TRAINING:
+    if not MAIN and context.invoked_subcommand not in SHARED:
         raise typer.Exit
     from segrefinery.engine.environment import keep_freed_memory
 
@@ -154,7 +156,9 @@ def predict(
     size: Annotated[
         str, typer.Option(help="Read images as they were 'trained', 'native', or with so many pixels a shorter side.")
     ] = "trained",
-    format: Annotated[str, typer.Option(help="png, coco or yolo.")] = "png",
+    format: Annotated[str, typer.Option(help="png, coco, yolo or parquet.")] = "png",
+    engine: Engine = "local",
+    workers: Workers = 2,
     window: Window = None,
     device: Device = None,
 ) -> None:
@@ -166,8 +170,12 @@ def predict(
     refuse_inside(output, images)
     model = load_as_asked(run, window, device)
     with counting_progress(console, "predict") as progress, terminal.writing(output):
-        result = write_predictions(model, images, output, factor=factor, size=size, format=format, progress=progress)
-    say_written(result, "images", output)
+        result = write_predictions(
+            model, images, output, factor=factor, size=size, format=format, engine=engine, workers=workers,
+            progress=progress,
+        )  # fmt: skip
+    say(result.line("images", output))
+    result.refuse_missing()
 
 
 @app.command()
@@ -218,11 +226,13 @@ def pseudo_label(
     target: Annotated[str, typer.Argument(help=TargetHelp)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels.")],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Ignore pixels below this confidence.")] = 0.0,
-    format: Annotated[str, typer.Option(help="png, coco (run lengths) or yolo (outlines).")] = "png",
+    format: Annotated[str, typer.Option(help="png, coco (run lengths), yolo (outlines) or parquet.")] = "png",
     ids: Annotated[
         str | None, typer.Option(help="source: the ids and palette of the model's source; or of NAME:PATH.")
     ] = None,
     names: Annotated[str, typer.Option(help="numbered, or images: PNGs called as the images are.")] = "numbered",
+    engine: Engine = "local",
+    workers: Workers = 2,
     window: Window = None,
     device: Device = None,
 ) -> None:
@@ -234,9 +244,11 @@ def pseudo_label(
     chosen = origin_of(run).source or ids if ids == "source" else ids
     with counting_progress(console, "label") as progress, terminal.writing(output):
         result = write_labels(
-            model, target, output, threshold, format=format, ids=chosen, names=names, progress=progress
+            model, target, output, threshold, format=format, ids=chosen, names=names, engine=engine, workers=workers,
+            progress=progress,
         )  # fmt: skip
-    say_written(result, "labels", output)
+    say(result.line("labels", output))
+    result.refuse_missing()
 
 
 @app.command()
@@ -365,13 +377,6 @@ def told_on_terminal() -> Iterator[RunEvents]:
 
     with training_progress(console) as progress:
         yield Terminal()
-
-
-def say_written(result: Written, what: str, output: Path) -> None:
-    """How many results there are now; an error if images were left out."""
-    before = f", {result.kept} of them before" if result.kept else ""
-    say(f"{result.written} {what} written to {output}{before}" + (f"; {result.reading}" if result.reading else ""))
-    result.refuse_missing()
 
 
 def say(line: str) -> None:

@@ -20,4 +20,6 @@ Window = Annotated[
     str | None, typer.Option(metavar="HxW", help="Look through overlapping windows of the resized image: less memory.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU if there is one.")]
+Engine = Annotated[str, typer.Option(help="local (under torchrun, each process its share), or ray.")]
+Workers = Annotated[int, typer.Option(min=1, help="Of --engine ray.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="a.b.c=value, any setting of the recipe.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,10 @@ def as_image(image: Any, bands: int = 3) -> Tensor:
 
 def default_device() -> torch.device:
     """A CUDA GPU where there is one, else the processor. Not Apple's GPU, which has no float64."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", own % torch.cuda.device_count()) if own else torch.device("cuda")
 
 
 def load(path: str | Path, device: torch.device | str | None = None, *, network: Segmenter | None = None) -> Model:

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, write_json
-from segrefinery.data.datasets import ImageDataset, files_of
+from segrefinery.data.datasets import ImageDataset, files_of, picture_of
 from segrefinery.engine.model import Model
+from segrefinery.engine.processes import rank
+from segrefinery.engine.shares import ENGINES, Fault, in_shares, on_ray, team, told_by_first, world_size
 from segrefinery.interchange.labels import Item, LabelWriter
-from segrefinery.verbs.zoom import warn_of_reading
+from segrefinery.verbs.zoom import reading_of, warn_of_reading
 
 RECORD = "made.json"
 """In a folder of results: by which model and with which settings they are made."""
@@ -43,6 +47,11 @@ class Written:
         more = len(self.unreadable) - most
         return " ".join(map(str, self.unreadable[:most])) + (f" And {more} more." if more > 0 else "")
 
+    def line(self, what: str, output: Path) -> str:
+        """How many results there are now."""
+        before = f", {self.kept} of them before" if self.kept else ""
+        return f"{self.written} {what} written to {output}{before}" + (f"; {self.reading}" if self.reading else "")
+
     def refuse_missing(self) -> None:
         """Raise an error that names the images that were left out, if there are any."""
         if self.unreadable:
@@ -53,17 +62,35 @@ class Written:
 
 @dataclass
 class Job:
-    """Images, a model that reads them, and what is written of each."""
+    """Images, a model that reads them, and what is written of each; ``factor`` is the size of pictures over theirs."""
 
     model: Model
     dataset: ImageDataset
     writer: LabelWriter
+    factor: float = 1.0
 
     def item(self, index: int) -> Item:
         files = files_of(self.dataset, index)
         return Item(index, self.dataset.name(index), files[0] if files else None)
 
-    def do(self, index: int) -> SegRefineryError | None:
+    @property
+    def folder(self) -> Path:
+        return self.writer.folder
+
+    @property
+    def chunk(self) -> int:
+        return self.writer.chunk
+
+    def do(self, places: Sequence[int]) -> dict[int, Fault]:
+        """Write these images' results -> what is wrong with those that cannot be read."""
+        faults: dict[int, Fault] = {}
+        for index in places:
+            if (fault := self.do_one(index)) is not None:
+                faults[index] = fault
+        self.writer.close()
+        return faults
+
+    def do_one(self, index: int) -> SegRefineryError | None:
         """Write one image's results -> what is wrong with the image, if it cannot be read."""
         try:
             image = self.dataset.image(index)
@@ -72,46 +99,86 @@ class Job:
         self.writer.write(self.item(index), image, self.model.predict(image))
         return None
 
+    def finished(self, index: int) -> bool:
+        """Whether an image's results are there, and no older than the image."""
+        return self.writer.finished(self.item(index))
 
-def write_all(job: Job, settings: Mapping[str, Any], progress: Progress) -> Written:
-    """Do a job. What an earlier one with the same settings finished is kept, unless its image is newer.
+    def finished_since(self, place: int, moment: int) -> bool:
+        """Whether they are there and younger than a moment, in nanoseconds."""
+        try:
+            return self.finished(place) and self.last_file(place).stat().st_mtime_ns >= moment
+        except (OSError, SegRefineryError):
+            return False
+
+    def last_file(self, place: int) -> Path:
+        """The file of an image's results that is written last."""
+        return self.writer.files(self.item(place))[-1]
+
+    def finish(self, places: Sequence[int]) -> None:
+        """Write what describes the results together."""
+        self.writer.finish([self.item(index) for index in places])
+
+    def to(self, device: torch.device) -> None:
+        self.model.network.to(device)
+
+
+def write_all(
+    job: Job, settings: Mapping[str, Any], progress: Progress, engine: str = "local", workers: int = 2
+) -> Written:
+    """Do a job, under torchrun each process its share. What an earlier one with the same settings finished is kept,
+    unless its image is newer.
 
     Args:
         settings: what the results depend on beside the model and the images.
+        engine: ``local``, or ``ray`` with so many ``workers``.
 
     Raises:
         SegRefineryError: the folder holds results of other settings or cannot be written, or no image can be read.
     """
-    for remark in job.writer.remarks():
-        warnings.warn(remark, stacklevel=2)
-    known = recorded(job, settings)
+    if engine not in ENGINES:
+        raise SegRefineryError(f"--engine {engine}: write {' or '.join(ENGINES)}")
+    if engine == "ray" and world_size() > 1:
+        raise SegRefineryError("--engine ray shares the work itself; start it without torchrun")
     every = range(len(job.dataset))
-    todo = [index for index in every if not (known and job.writer.finished(job.item(index)))]
-    result = Written(0, len(every), len(every) - len(todo))
-    faults = _one_by_one(job, todo, lambda done: progress(result.kept + done, result.images))
-    result.unreadable = list(faults.values())
+    with team():
+        todo: list[int] = told_by_first(lambda: _to_do(job, settings))
+        result = Written(0, len(every), len(every) - len(todo))
+        tell = lambda done: progress(result.kept + done, result.images)  # noqa: E731
+        if rank() == 0 and todo:
+            result.reading = _looked_at(job, todo[0])
+        faults = on_ray(job, todo, workers, tell) if engine == "ray" else in_shares(job, todo, tell)
+    if rank():
+        return result
+    result.unreadable = [_raised(faults[index]) for index in sorted(faults)]
     result.written = result.images - len(faults)
     if not result.written:
         raise SegRefineryError(
             f"{job.dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
         )
-    job.writer.finish([job.item(index) for index in every if index not in faults])
+    job.finish([index for index in every if index not in faults])
     return result
 
 
-def _one_by_one(job: Job, places: Sequence[int], progress: Callable[[int], None]) -> dict[int, SegRefineryError]:
-    """Do these images -> what is wrong with those that cannot be read."""
-    faults: dict[int, SegRefineryError] = {}
-    said = False
-    for done, index in enumerate(places, 1):
-        if (fault := job.do(index)) is not None:
-            faults[index] = fault
-        elif not said:
-            warn_of_reading(job.model, job.dataset, job.dataset.image(index))
-            said = True
-        progress(done)
-    job.writer.close()
-    return faults
+def _to_do(job: Job, settings: Mapping[str, Any]) -> list[int]:
+    """The images that are not finished."""
+    for remark in job.writer.remarks():
+        warnings.warn(remark, stacklevel=2)
+    known = recorded(job, settings)
+    return [index for index in range(len(job.dataset)) if not (known and job.finished(index))]
+
+
+def _looked_at(job: Job, index: int) -> str:
+    """Warn of what is odd in how images are read, by one of them -> at which size that is."""
+    try:
+        size = picture_of(job.dataset, index).size
+    except SegRefineryError:
+        return ""  # it is told of with the others that cannot be read
+    warn_of_reading(job.model, job.dataset, size)
+    return reading_of(job.model, size)
+
+
+def _raised(fault: Fault) -> SegRefineryError:
+    return fault if isinstance(fault, SegRefineryError) else SegRefineryError(fault)
 
 
 def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
@@ -120,7 +187,7 @@ def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
     Raises:
         SegRefineryError: they are of others.
     """
-    file = job.writer.folder / RECORD
+    file = job.folder / RECORD
     images = Path(job.dataset.reference)
     now = {
         "images": str(images.resolve()) if images.exists() else job.dataset.reference,
@@ -134,7 +201,7 @@ def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
     changed = [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
     if changed:
         raise SegRefineryError(
-            f"{job.writer.folder}: holds results of other settings ({', '.join(changed)} changed); name another folder "
+            f"{job.folder}: holds results of other settings ({', '.join(changed)} changed); name another folder "
             "with -o, or remove this one"
         )
     return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import Tensor
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.overlap import overlapped
 from segrefinery.core.settings import choose
-from segrefinery.data.datasets import ImageDataset, open_dataset
+from segrefinery.data.datasets import ImageDataset, open_dataset, picture_of
 from segrefinery.data.decoding import DataError, read_image
 from segrefinery.data.films import FilmDataset, write_film
 from segrefinery.data.label_files import file_stem, write_manifest
 from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model, load
+from segrefinery.engine.shares import world_size
 from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.pictures import Predictions, Seen, times
 from segrefinery.verbs.corpus import Job, Written, refuse_inside, write_all
@@ -65,6 +67,8 @@ def write_predictions(
     factor: float = 1.0,
     size: str | int = "trained",
     format: str = "png",
+    engine: str = "local",
+    workers: int = 2,
     progress: Callable[[float, int], None] = lambda done, total: None,
 ) -> Written:
     """Write what ``predict`` finds.
@@ -72,8 +76,9 @@ def write_predictions(
     Args:
         factor, size: as of ``predict``.
         format: ``png``, of each image class ids, a colour overlay and the confidence, and ``files.csv``, where large
-            pictures are written strip by strip and continued where an earlier run was stopped; or ``coco`` or ``yolo``
-            (see ``pseudo_label``). Of a film also a film, with the overlay beside the frames.
+            pictures are written strip by strip and continued where an earlier run was stopped; or ``coco``,
+            ``yolo`` or ``parquet`` (see ``pseudo_label``). Of a film also a film, with the overlay beside the frames.
+        engine, workers: as of ``pseudo_label``.
 
     Raises:
         SegRefineryError: the folder cannot be written, or none of the images can be read.
@@ -83,15 +88,60 @@ def write_predictions(
     dataset = open_dataset(str(images))
     model.refuse_other_bands(dataset)
     choose(LABEL_FORMATS, format, "format")
-    if format == "png":
+    if format == "png" and engine == "local" and world_size() == 1:
         return write_pictures(model, dataset, Path(output), factor, progress)
-    if factor != 1:
+    if factor != 1 and format != "png":
         raise SegRefineryError(f"--format {format} labels images at their own size; leave --factor away")
-    job = Job(model, dataset, LABEL_FORMATS[format](Path(output), model.space))
-    return write_all(job, {"format": format}, progress)
+    kind = PictureJob if format == "png" else Job
+    job = kind(model, dataset, LABEL_FORMATS[format](Path(output), model.space), factor)
+    return write_all(job, {"format": format, "factor": factor}, progress, engine, workers)
 
 
-def _beside(dataset: FilmDataset, output: Path, places: list[int]) -> Iterator[np.ndarray]:
+@dataclass
+class PictureJob(Job):
+    """Predictions as pictures, for processes that share the images."""
+
+    def do_one(self, index: int) -> SegRefineryError | None:
+        work = Predictions(self.model, self.dataset, self.folder, self.factor)
+        seen = work.read(index)
+        if isinstance(seen, SegRefineryError):
+            return seen
+        try:
+            work.compute(index, seen, lambda share: None)()
+        except DataError as error:
+            return error
+        return None
+
+    def finished(self, index: int) -> bool:
+        try:
+            image = self.item(index).file
+            newest = 0 if image is None else image.stat().st_mtime_ns
+            return min(file.stat().st_mtime_ns for file in self._files(index)) >= newest
+        except (OSError, SegRefineryError):
+            return False
+
+    def last_file(self, place: int) -> Path:
+        return max(self._files(place), key=lambda file: file.stat().st_mtime_ns)
+
+    def finish(self, places: Sequence[int]) -> None:
+        rows = [(place, self.dataset.name(place), self._files(place)[0]) for place in places]
+        write_manifest(self.folder, rows)
+        finish_film(self.dataset, self.folder, places)
+
+    def _files(self, index: int) -> tuple[Path, Path]:
+        """The class ids and the overlay."""
+        work = Predictions(self.model, self.dataset, self.folder, self.factor)
+        label = work.label_file(index, picture_of(self.dataset, index))
+        return label, label.with_name(f"{label.stem}.overlay.png")
+
+
+def finish_film(dataset: ImageDataset, output: Path, places: Sequence[int]) -> None:
+    """The predictions of a film as a film."""
+    if isinstance(dataset, FilmDataset):
+        write_film(output / f"{dataset.path.stem}.mp4", _beside(dataset, output, places), dataset.rate)
+
+
+def _beside(dataset: FilmDataset, output: Path, places: Sequence[int]) -> Iterator[np.ndarray]:
     """Each frame and its overlay side by side, H x 2 W x 3."""
     for place in places:
         overlay = read_image(output / f"{file_stem(place, dataset.name(place))}.overlay.png")
@@ -135,7 +185,6 @@ def write_pictures(
             f"{dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
         )
     write_manifest(output, [(place, dataset.name(place), file) for place, file in kept.items()])
-    if isinstance(dataset, FilmDataset):
-        write_film(output / f"{dataset.path.stem}.mp4", _beside(dataset, output, list(kept)), dataset.rate)
+    finish_film(dataset, output, list(kept))
     result.written = len(kept)
     return result

@@ -24,6 +24,8 @@ def pseudo_label(
     format: str = "png",
     ids: str | None = None,
     names: Literal["numbered", "images"] = "numbered",
+    engine: str = "local",
+    workers: int = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Label images for other tools to train on -> how many are labelled.
@@ -34,15 +36,19 @@ def pseudo_label(
     Args:
         threshold: pixels whose confidence is below it are ignored and weigh 0.
         format: ``png``, for each image ``STEM.png`` (class ids with their colours, 255 ignored) and ``STEM.weight.png``
-            (confidence as 0..255), and once ``classes.json``; or ``coco`` or ``yolo``.
+            (confidence as 0..255), and once ``classes.json``; or ``coco``, ``yolo`` or ``parquet``.
         ids: ``source`` writes the ids and the palette of the model's source; any labelled data set's name those of its.
+        engine: ``ray`` shares the images among so many ``workers`` of Ray; torchrun's processes share them anyway.
         names: ``images`` calls PNGs as the images are called, in ``labels/`` and ``weights/``.
 
     Raises:
         SegRefineryError: the folder cannot be written or holds labels of other settings, or an image cannot be read;
             the others are labelled then.
     """
-    result = write_labels(run, target, output, threshold, format=format, ids=ids, names=names, progress=progress)
+    result = write_labels(
+        run, target, output, threshold, format=format, ids=ids, names=names, engine=engine, workers=workers,
+        progress=progress,
+    )  # fmt: skip
     result.refuse_missing()
     return result.written
 
@@ -56,6 +62,8 @@ def write_labels(
     format: str = "png",
     ids: str | None = None,
     names: str = "numbered",
+    engine: str = "local",
+    workers: int = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
     """As ``pseudo_label``; says which images were left out and which were finished before."""
@@ -71,7 +79,7 @@ def write_labels(
     writer = kind(Path(output), model.space, numbering, threshold, **more)
     coded = None if numbering is None else str(numbering.codes)
     settings = {"threshold": threshold, "format": format, "ids": coded, "names": names}
-    return write_all(Job(model, dataset, writer), settings, progress)
+    return write_all(Job(model, dataset, writer), settings, progress, engine, workers)
 
 
 def source_numbering(run: str | Path | Model, model: Model, ids: str) -> Numbering:
