@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.datasets import open_dataset
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SHIPPED = sorted((BENCHMARKS / "studies").glob("*.yaml"))
@@ -358,3 +359,66 @@ def test_the_shipped_results_are_read(study: ModuleType, path: Path):
     lines = study.read_lines(path)
     assert len(lines) == len(path.read_text().splitlines())
     assert all(0 < line["miou"] < 1 for line in lines.values() if "error" not in line)
+
+
+# -- rows that build on others -----------------------------------------------------------------------------------------
+
+
+OWN = {
+    **GOOD,
+    "tasks": {"night": {**GOOD["tasks"]["night"], "oracle": "scenes:night,count=4,size=32x64@train"}},
+    "rows": {
+        "self_training": None,
+        "free": {"recipe": "source_free", "from": "self_training", "without": ["source"]},
+        "labelled": {"recipe": "source_free", "from": "self_training", "labels": {"count": 2, "by": "random"}},
+        "audited": {"recipe": "source_free", "from": "self_training", "labels": {"count": 1, "by": "free"}},
+    },
+}
+
+
+def test_a_row_starts_from_anothers_run_of_the_same_seed(study, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the command as it is
+    monkeypatch.setattr(study, "CELLS", tmp_path / "cells")
+    _, cells = study.read_study(written(tmp_path, OWN))
+    of = {(cell.row, cell.seed): cell for cell in cells}
+    free = of["free", 1].command()
+    assert f"--from={of['self_training', 1].folder}" in free
+    assert not [word for word in free if word.startswith("--source")]
+    (labels,) = [word for word in of["labelled", 0].command() if word.startswith("--labels=folder:")]
+    dataset = open_dataset(labels.removeprefix("--labels="))
+    assert len(dataset) == 2
+    oracle = open_dataset("scenes:night,count=4,size=32x64@train")
+    assert dataset.space.classes == oracle.space.classes
+    pairs = [(dataset.image(index), dataset.label(index)) for index in range(2)]
+    known = [(oracle.image(index), oracle.label(index)) for index in range(4)]
+    assert all(any(a.equal(c) and b.equal(d) for c, d in known) for a, b in pairs)
+    assert len({cell.key for cell in cells}) == 4
+    assert [cell.row for cell in of["audited", 0].bases] == ["self_training", "free"]
+
+
+def test_who_needs_another_waits_for_it_and_falls_with_it(study, tmp_path):
+    _, cells = study.read_study(written(tmp_path, {**OWN, "seeds": [0]}))
+    waiting = study.deque(cells)
+    first = study.next_ready(waiting, [])
+    assert first.row == "self_training"
+    assert study.next_ready(waiting, [first]) is None
+    assert [study.next_ready(waiting, []).row for _ in range(3)] == ["free", "labelled", "audited"]
+    found = study.attempt(cells[1], {})
+    assert "row 'self_training', which it needs, is not finished" in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ({"from": "later"}, "from: 'later' is no row above this one"),
+        ({"without": ["source"]}, "without: .* name its row with from"),
+        ({"from": "self_training", "without": ["target"]}, r"without: write \[source\]"),
+        ({"labels": {"count": 0, "by": "random"}}, "labels: count: .* 1 or more"),
+        ({"labels": {"count": 3, "by": "nobody"}}, "labels: by: write random, or the row whose run is audited"),
+        ({"labels": {"count": 3}}, "labels: by: missing"),
+    ],
+)
+def test_a_row_that_cannot_build_on_another_is_one_line(study, tmp_path, row, match):
+    rows = {"self_training": None, "mine": {"recipe": "source_free", **row}, "later": {"recipe": "source_free"}}
+    with pytest.raises(SegRefineryError, match=match):
+        study.read_study(written(tmp_path, {**OWN, "rows": rows}))

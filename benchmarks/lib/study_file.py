@@ -14,7 +14,9 @@ from segrefinery.core.settings import choose
 from segrefinery.recipe import load_recipe
 
 STUDY = ("scale", "seeds", "baseline", "set", "tasks", "rows")
-ROW = ("recipe", "tasks", "seeds", "set")
+ROW = ("recipe", "tasks", "seeds", "set", "from", "without", "labels")
+LABELS = ("count", "by")
+RANDOM = "random"
 DATA = ("source", "target", "evaluation")
 TASK = (*DATA, "oracle", "seeds")
 
@@ -74,6 +76,16 @@ def check_task(task: Any) -> None:
 def check_row(name: str, row: Any, study: Mapping[str, Any]) -> None:
     check_keys(row, ROW)
     check_text(row, "recipe")
+    check_text(row, "from")
+    if "from" in row:
+        check_above(study, name, "from", row["from"])
+    if row.get("without", ["source"]) != ["source"]:
+        raise SegRefineryError(f"without: write [source], or leave the key out (got {row['without']!r})")
+    if "without" in row and "from" not in row:
+        raise SegRefineryError("without: who does without a source starts from a model; name its row with from")
+    if "labels" in row:
+        with at("labels"):
+            check_labels(name, row["labels"], study)
     check_seeds(row)
     check_texts(row, "set", "overrides, for instance [stages.adapt.steps=200]")
     check_texts(row, "tasks", "tasks of the study")
@@ -92,6 +104,24 @@ def check_row(name: str, row: Any, study: Mapping[str, Any]) -> None:
             load_recipe(recipe, scale)
         with at("set"):
             raise
+
+
+def check_above(study: Mapping[str, Any], name: str, field: str, other: str) -> None:
+    """A row that another builds on stands above it, so that it is run first."""
+    above = dict.fromkeys(list(study["rows"])[: list(study["rows"]).index(name)])
+    if other not in above:
+        raise SegRefineryError(f"{field}: {other!r} is no row above this one ({', '.join(above) or 'there is none'})")
+
+
+def check_labels(name: str, labels: Any, study: Mapping[str, Any]) -> None:
+    check_keys(labels, LABELS, needed=LABELS)
+    if type(labels["count"]) is not int or labels["count"] < 1:
+        raise SegRefineryError(f"count: write how many images are labelled, 1 or more (got {labels['count']!r})")
+    check_text(labels, "by")
+    if labels["by"] != RANDOM:
+        check_above(study, name, f"by: write {RANDOM}, or the row whose run is audited", labels["by"])
+    if lacking := [task for task, sets in study["tasks"].items() if "oracle" not in sets]:
+        raise SegRefineryError(f"task {lacking[0]!r} has no oracle, which the labels are taken from")
 
 
 def check_keys(given: Any, valid: tuple[str, ...], needed: tuple[str, ...] = ()) -> None:

@@ -5,9 +5,13 @@
     python benchmarks/studies/study.py table benchmarks/studies/baseline.yaml --against oracle     # printed, not kept
 
 A study file names the scale, the tasks (data sets), the seeds, the rows (a recipe and what is set on it) and the row
-the others are compared with. A finished cell is never run again; a crashed one says why while the rest go on; stages
-that two cells have in common are trained once. Results lie in ``benchmarks/results/STUDY.jsonl`` (a line a cell) and
-``benchmarks/results/STUDY.md`` (the table). Exit code 1: a cell failed; 2: the study file has a mistake, nothing ran.
+the others are compared with. A row may start ``from: ROW``, from what that row trained for the same task and seed, do
+``without: [source]``, and be taught by ``labels: {count: 20, by: ROW}``: images of the task's ``oracle`` that an audit
+of that row's run picks, or ``by: random``. Those rows stand above it.
+
+A finished cell is never run again; a crashed one says why while the rest go on; stages that two cells have in common
+are trained once. Results lie in ``benchmarks/results/STUDY.jsonl`` (a line a cell) and ``benchmarks/results/STUDY.md``
+(the table). Exit code 1: a cell failed; 2: the study file has a mistake, nothing ran.
 """
 
 from __future__ import annotations
@@ -32,8 +36,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.intervals import iou_of, paired_interval, per_image
+from lib.picked import Labels
 from lib.results import CELLS, RESULTS, Place, keep_line, read_lines
-from lib.study_file import read_checked
+from lib.study_file import RANDOM, read_checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import load_recipe
 
@@ -50,14 +55,25 @@ class Cell:
     scale: str
     sets: dict[str, str]
     overrides: list[str] = field(default_factory=list)
+    start: Cell | None = None
+    labels: Labels | None = None
 
     @cached_property
     def key(self) -> str:
         """Changes with whatever determines the cell but its seed, the recipe's contents among it, so that a cell whose
         settings are no longer those of today is run anew. What a recipe does not set (null) does not count."""
         recipe = load_recipe(self.recipe, self.scale, self.overrides)
-        recipe = recipe.model_dump(mode="json", exclude={"about"}, exclude_none=True)
-        return hashlib.blake2b(json.dumps([recipe, self.sets], sort_keys=True).encode(), digest_size=6).hexdigest()
+        told: list[Any] = [recipe.model_dump(mode="json", exclude={"about"}, exclude_none=True), self.sets]
+        if self.start is not None:
+            told.append(["from", self.start.key])
+        if self.labels is not None:
+            told.append(["labels", self.labels.key])
+        return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+    @property
+    def bases(self) -> list[Cell]:
+        """The cells whose runs it needs."""
+        return [cell for cell in (self.start, self.labels and self.labels.by) if cell is not None]
 
     @property
     def folder(self) -> Path:
@@ -86,6 +102,10 @@ class Cell:
     def command(self) -> list[str]:
         options = [f"--{name}={value}" for name, value in self.sets.items()]
         options += [f"--set={override}" for override in self.overrides]
+        if self.start is not None:
+            options.append(f"--from={self.start.folder}")
+        if self.labels is not None:
+            options.append(f"--labels={self.labels.written(CELLS, self.seed)}")
         return [
             sys.executable, "-m", "segrefinery", "adapt", f"--recipe={self.recipe}", f"--scale={self.scale}",
             f"--seed={self.seed}", f"--output={self.folder}", f"--reuse={CELLS / 'stages'}", "--resume", *options,
@@ -96,7 +116,8 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
     """The study file and its cells: all rows with the first seed, then with the next, so that a first picture of the
     whole comes early; a row before those that share its stages. A mistake in the file is a ``SegRefineryError``."""
     study = read_checked(path)
-    cells = []
+    cells: list[Cell] = []
+    known: dict[Place, Cell] = {}
     for row, options in study["rows"].items():
         options = options or {}
         recipe = options.get("recipe", row)
@@ -108,9 +129,38 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
             for seed in options.get("seeds", sets.get("seeds", study["seeds"])):
                 named.pop("seeds", None)
                 overrides = [*study.get("set", []), *options.get("set", [])]
-                cells.append(Cell(path.stem, task, row, seed, recipe, study.get("scale", "small"), named, overrides))
+                used = {key: value for key, value in named.items() if key not in options.get("without", ())}
+                cell = Cell(path.stem, task, row, seed, recipe, study.get("scale", "small"), used, overrides)
+                if "from" in options:
+                    cell.start = base_of(known, cell, options["from"])
+                if "labels" in options:
+                    count, by = options["labels"]["count"], options["labels"]["by"]
+                    audited = None if by == RANDOM else base_of(known, cell, by)
+                    cell.labels = Labels(task, sets["oracle"], sets["target"], count, audited)
+                known[cell.place] = cell
+                cells.append(cell)
     seeds = study["seeds"]
     return study, sorted(cells, key=lambda cell: seeds.index(cell.seed) if cell.seed in seeds else len(seeds))
+
+
+def base_of(known: dict[Place, Cell], cell: Cell, row: str) -> Cell:
+    """The cell of another row, of the same task and seed."""
+    found = known.get((cell.task, row, cell.seed))
+    if found is None:
+        raise SegRefineryError(
+            f"row {cell.row!r}: row {row!r}, which it needs, has no seed {cell.seed} of task {cell.task!r}"
+        )
+    return found
+
+
+def next_ready(waiting: deque[Cell], running: list[Cell]) -> Cell | None:
+    """The first cell that waits for no other; taken out."""
+    busy = {cell.folder for cell in (*waiting, *running)}
+    for cell in waiting:
+        if not any(base.folder in busy for base in cell.bases):
+            waiting.remove(cell)
+            return cell
+    return None
 
 
 def run(cells: list[Cell], jobs: int, threads: int | None = None) -> int:
@@ -121,17 +171,25 @@ def run(cells: list[Cell], jobs: int, threads: int | None = None) -> int:
     total, threads = len(waiting), threads or max(1, (os.cpu_count() or 1) // jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment["PYTHONUNBUFFERED"] = "1"  # so that a log's last line is what was said last
-    lock = threading.Lock()
+    lock = threading.Condition()
     failed: list[Cell] = []
+    running: list[Cell] = []
 
     def work() -> None:
         while True:
             with lock:
-                if not waiting:
+                cell = next_ready(waiting, running)
+                while waiting and cell is None:
+                    lock.wait()
+                    cell = next_ready(waiting, running)
+                if cell is None:
                     return
-                cell = waiting.popleft()
                 number = total - len(waiting)
+                running.append(cell)
             found = attempt(cell, environment)
+            with lock:
+                running.remove(cell)
+                lock.notify_all()
             if "error" in found:
                 failed.append(cell)
             text = f"FAILED: {found['error']}" if "error" in found else f"{100 * found['miou']:.1f} mIoU"
@@ -169,6 +227,9 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
     kept = cell.folder / "cell.json"
     if kept.exists():  # another study asked for the same cell
         return keep(cell, json.loads(kept.read_text()))
+    for base in cell.bases:
+        if base.done() is None:
+            raise SegRefineryError(f"row {base.row!r}, which it needs, is not finished")
     cell.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with open(cell.folder.parent / f"seed{cell.seed}.log", "w") as log:
