@@ -17,9 +17,9 @@ from segrefinery.models import ModelSettings
 from segrefinery.stages.base import StageSettings
 
 
-@dataclass
-class StageKeys:
-    """Keys of the stages of a run, each made of the settings, the data and the stages before it."""
+@dataclass(kw_only=True)
+class Setup:
+    """What a run trains with, whatever its stages are."""
 
     model: ModelSettings
     data: DataSettings
@@ -27,6 +27,12 @@ class StageKeys:
     training: TrainingSettings
     seed: int
     sets: RunData
+
+
+@dataclass(kw_only=True)
+class StageKeys(Setup):
+    """Keys of the stages of a run, each made of the settings, the data and the stages before it."""
+
     model_brought: str | None = None
     """Fingerprint of the trained model that the run starts from."""
 

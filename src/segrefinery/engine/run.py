@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +14,14 @@ from torch import Tensor, nn
 
 from segrefinery.core.errors import explained_if_out_of_memory
 from segrefinery.core.randomness import seed_of
-from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.checkpoints import Checkpoints, step_of
 from segrefinery.engine.compilation import compile_networks, uncompiled
 from segrefinery.engine.events import RunEvents, StageEnd
-from segrefinery.engine.feed import Feed, RunData
+from segrefinery.engine.feed import Feed
 from segrefinery.engine.finished import FinishedStages
 from segrefinery.engine.fits import refuse_unfit_batches
-from segrefinery.engine.keys import StageKeys, digest
+from segrefinery.engine.keys import Setup, StageKeys, digest
 from segrefinery.engine.loop import LoopSettings, train
-from segrefinery.engine.settings import TrainingSettings
 from segrefinery.engine.start import START, BroughtSettings, Start
 from segrefinery.engine.tracker import Tracker
 from segrefinery.models import ModelSettings
@@ -66,18 +64,12 @@ class Planned:
         return StageEnd(self.name, self.settings, self.model, predictor, self.source_only, tuple(acting))
 
 
-@dataclass
-class Run:
+@dataclass(kw_only=True)
+class Run(Setup):
     """Everything that determines the result, and the folder it goes to."""
 
     folder: Path
     stages: dict[str, StageSettings]
-    model: ModelSettings
-    data: DataSettings
-    target_data: DataSettings
-    training: TrainingSettings
-    seed: int
-    sets: RunData
     fabric: Fabric
     tracker: Tracker
     events: RunEvents
@@ -108,7 +100,8 @@ class Run:
     def planned(self) -> Iterator[Planned]:
         """The stages in order, each built from what the one before has left by the time it is asked for."""
         start = self.start and self.start.fingerprint
-        keys = StageKeys(self.model, self.data, self.target_data, self.training, self.seed, self.sets, start)
+        shared = {part.name: getattr(self, part.name) for part in fields(Setup)}
+        keys = StageKeys(**shared, model_brought=start)
         feed = self.feed()
         model_settings, initial = self.model, self.new_model(self.model)
         for name, settings in self.stages.items():

@@ -97,8 +97,9 @@ def carry_out(folder: Path, recipe: Recipe, model: StartModel | None, reuse: Pat
     tracker = Tracker(folder, active=main, say=told.said)
     listeners = listeners_of(folder, recipe, network, sets, tracker, told) if main else RunEvents()
     run = Run(
-        folder, dict(recipe.stages), network, recipe.data, recipe.target_data, recipe.training, recipe.seed, sets,
-        fabric, tracker, listeners, reuse, ready,
+        folder=folder, stages=dict(recipe.stages), model=network, data=recipe.data, target_data=recipe.target_data,
+        training=recipe.training, seed=recipe.seed, sets=sets, fabric=fabric, tracker=tracker, events=listeners,
+        reuse=reuse, start=ready,
     )  # fmt: skip
     with deterministic(recipe.training.deterministic), together(fabric):
         run.execute()
