@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import time
 import warnings
@@ -137,9 +138,14 @@ def on_ray(work: Work, places: Sequence[int], workers: int, progress: Callable[[
     done = 0
     try:
         data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         blocks = min(len(rows), max(4 * workers, len(rows) // 16))
         dataset = data.from_items(rows, override_num_blocks=max(1, blocks)).map_batches(
-            Worker, batch_size=4, concurrency=workers, num_cpus=1, num_gpus=1 if device.type == "cuda" else 0
+            Worker,
+            batch_size=4,
+            compute=data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
+            num_gpus=1 if device.type == "cuda" else 0,
         )
         for row in dataset.iter_rows():
             done += int(row["done"])
