@@ -13,21 +13,16 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from segrefinery.core.settings import Provenance, Settings
-from segrefinery.data.augment import AffineViewSettings, StrongViewSettings
 from segrefinery.data.folder import FolderSettings, SplitSettings
-from segrefinery.data.transforms import DataSettings
-from segrefinery.data.translation import TranslationSettings
+from segrefinery.data.settings import AffineViewSettings, DataSettings, StrongViewSettings, TranslationSettings
 from segrefinery.engine.settings import TrainingSettings
-from segrefinery.models import RunModelSettings
-from segrefinery.models.build import NETWORKS, network
-from segrefinery.models.teacher import TeacherSettings
+from segrefinery.models.networks import NETWORKS, RunModelSettings, network
+from segrefinery.models.settings import TeacherSettings
 from segrefinery.recipe import Recipe
 from segrefinery.refine import REFINERS
 from segrefinery.stages import STAGES
-from segrefinery.stages.base import LabelledSettings, StageSettings
-from segrefinery.stages.common import LossWeights
-from segrefinery.stages.optimizers import OptimizerSettings
-from segrefinery.stages.target_guided.rounds import TargetGuidedSettings
+from segrefinery.stages.kinds import TargetGuidedSettings
+from segrefinery.stages.settings import LabelledSettings, LossWeights, OptimizerSettings, StageSettings
 
 PAGE = Path(__file__).with_name("settings.md")
 PATTERNS = {

@@ -25,8 +25,7 @@ from segrefinery.data.folder import FolderSettings, read_labelmap
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.labels import LabelSpace
-from segrefinery.models import ModelSettings, build_model
-from segrefinery.models.build import NETWORKS
+from segrefinery.models import NETWORKS, ModelSettings, build_model
 from segrefinery.recipe import Recipe, assign, layers, load_recipe, read_recipe, recipe_names, validate_recipe
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from segrefinery.stages import STAGES

@@ -129,7 +129,7 @@ METHODS = {
 @pytest.mark.parametrize("key", METHODS)
 def test_a_method_is_a_folder_named_as_its_key(key):
     assert (ROOT / "refine" / key / "formulas.py").exists()
-    assert REFINERS[key].__module__ == f"segrefinery.refine.{key}.refiner"
+    assert REFINERS[key].__module__ == f"segrefinery.refine.{key}.settings"
     assert key in (ROOT / "recipes" / f"{METHODS[key]}.yaml").read_text(encoding="utf-8")
 
 
@@ -142,8 +142,8 @@ def test_the_readme_links_a_methods_page(key):
 
 @pytest.mark.parametrize("key", METHODS)
 def test_who_reads_one_method_opens_at_most_eight_files(key):
-    """Its page, formulas, refiner and what else lies in the folder (``__init__`` only re-exports), its recipe, the
-    refiner's contract and the loop."""
+    """Its page, settings, formulas, refiner and what else lies in the folder (``__init__`` only re-exports), its
+    recipe, the refiner's contract and the loop."""
     folder = {path for path in (ROOT / "refine" / key).iterdir() if path.suffix in (".py", ".md")}
     folder -= {ROOT / "refine" / key / "__init__.py"}
     shared = {ROOT / "recipes" / f"{METHODS[key]}.yaml", ROOT / "refine/base.py", ROOT / "stages/self_training.py"}

@@ -24,7 +24,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from segrefinery.engine.environment import keep_freed_memory
+from segrefinery.core.processor import keep_freed_memory
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels
 from segrefinery.refine.confidence import normalized_entropy

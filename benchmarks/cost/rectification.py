@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine
-from segrefinery.engine.environment import keep_freed_memory
+from segrefinery.core.processor import keep_freed_memory
 from segrefinery.models.segmenter import Learner
 from segrefinery.refine.implicit_rectification.function import ImplicitRectification
 

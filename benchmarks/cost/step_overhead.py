@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine, peak_mib, resident_mib
 from lib.passes import Pass, recorded, replay
 from lib.training import Training
-from segrefinery.engine.environment import keep_freed_memory
+from segrefinery.core.processor import keep_freed_memory
 from segrefinery.models.discriminator import Discriminator
 
 NOW = {  # what a recipe waits for at first must count from the first step

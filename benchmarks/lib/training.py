@@ -22,7 +22,8 @@ from segrefinery.engine.loop import LoopSettings, one_step
 from segrefinery.labels import SPACES
 from segrefinery.models import build_model
 from segrefinery.recipe import load_recipe
-from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings
+from segrefinery.stages.base import Passes, Stage, StageContext
+from segrefinery.stages.settings import StageSettings
 
 STAGE = {"adaptsegnet": "align"}
 """The stage of a recipe that adapts, where it is not ``adapt``."""

@@ -46,7 +46,7 @@ from segrefinery.engine.model import Model
 from segrefinery.evaluation.inference import evaluate_network
 from segrefinery.models.teacher import Teacher
 from segrefinery.recipe import Recipe, load_recipe
-from segrefinery.stages.base import StageSettings
+from segrefinery.stages.settings import StageSettings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ pixels below in black); target, the network's labels, the reference and, in blac
 must have labels for that; they are only drawn.
 
 A label has changed where the argmax of the spoiled logits is not that of the clean ones. Beside the paper's ``fourier``
-perturbation the table has our alternatives, whose strength means something else (see ``refine/perturbation.py``).
+perturbation the table has our alternatives, whose strength means something else (see ``perturb``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import yaml
 from torch import Tensor
 
 from segrefinery.core.randomness import generator
-from segrefinery.refine.refinement_network.perturbation import Perturbation, perturb
+from segrefinery.refine.refinement_network.formulas import perturb
+from segrefinery.refine.refinement_network.settings import Perturbation
 
 STRENGTHS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 KINDS: tuple[Perturbation, ...] = ("fourier", "class_dropout", "boundary_jitter")

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from segrefinery import terminal
 from segrefinery.core.errors import SegRefineryError, in_one_line
-from segrefinery.core.processor import share_fairly
+from segrefinery.core.lazy import later
+from segrefinery.core.processor import keep_freed_memory, share_fairly
 from segrefinery.core.progress import counting_progress, training_progress
 from segrefinery.core.stopping import Stopped, stoppable
 from segrefinery.core.words import printable
@@ -49,6 +50,7 @@ TRAINING = ("adapt", "demo")
 SHARED = (*TRAINING, "predict", "pseudo-label")
 """The commands that several processes share; the first process does the others alone."""
 console = Console(highlight=False, quiet=not MAIN)
+refuse_missing = later("segrefinery.verbs.named:refuse_missing")
 
 
 def say_version(wanted: bool) -> None:
@@ -70,8 +72,6 @@ def options(
     """Adapt a semantic-segmentation model to images nobody has labelled."""
     if not MAIN and context.invoked_subcommand not in SHARED:
         raise typer.Exit
-    from segrefinery.engine.environment import keep_freed_memory
-
     keep_freed_memory()
 
 
@@ -136,6 +136,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score a model on labelled images."""
+    refuse_missing([run], on)
     from segrefinery.engine.model import load_as_asked
     from segrefinery.verbs.evaluate import evaluate
 
@@ -163,6 +164,7 @@ def predict(
     device: Device = None,
 ) -> None:
     """Segment images: class ids, colour overlay and confidence for each; large ones strip by strip."""
+    refuse_missing([run], images)
     from segrefinery.engine.model import load_as_asked
     from segrefinery.verbs.corpus import refuse_inside
     from segrefinery.verbs.predict import write_predictions
@@ -193,9 +195,11 @@ def export(
 ) -> None:
     """Write a model as one file, or as its library's folder, and check that it computes there what it computes here."""
     from segrefinery.core.settings import two_sides
-    from segrefinery.verbs.export import export
 
     sides = None if size is None else two_sides("--size", size)
+    refuse_missing([run], check)
+    from segrefinery.verbs.export import export
+
     chosen: Any = {"format": format, "result": output, "reads": reads, "grid": grid}
     for line in export(run, file, **chosen, size=sides, check=check).lines():
         say(line)
@@ -237,6 +241,7 @@ def pseudo_label(
     device: Device = None,
 ) -> None:
     """Write a model's labels of unlabelled images, with their weights, to train other tools on."""
+    refuse_missing([run], target)
     from segrefinery.engine.model import load_as_asked, origin_of
     from segrefinery.verbs.pseudo_label import write_labels
 
@@ -258,6 +263,7 @@ def compare(
     images: Annotated[int, typer.Option("-n", min=2, help="How many of them to look at.")] = 32,
 ) -> None:
     """Rank models without labels, and say of each whether it is better than source-only."""
+    refuse_missing(runs, target)
     from segrefinery.verbs.compare import compare
 
     with counting_progress(console, "look") as progress:
@@ -276,6 +282,7 @@ def audit(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Pick the images whose labels tell most, write starting masks for CVAT and Label Studio, score what comes back."""
+    refuse_missing([run, *(others or ())], target)
     from segrefinery.verbs.audit import audit
 
     with counting_progress(console, "audit" if masks is None else "score") as progress:

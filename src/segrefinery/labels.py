@@ -6,13 +6,14 @@ import colorsys
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
 from segrefinery.core.words import is_control
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = 255
 """The id of a pixel that is neither learned nor counted."""
@@ -211,6 +212,8 @@ def lookup_table(ids: Mapping[int, str | None], space: LabelSpace, merge: Merge 
     Returns:
         int64 tensor of 256 entries, or 65536 where an id needs more than 8 bits; -1 (``UNKNOWN``) for an undeclared id.
     """
+    import torch
+
     bad = [i for i in ids if not 0 <= i < 1 << 16]
     if bad:
         raise SegRefineryError(f"mask ids must be in 0..65535, not {', '.join(map(str, bad))}.")
@@ -224,6 +227,8 @@ def lookup_table(ids: Mapping[int, str | None], space: LabelSpace, merge: Merge 
 
 def apply_table(mask: Tensor, table: Tensor) -> Tensor:
     """``table[mask]`` as int64; ids beyond the table are ``UNKNOWN`` too. The mask may have any integer type."""
+    import torch
+
     index = mask.long()
     fits = mask.dtype == torch.uint8 and len(table) >= 256
     if not fits and index.numel() and int(index.max()) >= len(table):

@@ -16,12 +16,11 @@ from pydantic.functional_validators import BeforeValidator
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import BUDGET, Mistake, Settings, beyond_budget, choose, mistakes_of
 from segrefinery.core.yaml import parse_yaml
-from segrefinery.data.joined import Reference
-from segrefinery.data.transforms import DataSettings
+from segrefinery.data.settings import DataSettings, Reference
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import RunModelSettings
-from segrefinery.stages.base import StageSettings
 from segrefinery.stages.parse import parse_stages
+from segrefinery.stages.settings import StageSettings
 
 FORMAT = 1
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from segrefinery.data.check import CheckReport
     from segrefinery.evaluation.estimate import Scored
     from segrefinery.verbs.audit import Audit
-    from segrefinery.verbs.check import Checkup, Estimate
+    from segrefinery.verbs.check import Checkup
     from segrefinery.verbs.compare import Ranked
+    from segrefinery.verbs.cost import Estimate
 
 
 def say(console: Console, line: str) -> None:

@@ -10,9 +10,10 @@ import torch
 from data.pictures import index_png, picture
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import Chosen, Remapped, UnlabeledView, open_dataset, parts_of
-from segrefinery.data.joined import joined_reference, parts_named
+from segrefinery.data.joined import parts_named
 from segrefinery.data.sampling import Draw, ProportionalSampler, UniformSampler, sampler_of
 from segrefinery.data.scan import fingerprint
+from segrefinery.data.settings import joined_reference
 
 
 def described(root, classes, names=("a", "b"), value=1):

@@ -10,7 +10,8 @@ from PIL import Image
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.decoding import read_image
 from segrefinery.data.reading import Reading
-from segrefinery.data.strips import Resized, TiffRows, WholePicture, open_picture
+from segrefinery.data.resized import Resized
+from segrefinery.data.strips import TiffRows, WholePicture, open_picture
 from segrefinery.data.transforms import resize_image
 
 tifffile = pytest.importorskip("tifffile")

@@ -11,8 +11,8 @@ from segrefinery.data.loader import WithTranslations, training_batches, with_cac
 from segrefinery.data.photometric import denormalize, normalize
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
+from segrefinery.data.translated import TranslatedFolder
 from segrefinery.data.translation import (
-    TranslatedFolder,
     TranslationSettings,
     lab_to_rgb,
     match_color_statistics,

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.losses import crop_to_box, learner_cross_entropy, weighted_cross_entropy
-from segrefinery.models.build import ModelSettings, build_model
+from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.hrda import HRDA, HRDASettings, slide
 from segrefinery.models.segmenter import Learner
 from toys import ToySegmenter

@@ -15,8 +15,9 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.segmenter import Prediction
 from segrefinery.recipe import load_recipe
 from segrefinery.terminal import duration, show_checkup, size
-from segrefinery.verbs import check as checkup
-from segrefinery.verbs.check import Cost, check, step_bytes, step_seconds, timed_pass
+from segrefinery.verbs import cost as costs
+from segrefinery.verbs.check import check
+from segrefinery.verbs.cost import Cost, step_bytes, step_seconds, timed_pass
 
 DAY, NIGHT = "scenes:day,count=3,size=32x64", "scenes:night,count=3,size=32x64"
 
@@ -58,7 +59,7 @@ def test_a_network_that_cannot_run_costs_only_the_estimate(monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory\nand more")
 
-    monkeypatch.setattr(checkup, "measure", fail)
+    monkeypatch.setattr(costs, "measure", fail)
     healthy, text = printed(DAY, NIGHT)
     assert healthy
     assert "not known: a pass of the network failed (out of memory)" in text

@@ -1,7 +1,10 @@
-"""How many cores this process may use, and how its threads wait. Read before torch is imported, which counts once."""
+"""How a process uses its machine: how many cores, how its threads wait, and what becomes of freed memory.
+
+Read before torch is imported, which counts once."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import MutableMapping
 from math import ceil
@@ -64,3 +67,18 @@ def share_fairly(environment: MutableMapping[str, str] = os.environ, proc: Path 
     environment.setdefault("OMP_NUM_THREADS", str(cores))
     if cores > free_cores(proc) and "GOMP_SPINCOUNT" not in environment:
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of freed tensors for the next ones (GNU C library; elsewhere nothing happens).
+
+    By default every large tensor is fresh pages from the system, and clearing them is a fifth of a training step of a
+    small network on a processor, and most of what IR2F's function costs on a large one.
+    """
+    trim_threshold, mmap_max = -1, -4  # names of malloc.h
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    set_option(trim_threshold, -1)  # never give back the heap's end
+    set_option(mmap_max, 0)  # and put tensors of any size on the heap

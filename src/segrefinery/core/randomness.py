@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_of(*key: int | str) -> int:
@@ -15,4 +17,6 @@ def seed_of(*key: int | str) -> int:
 
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator seeded by the key, for instance ``generator(seed, "mix", step, slot)``."""
+    import torch
+
     return torch.Generator().manual_seed(seed_of(*key))

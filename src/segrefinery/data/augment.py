@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
 
-from segrefinery.core.settings import CODE, Settings
+from segrefinery.core.lazy import OnUse
 from segrefinery.data.photometric import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -29,25 +27,10 @@ from segrefinery.data.photometric import (
     on_colors,
     uniform,
 )
+from segrefinery.data.settings import AffineViewSettings, StrongViewSettings
 
 GREY = 127 / 255
-
-
-class StrongViewSettings(Settings):
-    """Colour jitter and blur of the mixed image; the defaults are the constants of DACS and DAFormer."""
-
-    jitter: Annotated[float, CODE] = Field(default=0.2, ge=0, le=1)
-    """Changes brightness, contrast and saturation by U(1-s, 1+s), hue by U(-s, s), with this strength s."""
-    jitter_probability: Annotated[float, CODE] = Field(default=0.8, ge=0, le=1)
-    """Changes the colours with this probability."""
-    blur_probability: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
-    """Blurs with this probability."""
-    sigma: Annotated[tuple[float, float], CODE] = (0.15, 1.15)
-    """Draws the blur's standard deviation in pixels from this range."""
-    kernel: Annotated[float, CODE] = Field(default=0.1, gt=0, le=1)
-    """Sets the width of the blur's kernel as a share of each side (51 of 512)."""
-    shared_coins: bool = False
-    """Throws one pair of coins for the whole batch, as the official code does; strengths stay one an image."""
+T: Any = OnUse("torchvision.transforms.v2.functional")
 
 
 def strong_view(
@@ -80,25 +63,6 @@ def strong_view(
             taps = round(settings.kernel * min(images.shape[-2:]))
             views[place] = gaussian_blur(views[place], uniform(*settings.sigma, own), taps)
     return normalize(torch.stack(views), mean, std)
-
-
-class AffineViewSettings(Settings):
-    """RandAugment with one affine map, Cutout, jitter and blur; the defaults are the constants of CPSL's code."""
-
-    flip: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
-    """Flips left and right with this probability."""
-    blur: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
-    """Blurs by a Gaussian with sigma 1 with this probability."""
-    jitter: Annotated[float, CODE] = Field(default=0.4, ge=0, le=1)
-    """Sets the strength of the colour jitter."""
-    jitter_probability: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
-    """Changes the colours with this probability; ProDA has neither this nor a blur."""
-    operations: Annotated[int, CODE] = Field(default=2, ge=0)
-    """Draws so many operations, with replacement, from FixMatch's pool of 14."""
-    operation_probability: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
-    """Applies a drawn operation with this probability."""
-    cutout: Annotated[float, CODE] = Field(default=1 / 3, ge=0, le=1)
-    """Greys a square (Cutout) whose side is this share of the shorter side of the image; 0 = none."""
 
 
 @dataclass

@@ -7,9 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
@@ -25,6 +23,9 @@ from segrefinery.data.packed import open_hub, open_shards
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.data.strips import Picture, WholePicture
 from segrefinery.labels import IGNORE, LabelSpace, Merge, apply_table, lookup_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable

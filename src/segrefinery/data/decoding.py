@@ -8,11 +8,10 @@ import re
 import stat
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import simplejpeg
-import torch
 from PIL import Image, ImageOps
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -20,13 +19,15 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.faults import DataError
 from segrefinery.data.reading import Reading, colors_of
 from segrefinery.data.tiff import MAGIC as TIFF
 from segrefinery.data.tiff import TiffPicture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_PIXELS = 200_000_000
 """Images of more pixels are refused from their header, unless ``SEGREFINERY_MAX_PIXELS`` says otherwise."""
@@ -53,6 +54,8 @@ def read_image(path: Path, reading: Reading | None = None, data: bytes | None = 
         data: the content of the file, where it does not lie on disk; ``path`` is its name then.
         reading: which bands and which range of numbers are seen, and whether a JPEG is turned.
     """
+    import torch
+
     reading = reading or Reading()
     values = decoded(path, "image", rgb=True, upright=reading.upright, data=data)
     pixels = torch.from_numpy(colors_of(path, values, reading))
@@ -67,6 +70,8 @@ def read_ids(path: Path, channel: int | None = None, data: bytes | None = None) 
     PNGs of fewer than 8 bits a pixel give the stored numbers too (0 and 1, not 0 and 255). Without ``channel``, a
     colour PNG must be grey in truth.
     """
+    import torch
+
     ids = decoded(path, "mask", data=data)
     if ids.ndim == 3:
         grey = ids.shape[2] < 3 or ((ids[..., 0] == ids[..., 1]) & (ids[..., 0] == ids[..., 2])).all()

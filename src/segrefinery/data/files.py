@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from segrefinery.data.decoding import DataError, bands_in, decoded, read_ids, read_image, stored_size, unreadable
 from segrefinery.data.reading import Reading
 from segrefinery.data.strips import Picture, open_picture
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class IdMasks:
     """The id that stands for each class where several are read as it; None: the lowest."""
 
     def decode(self, sample: Sample) -> Tensor:
+
         path = sample.mask
         assert path is not None
         return self.label_of(read_ids(path, self.channel), path)
@@ -59,6 +60,8 @@ class IdMasks:
         Raises:
             DataError: an id is not declared.
         """
+        import torch
+
         label = apply_table(ids, self.table)
         if int(label.min()) == UNKNOWN:
             unknown = torch.unique(ids.int()[label == UNKNOWN]).tolist()
@@ -84,6 +87,8 @@ class ColorMasks:
     """The colour that stands for each class where several are read as it; None: the first."""
 
     def decode(self, sample: Sample) -> Tensor:
+        import torch
+
         path = sample.mask
         assert path is not None
         rgb = torch.from_numpy(decoded(path, "mask", rgb=True)).long()

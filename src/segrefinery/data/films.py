@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file
 from segrefinery.data.decoding import DataError, unreadable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILM_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
 _OPTIONS = ("every", "from", "to")
@@ -114,6 +115,8 @@ class FilmDataset:
             except DataError:
                 self._stream = None
                 raise
+        import torch
+
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous()
 
     def content_key(self) -> Iterator[str]:

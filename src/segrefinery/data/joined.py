@@ -6,38 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from segrefinery.data.datasets import Part, SegmentationDataset, bands_of, content_key, files_of, notes_of, picture_of
 from segrefinery.data.decoding import DataError
+from segrefinery.data.settings import BETWEEN
 from segrefinery.data.strips import Picture
 from segrefinery.labels import IGNORE, LabelSpace, apply_table, lookup_table, match, united_space
 
-BETWEEN, SHARE = " + ", re.compile(r"(\d+) of (?=\S)")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARE = re.compile(r"(\d+) of (?=\S)")
 MOST_SHARES = 999
-
-
-References = str | Path | Sequence[str | Path]
-"""A data set, or several."""
-
-
-def joined_reference(references: References | None) -> str | None:
-    """One text that names all of several data sets: ``A + B``."""
-    if references is None or isinstance(references, str | Path):
-        return None if references is None else str(references)
-    return BETWEEN.join(map(str, references)) or None
-
-
-def _joined_list(given: Any) -> Any:
-    texts = isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)
-    return joined_reference(given) if texts else given
-
-
-Reference = Annotated[str | None, BeforeValidator(_joined_list)]
-"""A setting that names a data set, or several in a list."""
 
 
 def parts_named(reference: str) -> list[tuple[str, int | None]]:

@@ -8,15 +8,17 @@ import io
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file, write_text
 from segrefinery.data.decoding import DataError, read_ids
 from segrefinery.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "files.csv"
 """Which file belongs to which image."""
@@ -39,6 +41,8 @@ def file_stem(index: int, name: str) -> str:
 
 def palette_image(label: Tensor, space: LabelSpace) -> Image.Image:
     """H x W ids as an 8-bit image whose pixel values are the ids and which shows the classes' colours."""
+    import torch
+
     picture = Image.fromarray(label.to(torch.uint8).cpu().numpy(), mode="P")
     palette = [channel for color in space.colors for channel in color]
     picture.putpalette(palette + [0] * (768 - len(palette)))
@@ -47,6 +51,8 @@ def palette_image(label: Tensor, space: LabelSpace) -> Image.Image:
 
 def share_image(share: Tensor) -> Image.Image:
     """H x W values in [0, 1] as a grey image, 0..255."""
+    import torch
+
     return Image.fromarray((share * 255).round().to(torch.uint8).cpu().numpy())
 
 

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.decoding import DataError, read_ids, read_image, unreadable
 from segrefinery.data.files import IdMasks
 from segrefinery.data.sorting import IMAGE_SUFFIXES
 from segrefinery.labels import IGNORE, LabelSpace, lookup_table, parse_space
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MASKS = ("mask", "seg", "label", "annotation", "gt")
 """What the names of masks end in: ``KEY.mask.png``, or the column of that name."""

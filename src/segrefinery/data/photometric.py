@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
 
+from segrefinery.core.lazy import OnUse
 from segrefinery.core.pixels import IMAGENET, PerBand
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET
+T: Any = OnUse("torchvision.transforms.v2.functional")
 
 
 def normalize(image: Tensor, mean: PerBand = IMAGENET_MEAN, std: PerBand = IMAGENET_STD) -> Tensor:

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from segrefinery.data.decoding import image_size, is_tiff_file, open_tiff, read_image, undecodable
 from segrefinery.data.reading import Reading, colors_of
 from segrefinery.data.tiff import GeoTag, TiffPicture
-from segrefinery.data.transforms import resize_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEASURED = 1 << 22
 """Pixels by which the range of a picture is measured; of a larger one every n-th row is taken."""
@@ -72,6 +72,8 @@ class TiffRows:
         self._reading = self._settled(reading)
 
     def rows(self, top: int, bottom: int) -> Tensor:
+        import torch
+
         pixels = torch.from_numpy(colors_of(self.path, self._stored(top, bottom), self._reading))
         if pixels.ndim == 2:
             return pixels.expand(self._reading.count, *pixels.shape)
@@ -114,53 +116,3 @@ def open_picture(path: Path, reading: Reading | None = None) -> Picture:
         open_tiff(path, "image")
         return WholePicture(picture.size, lambda: read_image(path, reading), picture.geo)
     return TiffRows(path, picture, reading)
-
-
-class Resized:
-    """Rows of a picture at another size, asked from top to bottom; what was read is kept while it may be needed.
-
-    Bilinear and antialiased as ``resize_image`` does it, but for roundings of one grey level.
-    """
-
-    def __init__(self, picture: Picture, size: tuple[int, int]) -> None:
-        self.picture, self.size = picture, size
-        self._groups: dict[int, Tensor] = {}
-        self._small = resize_image(picture.image, size) if isinstance(picture, WholePicture) else None
-
-    def rows(self, top: int, bottom: int) -> Tensor:
-        """uint8, bands x (bottom - top) x W; ``top`` never lies above an earlier one."""
-        if self._small is not None:
-            return self._small[:, top:bottom]
-        # Rows are made in the same groups wherever one begins, so that they are the same when a run is resumed.
-        step = self._lines
-        first, last = top // step, (bottom - 1) // step
-        for number in [number for number in self._groups if number < first]:
-            del self._groups[number]
-        for number in range(first, last + 1):
-            if number not in self._groups:
-                self._groups[number] = self._read(number * step, min((number + 1) * step, self.size[0]))
-        rows = torch.cat([self._groups[number] for number in range(first, last + 1)], dim=1)
-        return rows[:, top - first * step : bottom - first * step]
-
-    @property
-    def _lines(self) -> int:
-        """Rows of the result that are made at once; where nothing is resized, those of whole tiles."""
-        height, width = self.picture.size
-        most = max(1, AT_ONCE * self.size[0] // (height * width))
-        tile = self.picture.rows_at_once if isinstance(self.picture, TiffRows) else 1
-        return most if self.size != (height, width) else max(most // tile, 1) * tile
-
-    def _read(self, top: int, bottom: int) -> Tensor:
-        height, width = self.picture.size
-        if self.size == (height, width):
-            return self.picture.rows(top, bottom)
-        scale = height / self.size[0]
-        reach = max(scale, 1.0)
-        centres = (torch.arange(top, bottom) + 0.5) * scale
-        first = max(0, int(float(centres[0]) - reach))
-        last = min(height, int(float(centres[-1]) + reach) + 1)
-        lines = resize_image(self.picture.rows(first, last), (last - first, self.size[1]))
-        places = torch.arange(first, last) + 0.5
-        weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
-        weights /= weights.sum(dim=1, keepdim=True)
-        return torch.einsum("rs,csw->crw", weights, lines.float()).round().to(torch.uint8)

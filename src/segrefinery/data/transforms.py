@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as T
 
-from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
-from segrefinery.core.settings import BUDGET, Settings
+from segrefinery.core.lazy import OnUse
 from segrefinery.data.photometric import (
     denormalize,
     gaussian_blur,
@@ -21,6 +17,7 @@ from segrefinery.data.photometric import (
     normalize,
     uniform,
 )
+from segrefinery.data.settings import DataSettings
 from segrefinery.labels import IGNORE
 
 __all__ = [
@@ -35,66 +32,8 @@ __all__ = [
     "resize_map",
 ]
 
+T: Any = OnUse("torchvision.transforms.v2.functional")
 TRIES = 10
-
-
-class DataSettings(Settings):
-    """How images are read, cropped and batched."""
-
-    short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
-    """Resizes every image to this shorter side in pixels, its aspect kept; null leaves images as they are."""
-    evaluation_short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
-    """Resizes whole images that are only looked at (evaluation, prediction, passes before a stage) to this shorter
-    side; by default ``short_side`` (CPSL trains at 1100 and is evaluated at 1024)."""
-    crop: Annotated[tuple[int, int], BUDGET] = (512, 512)
-    """Sets height and width of a training crop in pixels."""
-    scale: tuple[float, float] = (1.0, 1.0)
-    """Draws a random scale from this range, on top of the resize."""
-    flip: float = Field(default=0.5, ge=0, le=1)
-    """Flips left and right with this probability."""
-    photometric: float = Field(default=0.0, ge=0, le=1)
-    """Sets the strength of the colour jitter of source images (brightness, contrast, saturation, hue); 0 = none."""
-    blur: float = Field(default=0.0, ge=0, le=1)
-    """Blurs source images with this probability, sigma U(0.15, 1.15)."""
-    max_class_share: float = Field(default=1.0, gt=0, le=1)
-    """Draws a labelled crop again, up to ten times, while one class covers more of it than this (DAFormer: 0.75)."""
-    rare_min_pixels: Annotated[int, BUDGET] = Field(default=3000, ge=0)
-    """Counts an image for a class, in rare class sampling, if it has more than this many pixels of it."""
-    rare_crop_ratio: float = Field(default=0.5, ge=0)
-    """Draws the crop again, in rare class sampling, up to ten times, until it has more than this times
-    ``rare_min_pixels`` pixels of the wanted class (DAFormer 0.5, HRDA and MIC 2)."""
-    batch: Annotated[int, BUDGET] = Field(default=2, ge=1, le=65_536)
-    """Takes so many source and target images per step, each, over all ranks."""
-    workers: Annotated[int, BUDGET] = Field(default=2, ge=0)
-    """Reads and augments ahead in so many processes; 0 = in the training process. Batches do not depend on it."""
-    cache: Annotated[bool, BUDGET] = False
-    """Keeps decoded and resized images in memory."""
-    pixel_mean: PerBand | None = None
-    """Takes this mean of each colour channel, in [0, 1], from every image; by default the network's own."""
-    pixel_std: PerBand | None = None
-    """Divides every image by this standard deviation of each colour channel; by default the network's own."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if min(self.crop) < 1:
-            raise ValueError(f"crop must be a height and a width of at least 1 pixel, not {self.crop}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be (min, max) with 0 < min <= max, not {self.scale}")
-        if self.pixel_mean is not None and self.pixel_std is not None and len(self.pixel_mean) != len(self.pixel_std):
-            raise ValueError(f"pixel_mean has {len(self.pixel_mean)} numbers and pixel_std {len(self.pixel_std)}")
-        if self.pixel_std is not None and min(self.pixel_std, default=0) <= 0:
-            raise ValueError(f"pixel_std must be positive, not {self.pixel_std}")
-        return self
-
-    @property
-    def normalization(self) -> Normalization:
-        """Mean and deviation of the pixels; ImageNet's where neither a recipe nor a network (``read_by``) names any."""
-        return Normalization(self.pixel_mean or IMAGENET.mean, self.pixel_std or IMAGENET.std)
-
-    def read_by(self, normalization: Normalization) -> Self:
-        """The settings with a network's own statistics where none are set."""
-        mean, std = self.pixel_mean or normalization.mean, self.pixel_std or normalization.std
-        return self.model_copy(update={"pixel_mean": mean, "pixel_std": std})
 
 
 class View(NamedTuple):
@@ -229,7 +168,7 @@ def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
     """A uint8 image 3 x H x W at another size: bilinear, antialiased."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    return T.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+    return T.resize(image, list(size), antialias=True)
 
 
 def resize_map(values: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,41 +1,14 @@
-"""Source images in the style of the target: FDA, colour statistics, or a folder made by any other tool."""
+"""Source images in the style of the target: FDA or colour statistics; those of another tool are in ``translated``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Literal, Self
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from segrefinery.core.settings import CODE, Settings
-from segrefinery.data.datasets import SegmentationDataset, content_key, files_of, parts_of
-from segrefinery.data.decoding import DataError, image_size, read_image
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand, denormalize, normalize
+from segrefinery.data.settings import TranslationSettings
 from segrefinery.spectrum import swap_low_frequency_amplitude
-
-
-class TranslationSettings(Settings):
-    """How a source image takes the target's style; needs no training of its own."""
-
-    kind: Literal["fda", "color", "folder"] = "fda"
-    """Takes from a target image of the same step the low frequencies of the amplitude spectrum (``fda``), or the mean
-    and spread of each channel of CIE Lab (``color``); or shows images that another tool has translated (``folder``)."""
-    folder: str | None = None
-    """Names the folder of those images, matched with the source's by file name."""
-    fraction: Annotated[float, CODE] = Field(default=0.01, ge=0, le=0.5)
-    """Sets half the width of FDA's swapped square, as a share of the shorter side (beta: 0.01, 0.05 or 0.09)."""
-
-    @model_validator(mode="after")
-    def _folder_goes_with_its_kind(self) -> Self:
-        if self.kind == "folder" and not self.folder:
-            raise ValueError("kind: folder needs folder: PATH, the images that another tool has translated")
-        if self.kind != "folder" and self.folder is not None:
-            raise ValueError(f"kind: {self.kind} reads no folder; set kind: folder, or leave the folder away")
-        return self
 
 
 def translate(
@@ -137,96 +110,3 @@ def _root(ratio: Tensor) -> Tensor:
     return torch.where(
         ratio > _LAB_EDGE**3, ratio.clamp(min=_LAB_EDGE**3).pow(1 / 3), ratio / (3 * _LAB_EDGE**2) + 4 / 29
     )
-
-
-class TranslatedFolder:
-    """A labelled data set whose images come from a folder of translations; names and labels stay its own.
-
-    An image's translation has its name (the path inside the data set, without suffix), or the last part of it, with
-    any suffix that images have.
-
-    Args:
-        field: of the recipe that names the folder, for errors.
-
-    Raises:
-        DataError: the folder is missing, or translations are missing, ambiguous, unreadable or of another size than
-            their image; the first few are named.
-    """
-
-    has_labels = True
-
-    def __init__(self, source: SegmentationDataset, folder: Path | str, field: str = "translated") -> None:
-        self.source, self.folder = source, Path(folder).expanduser()
-        self.reference, self.space = f"{source.reference} translated", source.space
-        self.parts = parts_of(source)
-        self._paths = _matched(source, self.folder, field)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def image(self, index: int) -> Tensor:
-        """uint8 RGB, 3 x H x W."""
-        return read_image(self._paths[index])
-
-    def label(self, index: int) -> Tensor:
-        return self.source.label(index)
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The translation and the files of the image it was made from."""
-        return (self._paths[index], *files_of(self.source, index))
-
-    def content_key(self) -> Iterator[str]:
-        """Lines that change whenever a translation or the source does."""
-        yield from content_key(self.source)
-        for index, path in enumerate(self._paths):
-            stat = path.stat()
-            yield f"{self.name(index)} {path.name} {stat.st_size} {stat.st_mtime_ns}"
-
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
-
-
-def _matched(source: SegmentationDataset, folder: Path, field: str) -> list[Path]:
-    """The translation of every image, checked."""
-    if not folder.is_dir():
-        raise DataError(folder, field, "is not a folder", "give the folder that the translated images lie in")
-    by_name: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES:
-            inside = path.relative_to(folder).with_suffix("").as_posix()
-            for key in {inside, path.stem}:
-                by_name.setdefault(key, []).append(path)
-    paths: list[Path] = []
-    missing: list[str] = []
-    ambiguous: list[str] = []
-    resized: list[str] = []
-    for index in range(len(source)):
-        name = source.name(index)
-        found = by_name.get(name) or by_name.get(name.rsplit("/", 1)[-1]) or []
-        if len(found) != 1:
-            (ambiguous if found else missing).append(name)
-            continue
-        paths.append(found[0])
-        size, wanted = image_size(found[0]), _size(source, index)
-        if size != wanted:
-            resized.append(f"{name} ({size[1]} x {size[0]} instead of {wanted[1]} x {wanted[0]})")
-    for names, problem, remedy in (
-        (missing, "have no translation", "translate them too, and keep the file names"),
-        (ambiguous, "have several translations", "keep one file of each name"),
-        (resized, "were translated at another size", "resize the translations to their images' size"),
-    ):
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise DataError(folder, field, f"{len(names)} of {len(source)} images {problem}: {shown}", remedy)
-    return paths
-
-
-def _size(source: SegmentationDataset, index: int) -> tuple[int, int]:
-    files = files_of(source, index)
-    if files:
-        return image_size(files[0])
-    height, width = source.image(index).shape[-2:]
-    return height, width

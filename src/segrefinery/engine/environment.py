@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import platform
@@ -68,21 +67,6 @@ def code_digest() -> str:
     for source in sorted(package.rglob("*.py")):
         found.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
     return found.hexdigest()
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory of freed tensors for the next ones (GNU C library; elsewhere nothing happens).
-
-    By default every large tensor is fresh pages from the system, and clearing them is a fifth of a training step of a
-    small network on a processor, and most of what IR2F's function costs on a large one.
-    """
-    trim_threshold, mmap_max = -1, -4  # names of malloc.h
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    set_option(trim_threshold, -1)  # never give back the heap's end
-    set_option(mmap_max, 0)  # and put tensors of any size on the heap
 
 
 def processor() -> str:

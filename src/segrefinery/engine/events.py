@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from segrefinery.models import ModelSettings
-from segrefinery.stages.base import StageSettings
+from segrefinery.stages.settings import StageSettings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass

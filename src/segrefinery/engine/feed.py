@@ -22,7 +22,8 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.loop import Streams
 from segrefinery.labels import LabelSpace
-from segrefinery.stages.base import Passes, Stage, StageSettings
+from segrefinery.stages.base import Passes, Stage
+from segrefinery.stages.settings import StageSettings
 
 
 @dataclass

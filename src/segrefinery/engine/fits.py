@@ -11,7 +11,7 @@ from torch import nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.transforms import DataSettings
 from segrefinery.models.segmenter import Segmenter, bands_read
-from segrefinery.stages.base import StageSettings
+from segrefinery.stages.settings import StageSettings
 
 log = logging.getLogger(__name__)
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.checkpoints import Checkpoints, load_safely, load_state
+from segrefinery.engine.settings import OnCollapse
 from segrefinery.engine.tracker import Tracker
 from segrefinery.stages.base import Stage
 from segrefinery.stages.watch import WINDOW, LabelWatch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-OnCollapse = Literal["warn", "rollback", "stop"]
 
 PRESENT = 0.005
 """A class is there if it has at least this share, of the source labels and of the first pseudo-labels."""

@@ -14,7 +14,7 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.feed import RunData
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import ModelSettings
-from segrefinery.stages.base import StageSettings
+from segrefinery.stages.settings import StageSettings
 
 
 @dataclass(kw_only=True)

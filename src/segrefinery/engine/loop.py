@@ -13,8 +13,9 @@ from torch import Tensor
 from segrefinery.core.errors import SegRefineryError, explained_if_out_of_memory
 from segrefinery.core.randomness import generator, seed_of
 from segrefinery.engine.checkpoints import Checkpoints
-from segrefinery.engine.gate import Gate, OnCollapse
+from segrefinery.engine.gate import Gate
 from segrefinery.engine.ranks import average_gradients, average_state, gather_numbers, share_memories
+from segrefinery.engine.settings import OnCollapse
 from segrefinery.engine.tracker import Tracker
 from segrefinery.stages.base import Stage, StepBatch
 from segrefinery.stages.optimizers import Trained

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import to_image
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, two_sides
 from segrefinery.data.datasets import ImageDataset, bands_of
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.engine.folders import model_folder
 from segrefinery.evaluation.inference import predict_probs
 from segrefinery.labels import LabelSpace
 from segrefinery.models import Segmenter, build_model, load_weights, normalization_of
@@ -123,6 +123,8 @@ def as_image(image: Any, bands: int = 3) -> Tensor:
     if isinstance(image, Image.Image):
         image = image.convert("RGB")
     if isinstance(image, Image.Image | np.ndarray):
+        from torchvision.transforms.v2.functional import to_image  # here, for it takes seconds to import
+
         image = to_image(image).as_subclass(Tensor)
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == bands:
         return image
@@ -148,7 +150,7 @@ def load(path: str | Path, device: torch.device | str | None = None, *, network:
     Raises:
         SegRefineryError: no model there, or one that does not fit its description.
     """
-    folder = _folder_of(path)
+    folder = model_folder(path)
     config = read_config(folder / CONFIG, ModelConfig)
     space = LabelSpace(config.space, config.classes, config.colors)
     if network is None:
@@ -180,15 +182,7 @@ def load_as_asked(run: Path, window: str | None, device: str | None) -> Model:
 
 def origin_of(path: str | Path) -> Origin:
     """What the model that ``load`` would open was trained on."""
-    return read_config(_folder_of(path) / CONFIG, ModelConfig).trained_on
-
-
-def _folder_of(path: str | Path) -> Path:
-    folder = Path(path)
-    found = [part for part in (folder, folder / "model", folder / "source_model") if (part / CONFIG).exists()]
-    if not found:
-        raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
-    return found[0]
+    return read_config(model_folder(path) / CONFIG, ModelConfig).trained_on
 
 
 class ModelKeeper(RunEvents):

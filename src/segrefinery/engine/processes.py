@@ -7,10 +7,6 @@ import os
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import torch
-
-from segrefinery.engine.model import default_device
-
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -24,8 +20,11 @@ def rank() -> int:
 
 def make_fabric(precision: str) -> Fabric:
     """The device, the precision, and the other processes if there are any."""
-    from lightning_fabric import Fabric  # only training needs it
+    import torch  # here, for only training needs these
+    from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
+
+    from segrefinery.engine.model import default_device
 
     accelerator = default_device().type
     mixed = precision == "bf16-mixed"

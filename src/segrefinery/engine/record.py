@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cannot_write, read_json, sweep, write_json, write_text
-from segrefinery.data.scan import fingerprint
-from segrefinery.engine.environment import environment
 from segrefinery.engine.events import RunEvents
-from segrefinery.engine.feed import RunData
 from segrefinery.engine.processes import rank
+
+if TYPE_CHECKING:
+    from segrefinery.engine.feed import RunData
 
 LOCK = ".lock"
 RECIPE, ENVIRONMENT, DATA, LABELS = "recipe.yaml", "environment.json", "data.json", "labels.json"
@@ -72,6 +72,8 @@ def keep_record(
     Raises:
         SegRefineryError: the data, the classes or the start model are not those the run began with.
     """
+    from segrefinery.engine.environment import environment
+
     sweep(folder)
     refuse_other_data(folder, described(sets) | ({"start": start} if start else {}))
     write_text(folder / RECIPE, recipe)
@@ -115,6 +117,8 @@ def refuse_other_data(folder: Path, now: dict[str, Any]) -> None:
 
 def described(sets: RunData) -> dict[str, Any]:
     """What each data set is made of, and the classes in their order."""
+    from segrefinery.data.scan import fingerprint
+
     roles = ("source", "target", "evaluation", "oracle", "labels", "held_out")
     parts = {role: getattr(sets, role) for role in roles}
     prints = {role: None if part is None else fingerprint(part) for role, part in parts.items()}

@@ -28,7 +28,8 @@ from segrefinery.models import ModelSettings
 from segrefinery.models.segmenter import Segmenter, reading
 from segrefinery.models.start import new_network
 from segrefinery.refine import Refiner
-from segrefinery.stages.base import Stage, StageContext, StageSettings
+from segrefinery.stages.base import Stage, StageContext
+from segrefinery.stages.settings import StageSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from segrefinery.core.settings import Settings
-from segrefinery.engine.compilation import check_backend
-from segrefinery.engine.gate import OnCollapse
+
+OnCollapse = Literal["warn", "rollback", "stop"]
 
 
 class TrainingSettings(Settings):
@@ -52,5 +52,7 @@ class TrainingSettings(Settings):
     @classmethod
     def _known_backend(cls, name: str | None) -> str | None:
         if name is not None:
+            from segrefinery.engine.compilation import check_backend  # torch knows its backends
+
             check_backend(name)
         return name

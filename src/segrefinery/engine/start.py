@@ -10,7 +10,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import BUDGET
 from segrefinery.models import ModelSettings, Segmenter
 from segrefinery.models.start import StartModel
-from segrefinery.stages.base import StageSettings
+from segrefinery.stages.settings import StageSettings
 
 START = "start"
 """The name under which the model is evaluated and looked at, as if a stage had left it."""

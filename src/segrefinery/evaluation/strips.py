@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import explained_if_out_of_memory
-from segrefinery.data.strips import Picture, Resized
+from segrefinery.data.resized import Resized
+from segrefinery.data.strips import Picture
 from segrefinery.data.transforms import DataSettings, evaluation_size, normalize
 from segrefinery.evaluation.inference import (
     TO_NEED_LESS,

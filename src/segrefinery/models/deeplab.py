@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import CODE, Settings
 from segrefinery.models.padding import unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.settings import DeepLabV2Settings
 from segrefinery.models.states import downloaded, load_state, read_state
-
-
-class DeepLabV2Settings(Settings):
-    """Which DeepLab-v2."""
-
-    head: Annotated[Literal["aspp", "se"], CODE] = "aspp"
-    """Chooses the sum of four dilated classifiers (``aspp``), or squeeze-excitation and group norm (``se``), as in
-    ProDA and CPSL."""
-    aspp_bug_compat: bool = False
-    """Counts only the dilations 6 and 12, as AdaptSegNet's code does by mistake, and all that copied it."""
-    auxiliary: Annotated[bool, CODE] = True
-    """Adds a four-rate classifier on layer3, the second learner. ProDA and CPSL have none, nor HRDA by default."""
-    batch_norm: Annotated[Literal["train", "frozen_affine", "frozen"], CODE] = "frozen_affine"
-    """Fixes scale and shift while statistics move (``frozen_affine``: AdaptSegNet, ADVENT), or fixes both
-    (``frozen``)."""
-    caffe_stride: bool = False
-    """Puts a block's stride on its first 1x1 convolution, as AdaptSegNet, ProDA and CPSL did. ``False`` leaves it on
-    the 3x3 one, with which torchvision's weights were trained. Shapes do not change."""
-    dropout: Annotated[float, CODE] = Field(default=0.1, ge=0, lt=1)
-    """Drops this share of the 256 channels before the classifier of ``se``."""
-    ceil_pooling: Annotated[bool, CODE] = True
-    """Rounds up in the first pooling, as the papers' code does: a side of H pixels gives H / 8 + 1 cells where 8
-    divides H. ``False`` gives H / 8, so that a box of the image is a box of cells; inside HRDA that is the default."""
 
 
 class ResNet101(nn.Module):

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
 from segrefinery.models.encoders import Encoder, create_timm, timm_normalization
-from segrefinery.models.heads import AuxiliaryHead, HeadSettings, conv_norm, initialise
+from segrefinery.models.heads import AuxiliaryHead, conv_norm, initialise
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.settings import DINOv2Settings
 
 _WIDTH = 256
 PATCH = 14
-
-
-class DINOv2Settings(HeadSettings):
-    """DINOv2 and its head."""
-
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability."""
-    checkpointing: bool = False
-    """Recomputes the encoder's blocks in the backward pass: about a third more time, far less memory."""
-    upsample: Literal[1, 2, 4] = 4
-    """Makes the head's grid this many times finer than the patches: stride 14, 7 or 3.5."""
 
 
 class DINOv2Encoder(Encoder):

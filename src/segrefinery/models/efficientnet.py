@@ -15,8 +15,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.models.encoders import EncoderHead, TimmEncoder, TimmSettings
+from segrefinery.models.encoders import EncoderHead, TimmEncoder
 from segrefinery.models.heads import SegFormerHead
+from segrefinery.models.settings import EfficientNetLiteSettings
 from segrefinery.models.states import load_state, read_state
 
 WIDTH = 64
@@ -57,14 +58,6 @@ PUBLISHED = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
-SIZES = tuple(PUBLISHED)
-
-
-class EfficientNetLiteSettings(TimmSettings):
-    """EfficientNet-Lite and its all-linear head."""
-
-    auxiliary: bool = True
-    """Adds a second classifier on the level of stride 16, for refiners that compare two learners."""
 
 
 def efficientnet_lite(num_classes: int, settings: EfficientNetLiteSettings, pretrained: bool, size: str) -> EncoderHead:

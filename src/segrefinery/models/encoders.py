@@ -9,19 +9,18 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import IMAGENET, Normalization
-from segrefinery.core.settings import CODE
 from segrefinery.models.daformer import DAFormerHead
-from segrefinery.models.heads import AuxiliaryHead, HeadSettings, SegFormerHead
+from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.settings import HeadSettings, MiTSettings, TimmSettings
 from segrefinery.models.states import damaged, downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 log = logging.getLogger(__name__)
@@ -40,22 +39,6 @@ _MIT = {
     "b4": (64, (3, 8, 27, 3), 768),
     "b5": (64, (3, 6, 40, 3), 768),
 }
-MIT_SIZES = tuple(_MIT)
-
-
-class MiTSettings(HeadSettings):
-    """A head on a Mix Transformer."""
-
-    drop_path: Annotated[float, CODE] = Field(default=0.1, ge=0, lt=1)
-    """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability."""
-
-
-class TimmSettings(HeadSettings):
-    """A head on a timm encoder."""
-
-    drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability, where the encoder
-    knows it."""
 
 
 class Encoder(nn.Module, ABC):

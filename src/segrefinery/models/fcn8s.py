@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.settings import FCN8sSettings
 from segrefinery.models.states import downloaded, load_state, read_state
 
 # Where the three stages of torchvision's `features` begin, and where the last one ends.
 _BOUNDS = (0, 17, 24, 31)
-
-
-class FCN8sSettings(Settings):
-    """Size of FCN-8s."""
-
-    width: int = Field(default=4096, ge=8)
-    """Sets the channels of the two layers that were fully connected in VGG-16; pre-trained weights have 4096."""
-    dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Drops this share of the channels after each of them."""
 
 
 class FCN8s(Segmenter):

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import CODE, Settings
-
-Norm = Literal["batch", "group", "none"]
-
-
-class HeadSettings(Settings):
-    """What every multi-level head can be told."""
-
-    norm: Annotated[Norm, CODE] = "batch"
-    """Normalises by ``batch``, as published, or by ``group``, which does not depend on the batch and suits small
-    ones."""
-    dropout: Annotated[float, CODE] = Field(default=0.1, ge=0, lt=1)
-    """Drops this share of the feature channels before the classifier."""
-    auxiliary: bool = False
-    """Adds a second classifier on the last level but one, for refiners that compare two learners."""
-    relu: Annotated[bool, CODE] = True
-    """Reads features after a ReLU, as published. Without, they have both signs, like those of ProDA's and CPSL's own
-    head, which are compared with prototypes."""
+from segrefinery.models.settings import HeadSettings, Norm
 
 
 def conv_norm(

@@ -9,48 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import CODE, Settings
-from segrefinery.models.heads import HeadSettings, Norm, SegFormerHead
+from segrefinery.models.heads import HeadSettings, SegFormerHead
+from segrefinery.models.networks import network, network_settings
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.models.settings import HRDASettings
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
-
-
-class HRDASettings(Settings):
-    """The two scales. Sizes in pixels of the image that is given to the network."""
-
-    detail: Annotated[int, CODE] = Field(default=512, gt=0)
-    """Sets the side of the detail box, a multiple of twice ``divisor``; half the training crop in the paper."""
-    divisor: int = Field(default=32, gt=0)
-    """Says what the network's input sizes must be multiples of: its largest stride, or its patch size. A crop that is
-    not a multiple of twice this number is enlarged (bilinear) to the next one."""
-    attention_width: Annotated[int, CODE] = Field(default=256, gt=0)
-    """Sets the channels of the scale attention (530,707 parameters for the levels of MiT-B5 and 19 classes)."""
-    attention_norm: Annotated[Norm, CODE] = "batch"
-    """Normalises the scale attention by ``batch``, or by ``group``, which does not depend on the batch and suits small
-    ones."""
-    window: int | None = Field(default=None, gt=0)
-    """Predicts large images, at test time, in overlapping windows of this side, half their side apart, a multiple of
-    twice ``divisor``; the training crop in the paper (1024). By default the image is one window."""
-
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Passes the wrapped network its own settings."""
-
-    @model_validator(mode="after")
-    def _multiples(self) -> HRDASettings:
-        for name, side in {"detail": self.detail, "window": self.window}.items():
-            if side is not None and side % (2 * self.divisor):
-                raise ValueError(f"{name}: {side} is no multiple of {2 * self.divisor}, twice the divisor")
-        return self
 
 
 class HRDA(Segmenter):
@@ -249,3 +220,10 @@ def _half(image: Tensor) -> Tensor:
 
 def _double(pixels: Tensor) -> Tensor:
     return bilinear(pixels, (2 * pixels.shape[-2], 2 * pixels.shape[-1]))
+
+
+def around(num_classes: int, settings: HRDASettings, pretrained: bool, inner: str) -> HRDA:
+    """HRDA around a network of the table, whose own options are ``settings.options``."""
+    row = network(inner)
+    own = network_settings(inner, {**row.inside_hrda, **settings.options})
+    return HRDA(row.build(num_classes, own, pretrained), settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from segrefinery.models.build import ModelSettings
+from segrefinery.models.networks import ModelSettings
 
 MIT = "NVIDIA's, for research only (no commercial use): the MiT weights and code"
 DINOV3 = "Meta's DINOv3 License, which asks for more than Apache-2.0 does: read it before you ship the weights"

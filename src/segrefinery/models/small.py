@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import Settings
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-
-
-class SmallSettings(Settings):
-    """Size of ``small``."""
-
-    width: int = Field(default=32, ge=16, multiple_of=16)
-    """Sets the channels at stride 4; twice as many at stride 8, four times at stride 16."""
-    blocks: int = Field(default=2, ge=1)
-    """Stacks so many residual blocks at each of the strides 8 and 16."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Drops this share of the feature channels before each classifier."""
+from segrefinery.models.settings import SmallSettings
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -104,3 +92,9 @@ class Small(Segmenter):
             Learner(self.aux_classifier(aux_features), aux_features),
         )
         return Prediction.of(learners, (level4, level8, level16))
+
+
+def build(num_classes: int, settings: SmallSettings, pretrained: bool) -> Small:
+    """``small`` with random weights; there are no others."""
+    del pretrained
+    return Small(num_classes, settings)

@@ -18,10 +18,11 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.core.settings import Settings
 from segrefinery.labels import match
-from segrefinery.models.build import ModelSettings, build_model
+from segrefinery.models.build import build_model
 from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
 from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.tapped import Tapped
+from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.states import hub_file, load_state, read_checkpoint, tensors_of
 from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config

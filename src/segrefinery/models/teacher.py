@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import BUDGET, CODE, Settings
 from segrefinery.models.segmenter import Prediction, Segmenter
-
-
-class TeacherSettings(Settings):
-    """How the teacher follows the student."""
-
-    decay: Annotated[float, BUDGET, CODE] = Field(default=0.999, ge=0, le=1)
-    """Weighs the old teacher in the moving average. With 0 it is the student, with 1 it stays what it was at first."""
-    ramp: Annotated[bool, BUDGET, CODE] = True
-    """Reaches ``decay`` by min(1 - 1/(t+1), decay), t counted from 0: until then the teacher is the plain mean of the
-    students so far, and what it was at first is forgotten with the first step. Without, every step has ``decay``."""
-    mode: Literal["eval", "train"] = "eval"
-    """Lets the teacher's batch norm use running statistics, or (``train``) those of the batch, as DAFormer's code does;
-    dropout stays off in both."""
+from segrefinery.models.settings import TeacherSettings
 
 
 @dataclass

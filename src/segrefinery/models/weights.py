@@ -13,7 +13,7 @@ from torch import nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, whole_file, write_text
 from segrefinery.core.settings import Settings
-from segrefinery.models.build import ModelSettings
+from segrefinery.models.networks import ModelSettings
 
 FORMAT = 2
 TENSORS = "model.safetensors"

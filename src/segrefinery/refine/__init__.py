@@ -6,24 +6,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from segrefinery.core.lazy import by_module, looked_up
 from segrefinery.core.settings import choose
-from segrefinery.refine.base import NoSource, PseudoLabels, Refiner, RefinerSettings, SourceStep, Step, TargetStep
-from segrefinery.refine.class_balanced import ClassBalancedSettings, InstanceAdaptiveSettings
-from segrefinery.refine.confidence import ConfidenceShareSettings, ConfidenceThresholdSettings
-from segrefinery.refine.contrastive import PixelContrastSettings
-from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
-from segrefinery.refine.feature_distance import FeatureDistanceSettings
-from segrefinery.refine.implicit_rectification.refiner import ImplicitRectificationSettings
-from segrefinery.refine.masked_consistency import MaskedConsistencySettings
-from segrefinery.refine.pixel_attention.refiner import PixelAttentionSettings
-from segrefinery.refine.prototypes.refiner import PrototypesSettings
-from segrefinery.refine.refinement_network.refiner import RefinementNetworkSettings
-from segrefinery.refine.self_labeling.refiner import SelfLabelingSettings
-from segrefinery.refine.tether import TetherSettings
+from segrefinery.refine.entropy_mixture.settings import EntropyMixtureSettings
+from segrefinery.refine.implicit_rectification.settings import ImplicitRectificationSettings
+from segrefinery.refine.pixel_attention.settings import PixelAttentionSettings
+from segrefinery.refine.prototypes.settings import PrototypesSettings
+from segrefinery.refine.refinement_network.settings import RefinementNetworkSettings
+from segrefinery.refine.self_labeling.settings import SelfLabelingSettings
+from segrefinery.refine.settings import (
+    ClassBalancedSettings,
+    ConfidenceShareSettings,
+    ConfidenceThresholdSettings,
+    FeatureDistanceSettings,
+    InstanceAdaptiveSettings,
+    MaskedConsistencySettings,
+    PixelContrastSettings,
+    RefinerSettings,
+    TetherSettings,
+)
+
+if TYPE_CHECKING:
+    from segrefinery.refine.base import NoSource, PseudoLabels, Refiner, SourceStep, Step, TargetStep
+
+__getattr__ = looked_up(__name__, by_module(base="NoSource PseudoLabels Refiner SourceStep Step TargetStep"))
 
 REFINERS: dict[str, type[RefinerSettings]] = {
     "confidence_threshold": ConfidenceThresholdSettings,

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear, nearest
-from segrefinery.core.settings import Settings
 from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand
-from segrefinery.labels import IGNORE, LabelSpace
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.labels import IGNORE
+from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherView
 
 
@@ -114,34 +113,6 @@ class Step:
     strong: Callable[[Tensor], Tensor] = lambda image: image
     normalization: tuple[PerBand, PerBand] = (IMAGENET_MEAN, IMAGENET_STD)
     generators: list[torch.Generator] = field(default_factory=list)
-
-
-class RefinerSettings(Settings):
-    """What a recipe says of a refiner. Each declares what others need to know of it."""
-
-    @property
-    def only_adds_losses(self) -> bool:
-        """Whether the refiner leaves labels and their weights as they are."""
-        return False
-
-    @property
-    def needs_source(self) -> bool:
-        """Whether the refiner learns from source images, so that it cannot do without them."""
-        return False
-
-    @property
-    def teaches_first(self) -> bool:
-        """Whether these settings train what the same refiner needs in a later stage (SAM's attention)."""
-        return False
-
-    @property
-    def must_be_taught(self) -> bool:
-        """Whether an earlier stage has to have trained the refiner."""
-        return False
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> Refiner:
-        """The refiner for networks of this one's shape."""
-        raise TypeError(f"{type(self).__name__} builds no refiner")
 
 
 class Refiner(nn.Module):

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import mrkld
-from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.confidence import class_thresholds, confidence_histogram
+from segrefinery.refine.settings import ClassBalancedSettings, InstanceAdaptiveSettings
 
 if TYPE_CHECKING:
-    from segrefinery.labels import LabelSpace
+    pass
 
 
 def balanced_scores(probs: Tensor, thresholds: Tensor) -> Tensor:
@@ -35,25 +33,6 @@ def balanced_scores(probs: Tensor, thresholds: Tensor) -> Tensor:
     """
     divisor = torch.where(thresholds > 0, thresholds, 1.0)
     return probs.float() / divisor[:, None, None]
-
-
-class ClassBalancedSettings(RefinerSettings):
-    """Keep the same share of every class, by a re-weighted argmax."""
-
-    kind: Annotated[Literal["cbst", "mrkld", "lrent"], CODE] = "cbst"
-    """Chooses CBST's hard labels (``cbst``), those that also keep the student from being too sure where it learns
-    (``mrkld``), or soft labels (``lrent``)."""
-    portion: Annotated[float, CODE] = Field(default=0.2, gt=0, le=1)
-    """Keeps this share of each class; CBST starts at 0.2 and adds 0.05 a generation, up to 0.5."""
-    bins: Annotated[int, BUDGET] = Field(default=10000, ge=10, le=10000)
-    """Counts confidences in so many bins of [0, 1]; the resolution of a threshold."""
-    mrkld_weight: Annotated[float, CODE] = Field(default=0.1, ge=0)
-    """Weighs MRKLD's regulariser."""
-    temperature: Annotated[float, CODE] = Field(default=0.25, gt=0)
-    """Sharpens LRENT's labels, which are proportional to (prob / threshold) ^ (1 / temperature)."""
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> ClassBalanced:
-        return ClassBalanced(self, space.num_classes)
 
 
 class ClassBalanced(Refiner):
@@ -95,24 +74,6 @@ class ClassBalanced(Refiner):
         logits = bilinear(prediction.logits.float(), learned.shape[-2:], prediction.aligned)
         # CRST takes the mean over classes, where ``losses.mrkld`` takes the sum.
         return {"mrkld": self.settings.mrkld_weight / logits.shape[1] * mrkld(logits, learned)}
-
-
-class InstanceAdaptiveSettings(RefinerSettings):
-    """Thresholds a class that follow each image."""
-
-    alpha: Annotated[float, CODE] = Field(default=0.2, gt=0, le=1)
-    """Keeps this share of an image's pixels of a class whose threshold is 1."""
-    gamma: Annotated[float, CODE] = Field(default=8.0, ge=0)
-    """Keeps the less of a class the lower its threshold is; 0 treats all alike."""
-    momentum: Annotated[float, BUDGET, CODE] = Field(default=0.9, ge=0, lt=1)
-    """Weighs the old threshold in its moving average (beta)."""
-    start: Annotated[float, CODE] = Field(default=0.9, ge=0, le=1)
-    """Starts the threshold of every class here."""
-    cap: Annotated[float, CODE] = Field(default=0.999, ge=0, le=1)
-    """Holds every threshold at or below this."""
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> InstanceAdaptive:
-        return InstanceAdaptive(self, space.num_classes)
 
 
 class InstanceAdaptive(Refiner):

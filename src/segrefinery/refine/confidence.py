@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from segrefinery.core.precision import wide
-from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
-from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
+from segrefinery.refine.settings import ConfidenceShareSettings, ConfidenceThresholdSettings
 
 if TYPE_CHECKING:
-    from segrefinery.labels import LabelSpace
+    pass
 
 
 def normalized_entropy(probs: Tensor, dim: int = 1) -> Tensor:
@@ -85,33 +83,6 @@ def confidence_histogram(probs: Tensor, bins: int) -> Tensor:
     return torch.bincount(label[known] * bins + place, minlength=classes * bins).view(classes, bins)
 
 
-class ConfidenceThresholdSettings(RefinerSettings):
-    """Learn only from pixels whose confidence reaches a threshold."""
-
-    threshold: float = Field(default=0.0, ge=0, le=1)
-    """Drops pixels of a lower confidence, whatever their class; 0 = no fixed threshold."""
-    classes: Literal["none", "fitted", "running"] = "fitted"
-    """Fits thresholds for the classes once over the target before a generation (``fitted``), over the latest batches
-    (``running``), or not at all."""
-    portion: Annotated[float, CODE] = Field(default=0.5, ge=0, le=1)
-    """Keeps this share of each class: 0.5 = class median (BDL, SAM), 0.34 = FDA."""
-    cap: Annotated[float, CODE] = Field(default=0.9, ge=0, le=1)
-    """Holds every class threshold at or below this."""
-    bins: Annotated[int, BUDGET] = Field(default=1000, ge=10, le=10000)
-    """Counts confidences in so many bins of [0, 1]; the resolution of a class threshold."""
-    momentum: Annotated[float, BUDGET] = Field(default=0.99, ge=0, lt=1)
-    """Weighs the past in a running histogram, per step."""
-
-    @model_validator(mode="after")
-    def _thresholds_something(self) -> Self:
-        if self.classes == "none" and self.threshold == 0.0:
-            raise ValueError("nothing to threshold: set threshold above 0 or classes to fitted or running")
-        return self
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> ConfidenceThreshold:
-        return ConfidenceThreshold(self, space.num_classes)
-
-
 class ConfidenceThreshold(Refiner):
     """Weight 0 below a threshold: one for all classes, one a class, or the higher of both.
 
@@ -156,21 +127,6 @@ class ConfidenceThreshold(Refiner):
             new = confidence_histogram(probs, settings.bins).double()
             self._blended = histogram = past * settings.momentum + new * (1.0 - settings.momentum)
         return class_thresholds(histogram, settings.portion, settings.cap)
-
-
-class ConfidenceShareSettings(RefinerSettings):
-    """Trust an image as far as the share of its confident pixels (DACS, DAFormer)."""
-
-    threshold: Annotated[float, CODE] = Field(default=0.968, ge=0, le=1)
-    """Calls a pixel confident from here on."""
-    preset: Literal["paper", "official"] = "paper"
-    """Takes the share per image and p > threshold (``paper``), or one share for the batch and p >= threshold
-    (``official``)."""
-    ignored_rows: tuple[float, float] = (0.0, 0.0)
-    """Gives no weight to these shares of the height, top and bottom (a bonnet, rectification borders)."""
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> ConfidenceShare:
-        return ConfidenceShare(self)
 
 
 class ConfidenceShare(Refiner):

@@ -9,52 +9,17 @@ can follow any other refiner.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear, nearest
-from segrefinery.core.settings import BUDGET, CODE, REBUILT
-from segrefinery.labels import IGNORE, LabelSpace
+from segrefinery.labels import IGNORE
 from segrefinery.losses import pixel_contrastive_loss
 from segrefinery.models.heads import Norm, conv_norm
 from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.refine.base import Refiner, RefinerSettings, Step
-
-
-class PixelContrastSettings(RefinerSettings):
-    """Draws together the student's features of one class, source and target alike."""
-
-    weight: Annotated[float, REBUILT] = Field(0.1, ge=0)
-    """Weighs the loss."""
-    temperature: Annotated[float, CODE] = Field(0.1, gt=0)
-    """Divides the cosines of two pixels (tau)."""
-    warmup: Annotated[int, BUDGET, REBUILT] = Field(1500, ge=0)
-    """Waits so many steps before the loss begins: as many as the labels need to be worth following."""
-    min_pixels: Annotated[int, BUDGET, CODE] = Field(100, ge=0)
-    """Lets a class take part in an image if more of the features' pixels than this carry it; lower it on small
-    grids."""
-    samples: Annotated[int, BUDGET, CODE] = Field(1024, gt=0)
-    """Limits the pool of source and target pixels, which all pairs of image and class share."""
-    samples_per_class: Annotated[int, BUDGET, CODE] = Field(100, gt=0)
-    """Limits the pixels of one class in one image."""
-    width: Annotated[int, BUDGET, CODE] = Field(256, ge=8, multiple_of=8)
-    """Sets the channels of the projection."""
-    norm: Annotated[Norm, BUDGET, REBUILT] = "batch"
-    """Normalises the projection by ``batch``, or by ``group``, which suits batches of one or two small images."""
-
-    @property
-    def only_adds_losses(self) -> bool:
-        return True
-
-    @property
-    def needs_source(self) -> bool:
-        return True
-
-    def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelContrast:
-        return PixelContrast(self, segmenter)
+from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.settings import PixelContrastSettings
 
 
 class ProjectionHead(nn.Module):

@@ -7,23 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.settings import CODE
-from segrefinery.labels import LabelSpace, match
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.refine.base import Refiner, RefinerSettings, Step
-
-THINGS = (
-    "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
-)  # fmt: skip
-"""Cityscapes' things, as DAFormer counts them."""
+from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.settings import FeatureDistanceSettings
 
 
 def cells_of_classes(label: Tensor, classes: Iterable[int], size: tuple[int, int], ratio: float = 0.75) -> Tensor:
@@ -54,40 +45,6 @@ def masked_feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -
     """
     distance = torch.linalg.vector_norm(features.float() - reference.float(), dim=1)
     return (distance * mask).sum() / mask.sum().clamp_min(1)
-
-
-class FeatureDistanceSettings(RefinerSettings):
-    """Feature distance to the pre-trained encoder, on source images."""
-
-    classes: Annotated[tuple[str, ...] | None, CODE] = None
-    """Names the thing classes; by default those of Cityscapes' that the label space has."""
-    ratio: Annotated[float, CODE] = Field(default=0.75, gt=0.5, le=1)
-    """Counts a cell if one thing class covers at least this share of it."""
-    weight: Annotated[float, CODE] = Field(default=0.005, ge=0)
-    """Weighs the loss."""
-
-    @property
-    def only_adds_losses(self) -> bool:
-        return True
-
-    @property
-    def needs_source(self) -> bool:
-        return True
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> FeatureDistance:
-        """The loss against a frozen copy of ``segmenter``, which must be the network as it was built, before training:
-        that is what a stage gives.
-
-        Raises:
-            SegRefineryError: the label space has none of the classes, or a named class is not in it.
-        """
-        names = self.classes or tuple(name for name in THINGS if match(name, space.classes) is not None)
-        if not names:
-            raise SegRefineryError(
-                "feature_distance: the label space has none of Cityscapes' thing classes. Name its own in 'classes': "
-                f"{', '.join(space.classes)}."
-            )
-        return FeatureDistance(segmenter, [space.id_of(name) for name in names], self)
 
 
 class FeatureDistance(Refiner):

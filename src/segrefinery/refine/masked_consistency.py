@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from segrefinery.core.settings import BUDGET, CODE
-from segrefinery.labels import LabelSpace
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
-from segrefinery.models.segmenter import Prediction, Segmenter
-from segrefinery.refine.base import Refiner, RefinerSettings, Step
+from segrefinery.models.segmenter import Prediction
+from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.settings import MaskedConsistencySettings
 
 
 def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequence[torch.Generator]) -> Tensor:
@@ -41,31 +38,6 @@ def block_mask(size: tuple[int, int], block: int, ratio: float, generators: Sequ
     cells = max(round(height / block), 1), max(round(width / block), 1)
     kept = torch.stack([torch.rand(1, *cells, generator=generator) > ratio for generator in generators])
     return F.interpolate(kept.float(), size, mode="nearest")
-
-
-class MaskedConsistencySettings(RefinerSettings):
-    """Masked image consistency; the defaults are those of 1024 x 1024 crops (32 for blocks at 512 x 512)."""
-
-    block: Annotated[int, BUDGET, CODE] = Field(default=64, gt=0)
-    """Sets the side of a masked block in pixels."""
-    ratio: Annotated[float, CODE] = Field(default=0.7, ge=0, le=1)
-    """Hides this share of the blocks."""
-    weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Weighs the loss."""
-    aux_weight: Annotated[float, CODE] = Field(default=0.0, ge=0)
-    """Weighs the further learners inside it (HRDA's detail crop: 0.1)."""
-    strong: Annotated[bool, CODE] = True
-    """Changes also the masked image's colours, as for synthetic sources (``separatetrgaug``)."""
-    labels: Literal["refined", "teacher"] = "refined"
-    """Learns the refined labels, or the teacher's own; either way as far as the refined labels are trusted."""
-
-    @property
-    def only_adds_losses(self) -> bool:
-        return True
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> MaskedConsistency:
-        """A consistency term; it needs nothing of the network."""
-        return MaskedConsistency(self)
 
 
 class MaskedConsistency(Refiner):

@@ -10,30 +10,14 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
-from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher
-from segrefinery.refine.base import Refiner, RefinerSettings, Step
-
-
-class TetherSettings(RefinerSettings):
-    """Stay near the network of before the stage."""
-
-    weight: float = Field(default=0.1, ge=0)
-    """Weighs the loss."""
-
-    @property
-    def only_adds_losses(self) -> bool:
-        return True
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> Tether:
-        """A tether for networks of this one's shape."""
-        return Tether(segmenter, self)
+from segrefinery.refine.base import Refiner, Step
+from segrefinery.refine.settings import TetherSettings
 
 
 class Tether(Refiner):

@@ -18,8 +18,9 @@ from segrefinery.data.align import Alignment, align, align_to_model
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.label_files import PseudoLabeled
 from segrefinery.data.transforms import resize_for_evaluation
-from segrefinery.data.translation import TranslatedFolder
+from segrefinery.data.translated import TranslatedFolder
 from segrefinery.engine.checkpoints import load_safely
+from segrefinery.engine.folders import run_recipe
 from segrefinery.engine.model import Model, load
 from segrefinery.engine.tracker import records
 from segrefinery.evaluation.inference import device_of
@@ -76,9 +77,7 @@ class Material:
     @classmethod
     def of(cls, folder: Path) -> Material:
         """Raises SegRefineryError where the folder holds no run."""
-        recipe = folder / "recipe.yaml"
-        if not recipe.exists():
-            raise SegRefineryError(f"{folder}: holds no run (recipe.yaml is missing); name the folder given to -o")
+        recipe = run_recipe(folder)
         environment, metrics = folder / "environment.json", folder / "metrics.jsonl"
         return cls(
             folder,

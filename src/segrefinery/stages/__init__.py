@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from segrefinery.stages.adversarial import AdversarialSettings
-from segrefinery.stages.base import StageSettings
-from segrefinery.stages.distillation import DistillationSettings
-from segrefinery.stages.entropy_minimization import EntropyMinimizationSettings
-from segrefinery.stages.self_training import SelfTrainingSettings
-from segrefinery.stages.supervised import SupervisedSettings
+from segrefinery.stages.kinds import (
+    AdversarialSettings,
+    DistillationSettings,
+    EntropyMinimizationSettings,
+    SelfTrainingSettings,
+    SupervisedSettings,
+)
+from segrefinery.stages.settings import StageSettings
 
 STAGES: dict[str, type[StageSettings]] = {
     "supervised": SupervisedSettings,

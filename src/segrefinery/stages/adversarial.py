@@ -10,95 +10,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.batch import LabeledBatch, TranslatedBatch
-from segrefinery.data.translation import TranslationSettings, translate
+from segrefinery.data.translation import translate
 from segrefinery.labels import IGNORE
 from segrefinery.losses import domain_loss, entropy_loss, self_information
 from segrefinery.models.discriminator import STRIDE, Discriminator
 from segrefinery.models.segmenter import Prediction
-from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, head_losses, labels_losses
-from segrefinery.stages.optimizers import OptimizerSettings, Trained, build_optimizer, parameter_groups
-from segrefinery.stages.target_guided.rounds import TargetGuidedSettings
+from segrefinery.stages.base import Passes, Stage, StageContext, StepBatch
+from segrefinery.stages.common import head_losses, labels_losses
+from segrefinery.stages.kinds import AdversarialSettings
+from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
 
 SOURCE, TARGET = 0.0, 1.0
 PERFECT, PATIENCE = 0.999, 50
-
-
-class AdversarialSettings(StageSettings):
-    """Align the target's predictions with the source's; the defaults are AdaptSegNet's, which UncerDA keeps."""
-
-    kind: Literal["adversarial"] = "adversarial"
-    """Names the kind of the stage."""
-    optimizer: Annotated[OptimizerSettings, BUDGET, CODE] = OptimizerSettings(
-        name="sgd", lr=2.5e-4, weight_decay=5e-4, power=0.9, horizon=250_000
-    )
-    """Chooses the network's optimizer and its rates."""
-    discriminator_optimizer: Annotated[OptimizerSettings, BUDGET, CODE] = OptimizerSettings(
-        name="adam", lr=1e-4, weight_decay=0.0, betas=(0.9, 0.99), power=0.9, horizon=250_000
-    )
-    """Chooses the discriminators' optimizer and its rates."""
-    discriminator_width: Annotated[int, BUDGET, CODE] = Field(default=64, ge=1)
-    """Sets the channels of the first of a discriminator's five layers."""
-    disc_input: Annotated[Literal["softmax", "entropy"], CODE] = "softmax"
-    """Aligns class probabilities (AdaptSegNet, UncerDA) or their self-information (ADVENT)."""
-    objective: Annotated[Literal["vanilla", "least_squares"], CODE] = "vanilla"
-    """Tells domains apart by binary cross-entropy, or by squared distance (LS-GAN)."""
-    upsample: Annotated[bool, BUDGET, CODE] = True
-    """Discriminates at the images' size, as the papers do, or on the network's own grid, which is far cheaper."""
-    weights: Annotated[LossWeights, CODE] = LossWeights()
-    """Weighs the classifiers in the supervised loss on the source."""
-    adversarial: Annotated[LossWeights, CODE] = LossWeights(main=0.001, aux=0.0002)
-    """Weighs how far the network fools the discriminators; 0 for no discriminator."""
-    entropy: LossWeights = LossWeights(main=0.0, aux=0.0)
-    """Weighs entropy minimisation on the target (MinEnt: 0.001 and 0.0002)."""
-    entropy_power: float | None = Field(default=None, gt=0)
-    """Raises the entropy to FDA's robust penalty (eta: 2.0, with ``entropy.main`` 0.005); null for the entropy
-    itself."""
-    translation: TranslationSettings | None = None
-    """Adds source images in the style of the target to the target stream; null for none."""
-    translated_share: float = Field(default=0.5, ge=0, le=1)
-    """Fills this share of the target stream with them."""
-    translated_ce: bool = True
-    """Lets their labels also teach."""
-    rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
-    """Repeats the stage so often, each time with new discriminators. Guided rounds may settle earlier."""
-    target_guided: TargetGuidedSettings | None = None
-    """Draws source images by what the target finds uncertain (UncerDA); null for sampling as ``sampling`` says."""
-
-    @model_validator(mode="after")
-    def _one_way_to_sample(self) -> Self:
-        if self.target_guided is not None and self.sampling != "uniform":
-            raise ValueError("target_guided draws the source images: it needs sampling: uniform")
-        return self
-
-    @property
-    def needs_source(self) -> str | None:
-        return "it aligns the target with source images"
-
-    @property
-    def passes(self) -> float:
-        return 2.3  # source, target, and discriminators
-
-    @property
-    def repeats(self) -> int:
-        return self.rounds
-
-    @property
-    def translated_folder(self) -> str | None:
-        return self.translation.folder if self.translation is not None else None
-
-    def build(self, context: StageContext) -> Adversarial:
-        return Adversarial(self, context)
 
 
 class Adversarial(Stage):

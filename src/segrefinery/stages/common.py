@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import CODE, Settings
 from segrefinery.data.batch import LabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine import NoSource, PseudoLabels, Refiner, RefinerSettings, SourceStep, Step
-from segrefinery.stages.base import Stage, StageContext, StageSettings, StepBatch
+from segrefinery.stages.base import Stage, StageContext, StepBatch
 from segrefinery.stages.optimizers import Trained, refined_optimizers
-
-
-class LossWeights(Settings):
-    """Weights of a network's classifiers in a supervised loss."""
-
-    main: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Weighs the main classifier."""
-    aux: Annotated[float, CODE] = Field(default=0.1, ge=0)
-    """Weighs the second learner, where the network has one (AdaptSegNet: 0.1; MRNet: 0.5; HRDA's detail crop: 0.1)."""
+from segrefinery.stages.settings import LossWeights, StageSettings
 
 
 def head_losses(

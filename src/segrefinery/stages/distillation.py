@@ -5,82 +5,24 @@ Hard labels of the confident pixels and KL(teacher || student), both on strong v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from segrefinery.core.resize import bilinear, nearest
-from segrefinery.core.settings import BUDGET, CODE
-from segrefinery.data.augment import StrongViewSettings, strong_view
+from segrefinery.data.augment import strong_view
 from segrefinery.data.batch import MixedBatch
 from segrefinery.labels import IGNORE
 from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.teacher import Teacher
-from segrefinery.refine import REFINERS, RefinerChain, RefinerSettings, SourceStep, Step, TargetStep
-from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses, labels_losses
-
-
-class DistillationSettings(StageSettings):
-    """Teach a student what the last stage's network knows; by default the student is newly built."""
-
-    kind: Literal["distillation"] = "distillation"
-    """Names the kind of the stage."""
-    start: Annotated[Literal["previous", "fresh"], CODE] = "fresh"
-    """Builds the student anew (with its pre-trained encoder, for instance a self-supervised one), or starts it as the
-    teacher itself."""
-    rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
-    """Repeats the stage so often; the student of a round teaches the next."""
-    confidence: Annotated[float, CODE] = Field(default=0.95, ge=0, le=1)
-    """Gives target pixels that the teacher is not surer of than this no hard label."""
-    kl_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Weighs KL(teacher || student)."""
-    divisor: Literal["pixels", "elements"] = "pixels"
-    """Takes the KL as a mean over pixels, or over pixels and classes (1/C of that), for which ProDA's and CPSL's
-    authors chose its weight."""
-    source_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Weighs the cross-entropy on the source."""
-    target_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Weighs the cross-entropy on the teacher's labels."""
-    weights: LossWeights = LossWeights()
-    """Weighs the network's classifiers in both."""
-    strong: StrongViewSettings | None = StrongViewSettings()
-    """Shows student and teacher the target in a photometric strong view; null for none."""
-
-    refine: RefinerChain = Field(default_factory=dict)
-    """Adds the losses of refiners that leave labels alone, in order (SAM in ProDA's third stage)."""
-
-    @field_validator("refine")
-    @classmethod
-    def _labels_stay(cls, chain: dict[str, RefinerSettings]) -> dict[str, RefinerSettings]:
-        if changing := [name for name, settings in chain.items() if not settings.only_adds_losses]:
-            fitting = [name for name, kind in REFINERS.items() if kind().only_adds_losses]
-            raise ValueError(
-                f"{', '.join(changing)}: distillation learns its teacher's labels as they are, so it takes only "
-                f"refiners that add losses: {', '.join(fitting)}"
-            )
-        return chain
-
-    @property
-    def chain(self) -> Mapping[str, RefinerSettings]:
-        return self.refine
-
-    @property
-    def passes(self) -> float:
-        return 1.0 + 1 / 3 + (1.0 if self.source_weight else 0.0)
-
-    @property
-    def repeats(self) -> int:
-        return self.rounds
-
-    def build(self, context: StageContext) -> Distillation:
-        return Distillation(self, context)
+from segrefinery.refine import SourceStep, Step, TargetStep
+from segrefinery.stages.base import Passes, StageContext, StepBatch
+from segrefinery.stages.common import RefinedStage, from_hard_labels, head_losses, labels_losses
+from segrefinery.stages.kinds import DistillationSettings
 
 
 @torch.no_grad()

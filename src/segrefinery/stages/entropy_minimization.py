@@ -8,29 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.losses import entropy_loss
 from segrefinery.models.batch_norm import batch_norms, measure_statistics
-from segrefinery.stages.base import Passes, Stage, StageContext, StageSettings, StepBatch
+from segrefinery.stages.base import Passes, Stage, StageContext, StepBatch
+from segrefinery.stages.kinds import EntropyMinimizationSettings
 from segrefinery.stages.optimizers import Trained, build_optimizer
-
-
-class EntropyMinimizationSettings(StageSettings):
-    """Minimise the entropy of what the network says of the target (TENT)."""
-
-    kind: Literal["entropy_minimization"] = "entropy_minimization"
-    """Names the kind of the stage."""
-
-    @property
-    def passes(self) -> float:
-        return 1.0
-
-    def build(self, context: StageContext) -> EntropyMinimization:
-        return EntropyMinimization(self, context)
 
 
 class EntropyMinimization(Stage):

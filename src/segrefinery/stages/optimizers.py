@@ -4,46 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from segrefinery.core.settings import CODE, Settings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.refine.base import Refiner
-
-_Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerSettings(Settings):
-    """An optimizer and how its rate moves."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Chooses the optimizer."""
-    lr: Annotated[float, CODE] = Field(default=6e-5, gt=0)
-    """Sets the base learning rate: that of the pre-trained encoder."""
-    head_factor: Annotated[float, CODE] = Field(default=10.0, gt=0)
-    """Multiplies the base rate for everything else (heads, refiners)."""
-    weight_decay: Annotated[float, CODE] = Field(default=0.01, ge=0)
-    """Draws weights towards 0; biases and norms are left alone."""
-    momentum: Annotated[float, CODE] = Field(default=0.9, ge=0, lt=1)
-    """Weighs the past in SGD's velocity."""
-    betas: Annotated[tuple[_Beta, _Beta], CODE] = (0.9, 0.999)
-    """Weighs the past in Adam's running means of gradients and of their squares."""
-    power: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Lets the rate fall as lr * (1 - step / horizon) ** power; 0 keeps it."""
-    drop_every: int | None = Field(default=None, gt=0)
-    """Lets the rate fall to a tenth after so many steps, again and again (FCN-8s: 50,000); by default never."""
-    horizon: int | None = Field(default=None, gt=0)
-    """Names the step at which the rate would reach 0; by default the length of the stage."""
-    warmup: int = Field(default=0, ge=0)
-    """Raises the already decayed rate linearly for so many steps."""
-    warmup_ratio: float | None = Field(default=None, gt=0, le=1)
-    """Begins the warm-up at this share of the rate (DAFormer: 1e-6); by default 1 / ``warmup``."""
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Multiplies the rate of an encoder layer over that of the layer above it (DINOv2); 1 = one rate."""
+from segrefinery.stages.settings import OptimizerSettings
 
 
 @dataclass

@@ -12,7 +12,7 @@ from segrefinery.core.settings import Mistake, as_validation_error, choose, did_
 from segrefinery.core.words import not_a_file_name
 from segrefinery.refine import REFINERS, parse_chain
 from segrefinery.stages import STAGES
-from segrefinery.stages.base import StageSettings
+from segrefinery.stages.settings import StageSettings
 
 
 def parse_stages(value: Any) -> dict[str, StageSettings]:

@@ -6,104 +6,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from segrefinery.core.settings import BUDGET, CODE
-from segrefinery.data.augment import StrongViewSettings, strong_view
+from segrefinery.data.augment import strong_view
 from segrefinery.data.batch import LabeledBatch, MixedBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.label_files import write_label_set
 from segrefinery.data.mixing import classmix, cutmix, draw_mix_classes, mix_labels
-from segrefinery.data.translation import TranslationSettings, translate_at_random
+from segrefinery.data.translation import translate_at_random
 from segrefinery.labels import IGNORE
 from segrefinery.losses import symmetric_cross_entropy, variance_regularized_loss
 from segrefinery.models.batch_norm import batch_norms, measure_statistics, unmoved_statistics
 from segrefinery.models.segmenter import Prediction
-from segrefinery.models.teacher import Teacher, TeacherSettings, TeacherView
-from segrefinery.refine import PseudoLabels, RefinerChain, Step, TargetStep
-from segrefinery.stages.base import Passes, StageContext, StageSettings, StepBatch
-from segrefinery.stages.common import LossWeights, RefinedStage, from_hard_labels, head_losses, labels_losses
+from segrefinery.models.teacher import Teacher, TeacherView
+from segrefinery.refine import PseudoLabels, Step, TargetStep
+from segrefinery.stages.base import Passes, StageContext, StepBatch
+from segrefinery.stages.common import RefinedStage, from_hard_labels, head_losses, labels_losses
+from segrefinery.stages.kinds import SelfTrainingSettings
 from segrefinery.stages.watch import LabelWatch
-
-
-class SelfTrainingSettings(StageSettings):
-    """Learn the target from a teacher's refined labels."""
-
-    kind: Literal["self_training"] = "self_training"
-    """Names the kind of the stage."""
-    refine: RefinerChain = Field(default_factory=dict)
-    """Mends the teacher's labels by these refiners, in order."""
-    labels: Literal["online", "offline"] = "online"
-    """Makes labels as it goes, batch by batch, with a teacher that follows the student (``online``), or has the last
-    stage's network label the whole target set once a generation, as PNG files that the student learns from
-    (``offline``)."""
-    generations: Annotated[int, BUDGET] = Field(default=1, ge=1)
-    """Repeats the stage so often, each time from the labels of the network before."""
-    teacher: TeacherSettings = TeacherSettings()
-    """Says how the teacher follows the student."""
-    mixing: Annotated[Literal["classmix", "cutmix", "none"], CODE] = "classmix"
-    """Pastes parts of the source's images with their labels over the target images; without a source, of the batch's
-    other target images with theirs."""
-    mix_classes: Literal["paper", "official"] = "paper"
-    """Pastes half of the classes of each image, or of the whole batch's with ignored pixels, as DACS's code does."""
-    strong: StrongViewSettings | None = StrongViewSettings()
-    """Changes the colours of what the student sees of the target; null for none."""
-    translation: TranslationSettings | None = None
-    """Shows the source images of this stage, those that are mixed in too, in the style of a random target image of the
-    batch (``fda``, ``color``); null leaves them as they are."""
-    statistics: Annotated[Literal["both", "target"], BUDGET] = "both"
-    """Lets batch norm's running statistics, by which the teacher labels, follow both domains; or measures them on the
-    target before the stage (``target``), then to follow what the student sees of it, not the source."""
-    batch_norm: Literal["network", "train"] = "network"
-    """Leaves scales and shifts as the network has them, or learns also those that it keeps fixed (``train``, UncerDA's
-    self-training)."""
-    weights: LossWeights = LossWeights()
-    """Weighs the network's classifiers in the cross-entropies."""
-    source_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Weighs the loss on the source; 0 = the student does not look at it."""
-    target_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
-    """Weighs the loss on the mixed images."""
-    target_loss: Literal["cross_entropy", "symmetric", "variance_regularized"] = "cross_entropy"
-    """Learns labels by cross-entropy, by 0.1 CE + RCE (``symmetric``: ProDA, CPSL), or by exp(-D) CE + D
-    (``variance_regularized``: MRNet, UncerDA)."""
-
-    @model_validator(mode="after")
-    def _a_folder_is_for_the_whole_run(self) -> Self:
-        if self.translation is not None and self.translation.kind == "folder":
-            raise ValueError(
-                "translation: a self_training stage takes kind: fda or kind: color; give a folder of translated images "
-                "to the whole run instead, outside of the stages, as translated: PATH"
-            )
-        return self
-
-    @property
-    def needs_source(self) -> str | None:
-        if self.translation is not None:
-            return "translation shows source images in the style of the target"
-        return super().needs_source
-
-    @property
-    def mixes(self) -> bool:
-        return self.mixing != "none"
-
-    @property
-    def chain(self) -> RefinerChain:
-        return self.refine
-
-    @property
-    def passes(self) -> float:
-        teacher = 1 / 3 if self.labels == "online" else 0.0
-        return (1.0 if self.source_weight else 0.0) + 1.0 + teacher
-
-    @property
-    def repeats(self) -> int:
-        return self.generations
-
-    def build(self, context: StageContext) -> SelfTraining:
-        return SelfTraining(self, context)
 
 
 class SelfTraining(RefinedStage):

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.joined import References, joined_reference
-from segrefinery.engine.environment import deterministic
-from segrefinery.engine.evaluator import Evaluator
-from segrefinery.engine.events import Listeners, RunEvents
-from segrefinery.engine.feed import RunData
-from segrefinery.engine.heartbeat import together
-from segrefinery.engine.held_out import HeldOut
-from segrefinery.engine.model import ModelConfig, ModelKeeper, Origin
-from segrefinery.engine.processes import make_fabric
-from segrefinery.engine.record import LOCK, RECIPE, keep_record, the_only_writer
-from segrefinery.engine.run import Run
-from segrefinery.engine.start import make_ready
-from segrefinery.engine.tracker import Tracker
-from segrefinery.engine.witness import Witness
-from segrefinery.models import ModelSettings
-from segrefinery.models.start import StartModel
-from segrefinery.recipe import Recipe, dump_recipe, load_recipe
-from segrefinery.reporting import write_report
-from segrefinery.verbs.bands import in_bands
-from segrefinery.verbs.sets import open_sets
-from segrefinery.verbs.start import assigned, started
+from segrefinery.data.settings import References, joined_reference
+from segrefinery.engine.events import RunEvents
+from segrefinery.engine.record import LOCK, RECIPE, the_only_writer
+from segrefinery.recipe import Recipe, load_recipe
+from segrefinery.verbs.named import assigned, open_named
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def adapt(
@@ -74,77 +60,24 @@ def adapt(
         named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
         fields = {role: joined_reference(data) for role, data in named.items()}
         recipe = load_recipe(recipe, scale, [*overrides, *assigned(start)], seed=seed, **fields)
+    refuse_folder(folder, resume, told)
+    named = open_named(recipe)
+    from segrefinery.verbs.carry_out import carry_out  # here, for networks take seconds to import
+    from segrefinery.verbs.start import started
+
     recipe, model = started(recipe, start, told)
-    check_folder(folder, recipe, resume, told)
+    refuse_another_run(folder, recipe)
     open_folder(folder)
     with the_only_writer(folder):
-        carry_out(folder, recipe, model, Path(reuse) if reuse else None, told)
+        carry_out(folder, recipe, named, model, Path(reuse) if reuse else None, told)
     return folder
-
-
-def carry_out(folder: Path, recipe: Recipe, model: StartModel | None, reuse: Path | None, told: RunEvents) -> None:
-    """The run of a recipe in its folder, from a trained model or from a new network."""
-    sets = open_sets(recipe, told, model)
-    taught = any(part is not None for part in (sets.source, sets.labels, sets.oracle))
-    ready = None if model is None else make_ready(model, sets.space.classes, taught, told.said)
-    recorded, recipe = recipe, in_bands(recipe, sets.source or sets.target, model, told.said)
-    network = recipe.model.network if ready is None else ready.settings
-    fabric = make_fabric(recipe.training.precision)
-    main = fabric.global_rank == 0
-    if main:
-        fingerprint = ready and ready.fingerprint
-        keep_record(folder, dump_recipe(recorded), sets, fingerprint, str(fabric.device), fabric.world_size, told)
-    tracker = Tracker(folder, active=main, say=told.said)
-    listeners = listeners_of(folder, recipe, network, sets, tracker, told) if main else RunEvents()
-    run = Run(
-        folder=folder, stages=dict(recipe.stages), model=network, data=recipe.data, target_data=recipe.target_data,
-        training=recipe.training, seed=recipe.seed, sets=sets, fabric=fabric, tracker=tracker, events=listeners,
-        reuse=reuse, start=ready,
-    )  # fmt: skip
-    with deterministic(recipe.training.deterministic), together(fabric):
-        run.execute()
-    tracker.close()
-
-
-class Reporter(RunEvents):
-    """Writes the report once all is done."""
-
-    def __init__(self, folder: Path, told: RunEvents) -> None:
-        self.folder, self.told = folder, told
-
-    def concluded(self) -> None:
-        self.told.said(f"report: {write_report(self.folder)}")
-
-
-def listeners_of(
-    folder: Path, recipe: Recipe, network: ModelSettings, sets: RunData, tracker: Tracker, told: RunEvents
-) -> RunEvents:
-    """Who is told of a run, in this order: the user, and those who look, keep, score and report."""
-    space, data, window = sets.space, recipe.target_data, recipe.window
-    height, width = sets.target.image(0).shape[-2:]
-    origin = Origin(
-        start=recipe.model.start, source=recipe.source, target=recipe.target, labels=recipe.labels, seed=recipe.seed
-    )
-    about = ModelConfig(
-        model=network, space=space.name, classes=space.classes, colors=space.colors, data=data, window=window,
-        merge=recipe.merge, recipe=recipe.name, trained_on=origin, image_size=(height, width),
-    )  # fmt: skip
-    choose = recipe.training.choose
-    witness = Witness(folder, sets.source, sets.target, data, space.num_classes, window, tracker, told, choose)
-    parts = [told, witness, ModelKeeper(folder, about, candidates=choose == "score")]
-    if sets.evaluation is not None:
-        named = str(recipe.evaluation)
-        parts.append(Evaluator(folder, sets.evaluation, named, space, data, window, tracker, told, sets.unscored))
-    if sets.held_out is not None:
-        parts.append(HeldOut(folder, sets.held_out, data, space.num_classes, window, told))
-    return Listeners(*parts, Reporter(folder, told))
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------
 
 
-def check_folder(folder: Path, recipe: Recipe, resume: bool, told: RunEvents) -> None:
-    """Refuse to overwrite a run, and to resume one with another recipe."""
+def refuse_folder(folder: Path, resume: bool, told: RunEvents) -> None:
+    """Refuse to overwrite a run, or files that no run wrote."""
     written = folder / RECIPE
     if folder.exists() and not folder.is_dir():
         raise SegRefineryError(f"{folder}: is a file; name a folder for the run with -o")
@@ -158,6 +91,13 @@ def check_folder(folder: Path, recipe: Recipe, resume: bool, told: RunEvents) ->
         raise SegRefineryError(
             f"{folder}: holds a run already; continue it with --resume, or name a new folder with -o"
         )
+
+
+def refuse_another_run(folder: Path, recipe: Recipe) -> None:
+    """Refuse to resume a run with another recipe."""
+    written = folder / RECIPE
+    if not written.exists():
+        return
     before = load_recipe(written)
     old, new = before.model_dump(mode="json"), recipe.model_dump(mode="json")
     different = [key for key in new if old.get(key) != new[key] and key != "about"]

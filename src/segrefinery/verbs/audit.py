@@ -20,6 +20,7 @@ from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.decoding import read_ids
 from segrefinery.data.label_files import file_stem, palette_image, save_png
+from segrefinery.engine.folders import SOURCE_ONLY, model_folders
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.estimate import Scored, estimates
@@ -27,7 +28,7 @@ from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.interchange.annotation import read_masks, write_cvat, write_label_studio
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.weights import CONFIG
-from segrefinery.verbs.compare import SOURCE_ONLY, check_classes, model_folders
+from segrefinery.verbs.compare import check_classes
 
 POOL = 400
 """Images among which the audited ones are picked."""

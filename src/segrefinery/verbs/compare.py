@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.engine.folders import SOURCE_ONLY, model_folders
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.results import read_results
 from segrefinery.evaluation.trust.collect import IMAGES, Observation, look, sample_images
@@ -27,8 +28,6 @@ from segrefinery.evaluation.trust.verdict import (
 )
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import load_recipe
-
-SOURCE_ONLY = "source_model"
 
 
 @dataclass
@@ -136,19 +135,6 @@ def source_shares(run: Path) -> Tensor | None:
     """C shares of the labels a run learned from, where it kept them."""
     kept = read_results(run).get("source_shares")
     return None if kept is None else torch.tensor(kept)
-
-
-def model_folders(run: Path) -> dict[str, Path]:
-    """The models of a run by name: its result under the run's own name, source-only and candidates below it."""
-    if (run / CONFIG).exists():
-        return {str(run): run}
-    parts = [run / "model", run / SOURCE_ONLY, *sorted((run / "candidates").glob("*"))]
-    found = {
-        str(run) if part.name == "model" else f"{run}/{part.name}": part for part in parts if (part / CONFIG).exists()
-    }
-    if not found:
-        raise SegRefineryError(f"{run}: holds no trained model; name a run folder or a model folder")
-    return found
 
 
 def run_name(name: str) -> str:

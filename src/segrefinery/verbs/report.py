@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segrefinery.reporting import write_report
+from segrefinery.engine.folders import run_recipe
 
 
 def report(run: str | Path) -> Path:
@@ -13,4 +13,7 @@ def report(run: str | Path) -> Path:
     Raises:
         SegRefineryError: the folder holds no run.
     """
+    run_recipe(run)
+    from segrefinery.reporting import write_report  # here, for networks take seconds to import
+
     return write_report(run)

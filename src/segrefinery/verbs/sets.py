@@ -1,4 +1,4 @@
-"""The data sets of a recipe, opened, checked, and in one label space."""
+"""The data sets of a recipe, checked, and in one label space."""
 
 from __future__ import annotations
 
@@ -7,52 +7,43 @@ from collections.abc import Sequence
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align, align_to_model
 from segrefinery.data.check import overlaps, refuse_faults
-from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, open_dataset, parts_of
+from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, parts_of
 from segrefinery.data.labelled import hold_out, refuse_scored, shared_images
-from segrefinery.data.translation import TranslatedFolder
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.feed import RunData
 from segrefinery.engine.processes import rank
 from segrefinery.labels import LabelSpace
 from segrefinery.models.start import StartModel
 from segrefinery.recipe import Recipe
+from segrefinery.verbs.named import Named, open_named
 
 
 def open_sets(recipe: Recipe, events: RunEvents | None = None, model: StartModel | None = None) -> RunData:
-    """The recipe's data sets in one label space, every file of theirs read once; says which classes are used.
+    """The recipe's data sets in one label space; see ``open_named`` and ``in_one_space``."""
+    return in_one_space(recipe, open_named(recipe), events or RunEvents(), model)
+
+
+def in_one_space(recipe: Recipe, named: Named, events: RunEvents, model: StartModel | None = None) -> RunData:
+    """The data sets that a recipe names in one label space, every file of theirs read once; says which classes are
+    used.
 
     Args:
         model: the trained model to start from, whose classes they are where there is no source.
 
     Raises:
-        SegRefineryError: a data set is missing, unreadable, in another's way, or has no class in common.
+        SegRefineryError: a file is unreadable or in another's way, or the data sets have no class in common.
     """
-    events = events or RunEvents()
-    if recipe.target is None:
-        raise SegRefineryError("target: name a data set as NAME:PATH[@SPLIT]")
-    source = open_dataset(recipe.source) if recipe.source else None
-    target = open_dataset(recipe.target)
-    evaluation = open_dataset(recipe.evaluation) if recipe.evaluation else None
+    source, target, evaluation, labels = named.source, named.target, named.evaluation, named.labels
     for problem in overlaps(source, target, evaluation):
         if problem.severity == "error":
             raise SegRefineryError(str(problem))
         events.said(f"warning: {problem}")
-    needs_oracle = any(stage.reads_target_labels for stage in recipe.stages.values())
-    if needs_oracle and recipe.oracle is None:
-        raise SegRefineryError("oracle: this recipe trains on target labels; name them with --oracle NAME:PATH[@SPLIT]")
-    if recipe.oracle is not None and not needs_oracle:
+    if recipe.oracle is not None and named.oracle is None:
         events.said(
             f"warning: --oracle {recipe.oracle} is not used, for no stage of this recipe trains on target labels; the "
             "recipe oracle does"
         )
-    if recipe.translated is not None and source is not None:
-        source = TranslatedFolder(source, recipe.translated)
-    translated = {}
-    for name, stage in recipe.stages.items():
-        if (folder := stage.translated_folder) is not None and source is not None:
-            images = TranslatedFolder(source, folder, f"stages.{name}.translation.folder")
-            translated[folder] = UnlabeledView(images)
-    labels = open_labels(recipe)
+    translated = {folder: UnlabeledView(images) for folder, images in named.translated.items()}
     unscored: tuple[str, ...] = ()
     if source is not None:
         common = align(source, target, evaluation, recipe.classes, recipe.merge, labels)
@@ -64,8 +55,8 @@ def open_sets(recipe: Recipe, events: RunEvents | None = None, model: StartModel
     for role, dataset in (("source", source), ("target", target), ("labels", labels), ("evaluation", evaluation)):
         say_parts(role, dataset, events)
     oracle = None
-    if needs_oracle:
-        oracle = align(open_dataset(str(recipe.oracle)), target, space=common.space, merge=recipe.merge).source
+    if named.oracle is not None:
+        oracle = align(named.oracle, target, space=common.space, merge=recipe.merge).source
     if rank() == 0:  # one process of several reads for all
         told = lambda role, done, total: events.progressed(f"read {role}", done, total, {})  # noqa: E731
         refuse_faults(common.source, common.target, common.evaluation, told, common.labels)
@@ -78,22 +69,6 @@ def open_sets(recipe: Recipe, events: RunEvents | None = None, model: StartModel
     return RunData(
         common.source, common.target, common.space, common.evaluation, unscored, oracle, translated, taught, held_out
     )
-
-
-def open_labels(recipe: Recipe) -> SegmentationDataset | None:
-    """The labelled target images that a recipe names to teach.
-
-    Raises:
-        SegRefineryError: no stage would learn from them, or images are to be held out and there are none.
-    """
-    if recipe.labels is None:
-        if recipe.training.holdout:
-            raise SegRefineryError("training.holdout: there are no labels to hold out; name them with --labels")
-        return None
-    if not any(stage.labelled.weight for stage in recipe.stages.values()):
-        names = " or ".join(f"stages.{name}.labelled.weight" for name in recipe.stages)
-        raise SegRefineryError(f"labels: no stage of this recipe learns from {recipe.labels}; set {names} above 0")
-    return open_dataset(recipe.labels)
 
 
 def refuse_or_say_shared(

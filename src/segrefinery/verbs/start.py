@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import nn
@@ -26,10 +25,6 @@ def started(recipe: Recipe, start: nn.Module | str | Path | None, told: RunEvent
             or nothing left to train.
     """
     origin = recipe.model.start
-    if origin is None and recipe.source is None:
-        raise SegRefineryError(
-            "source: name labelled images as NAME:PATH[@SPLIT] with --source, or a trained model to adapt with --from"
-        )
     if origin is None:
         return recipe, None
     model = start_of(start) if isinstance(start, nn.Module) else _read(origin, recipe)
@@ -55,13 +50,6 @@ def _read(origin: str, recipe: Recipe) -> StartModel:
             f"model.from: {origin} is a Python module; continue its run in Python, with adapt(..., start=module)"
         )
     return read_start(origin, recipe.model.network)
-
-
-def assigned(start: str | Path | nn.Module | None) -> list[str]:
-    """What a model to start from sets of a recipe."""
-    if start is None:
-        return []
-    return [f"model.from={json.dumps(start_of(start).origin if isinstance(start, nn.Module) else str(start))}"]
 
 
 def source_free_recipes() -> list[str]:

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from segrefinery.models.segmenter import Learner
-from segrefinery.refine.implicit_rectification.continuous import pixel_centres
-from segrefinery.refine.implicit_rectification.formulas import log_mixture, mixture_nll
+from segrefinery.refine.implicit_rectification.formulas import log_mixture, mixture_nll, pixel_centres
 from segrefinery.refine.implicit_rectification.function import ImplicitRectification
 
 CLASSES = 4

@@ -14,8 +14,7 @@ from segrefinery.models.hrda import HRDA, HRDASettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherSettings
 from segrefinery.refine.base import PseudoLabels, Step, TargetStep
-from segrefinery.refine.implicit_rectification.continuous import nearest_pixel, pixel_centres
-from segrefinery.refine.implicit_rectification.formulas import mixture_nll
+from segrefinery.refine.implicit_rectification.formulas import mixture_nll, nearest_pixel, pixel_centres
 from segrefinery.refine.implicit_rectification.refiner import (
     ImplicitRectificationSettings,
     ImplicitRectifier,

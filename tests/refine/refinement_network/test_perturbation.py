@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segrefinery.core.randomness import generator
-from segrefinery.refine.refinement_network.perturbation import perturb
+from segrefinery.refine.refinement_network.formulas import perturb
 
 
 @pytest.mark.parametrize("kind", ["fourier", "regions", "class_dropout", "boundary_jitter", "none"])

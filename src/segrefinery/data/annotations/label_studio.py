@@ -9,13 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.annotations.brush import decode_brush
@@ -31,6 +29,9 @@ from segrefinery.data.annotations.polygons import remark_on_crossings
 from segrefinery.data.decoding import DataError
 from segrefinery.data.files import FileDataset, Sample
 from segrefinery.labels import IGNORE, LabelSpace, key
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels")
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<stem>.+)")
@@ -190,6 +191,8 @@ def _label(path: Path, stem: str, region: Mapping[str, Any]) -> str:
 def _paint(
     path: Path, stem: str, regions: Sequence[Mapping[str, Any]], size: tuple[int, int], space: LabelSpace, rest: int
 ) -> Tensor:
+    import torch
+
     mask = np.full(size, rest, dtype=np.int64)
     ids = {key(name): index for index, name in enumerate(space.classes)}
     for region in regions:

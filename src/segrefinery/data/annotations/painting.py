@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cache_folder
@@ -19,6 +17,9 @@ from segrefinery.data.decoding import DataError, image_size, read_ids, unreadabl
 from segrefinery.data.files import FileDataset, Sample
 from segrefinery.data.label_files import palette_image, save_png
 from segrefinery.labels import IGNORE, LabelSpace, key
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _VERSION = 1
 """Of the rules of painting: a mask that was painted by others is painted anew."""
@@ -141,6 +142,8 @@ class PaintedMasks:
         return f"{digest[:2]}/{digest}.png"
 
     def _paint(self, sample: Sample, file: Path) -> Tensor:
+        import torch
+
         size = image_size(sample.image)
         label = np.full(size, self.rest, dtype=np.uint8)
         ids = {key(name): place for place, name in enumerate(self.space.classes)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import seed_of
@@ -19,6 +18,9 @@ from .dice import Dice
 from .layout import make_world
 from .looks import LOOKS, develop
 from .world import World
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNTS = {"train": 600, "test": 200}
 SIZE = (128, 256)
@@ -79,6 +81,8 @@ class SceneDataset:
 
     def image(self, index: int) -> Tensor:
         """uint8, 3 x H x W."""
+        import torch
+
         world, canvas = self._scene(index)
         dice = Dice(seed_of("scenes", "sensor", self.seed, self.look, self.split, index))
         pixels = develop(LOOKS[self.look](world, canvas, dice), self.look, dice)
@@ -86,6 +90,8 @@ class SceneDataset:
 
     def label(self, index: int) -> Tensor:
         """int64, H x W, ids of ``space``."""
+        import torch
+
         return torch.from_numpy(self._scene(index)[1].label.astype(np.int64))
 
     def _check(self, index: int) -> int:

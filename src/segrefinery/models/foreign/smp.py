@@ -9,26 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, write_json
 from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
-from segrefinery.core.settings import Settings, choose
+from segrefinery.core.settings import choose
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.settings import SMPSettings
 from segrefinery.models.states import in_hub_cache, missing_hub_weights, read_state, require_hub
 
 log = logging.getLogger(__name__)
-
-
-class SMPSettings(Settings):
-    """A segmentation_models.pytorch model."""
-
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """Passes further arguments to the architecture, for instance ``decoder_channels``."""
 
 
 def library() -> Any:

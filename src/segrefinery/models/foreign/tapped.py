@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
+from segrefinery.models.foreign.families import Tap
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Where a classifier lies in a module, by dotted names.
-
-    Attributes:
-        features: the convolution whose input the features are.
-        logits: the layer whose output the logits are; by default the same convolution.
-    """
-
-    features: str
-    logits: str | None = None
 
 
 class Tapped(Segmenter):

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.settings import Settings, choose
-from segrefinery.models.foreign.tapped import Tap, Tapped
+from segrefinery.core.settings import choose
+from segrefinery.models.foreign.families import MODELS, Tap
+from segrefinery.models.foreign.tapped import Tapped
+from segrefinery.models.settings import TorchvisionSettings
 from segrefinery.models.states import downloaded, load_state, read_state
 
-_FCN = Tap("classifier.4")
 _FCN_AUXILIARY = Tap("aux_classifier.4")
-
-MODELS: dict[str, Tap] = {
-    "deeplabv3_resnet50": _FCN,
-    "deeplabv3_resnet101": _FCN,
-    "deeplabv3_mobilenet_v3_large": _FCN,
-    "fcn_resnet50": _FCN,
-    "fcn_resnet101": _FCN,
-    # its logits are a sum of two classifiers'
-    "lraspp_mobilenet_v3_large": Tap("classifier.high_classifier", "classifier"),
-}
-
-
-class TorchvisionSettings(Settings):
-    """A segmentation model of torchvision."""
-
-    auxiliary: bool = Field(default=False)
-    """Adds torchvision's second classifier, where the model has one; published weights have it."""
 
 
 def build(num_classes: int, settings: TorchvisionSettings, pretrained: bool, name: str) -> Tapped:

@@ -6,71 +6,24 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization
-from segrefinery.core.settings import Settings, choose
 from segrefinery.models.encoders import EncoderHead, MiT
-from segrefinery.models.foreign.tapped import Tap, Tapped
+from segrefinery.models.foreign.families import family_of
+from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.heads import SegFormerHead
 from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.settings import TransformersSettings
 from segrefinery.models.states import hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 PREPROCESSOR = "preprocessor_config.json"
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where the parts of one architecture lie.
-
-    Attributes:
-        encoder: what was pre-trained. tap, auxiliary: its classifiers.
-        multiple: the sides of images it takes. square: it takes squares only. arguments: of ``forward``.
-    """
-
-    encoder: str
-    tap: Tap
-    auxiliary: Tap | None = None
-    multiple: int = 1
-    square: bool = False
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-
-FAMILIES: dict[str, Family] = {
-    "segformer": Family("segformer", Tap("decode_head.classifier"), multiple=32),
-    "upernet": Family("backbone", Tap("decode_head.classifier"), Tap("auxiliary_head.classifier"), multiple=32),
-    "beit": Family(
-        "beit",
-        Tap("decode_head.classifier"),
-        Tap("auxiliary_head.classifier"),
-        multiple=16,
-        arguments={"interpolate_pos_encoding": True},
-    ),
-    # DPT enlarges twice behind its classifier, and counts that as its output
-    "dpt": Family(
-        "dpt", Tap("head.head.4", "head"), Tap("auxiliary_head.head.4", "auxiliary_head"), multiple=32, square=True
-    ),
-    "mobilevit": Family("mobilevit", Tap("segmentation_head.classifier.convolution"), multiple=32),
-    "mobilevitv2": Family("mobilevitv2", Tap("segmentation_head.classifier.convolution"), multiple=32),
-    "mobilenet_v2": Family("mobilenet_v2", Tap("segmentation_head.classifier.convolution"), multiple=32),
-}
-"""By ``model_type`` of the configuration."""
-
-
-class TransformersSettings(Settings):
-    """A semantic-segmentation model of transformers."""
-
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Gives the model's configuration, as in its ``config.json``; by default that of its family."""
-    bgr: bool = False
-    """Shows the model blue first (MobileViT's preprocessor says so)."""
 
 
 def library() -> Any:
@@ -84,12 +37,6 @@ def library() -> Any:
     except ImportError as error:
         raise SegRefineryError("transformers: models need it: pip install 'segrefinery[segformer]'.") from error
     return transformers
-
-
-def family_of(model_type: str) -> Family:
-    """Raises:
-    SegRefineryError: transformers has no such segmentation model, or we do not know where its classifier lies."""
-    return choose(FAMILIES, model_type, "transformers segmentation model")
 
 
 def build(num_classes: int, settings: TransformersSettings, pretrained: bool, model_type: str) -> Tapped:

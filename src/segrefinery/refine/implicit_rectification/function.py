@@ -21,18 +21,18 @@ from torch import Tensor, nn
 
 from segrefinery.core.precision import wide
 from segrefinery.models.segmenter import Learner
-from segrefinery.refine.implicit_rectification.continuous import (
+from segrefinery.refine.implicit_rectification.formulas import (
     WHOLE,
     Sites,
     locate,
     locate_jointly,
+    log_mixture,
+    mixture_nll,
     pixel_centres,
     read,
     sample,
 )
-from segrefinery.refine.implicit_rectification.formulas import log_mixture, mixture_nll
-
-Weighting = Literal["implicit", "equal", "heuristic", "discrete"]
+from segrefinery.refine.implicit_rectification.settings import Weighting
 
 
 class _Reader(nn.Module):

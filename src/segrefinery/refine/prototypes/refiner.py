@@ -7,67 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from segrefinery.core.resize import nearest
-from segrefinery.core.settings import BUDGET, CODE, PAPER, PresetSettings
-from segrefinery.data.augment import AffineViewSettings
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import kl_divergence, mrkld
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
-from segrefinery.refine.base import PseudoLabels, Refiner, RefinerSettings, Step
+from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.class_features import gather_statistics, require_finite
 from segrefinery.refine.consistency import look_at_strong_view
 from segrefinery.refine.prototypes.formulas import move_prototypes, prototype_distances
+from segrefinery.refine.prototypes.settings import PrototypesSettings
 from segrefinery.refine.self_labeling.formulas import rectify
-
-
-class PrototypesSettings(RefinerSettings, PresetSettings):
-    """ProDA. The ``paper`` preset takes means over pixels; ``official`` does as the authors' code does."""
-
-    presets: ClassVar = {
-        "official": {
-            "initial": "images",
-            "update": "image",
-            "update_labels": "teacher",
-            "divisor": "elements",
-        }
-    }
-    preset: Literal["paper", "official"] = "paper"
-    """Chooses the other defaults: means over pixels, or (``official``) what the authors' code does."""
-    soft_labels: Literal["warmup", "chain"] = "warmup"
-    """Denoises the fixed opinion of the network as it was before this stage, or what the refiners before this one hand
-    in (to stack)."""
-    temperature: Annotated[float, CODE] = Field(default=1.0, gt=0)
-    """Divides the distances (tau)."""
-    initial: Annotated[Literal["pixels", "images"], PAPER] = "pixels"
-    """Starts prototypes as means over all pixels of a class, or as means of the images' class means."""
-    momentum: Annotated[float, BUDGET, CODE] = Field(default=0.9999, ge=0, le=1)
-    """Weighs the old prototype in each move (lambda)."""
-    update: Annotated[Literal["batch", "image"], PAPER] = "batch"
-    """Moves prototypes once a batch, or once an image."""
-    update_labels: Annotated[Literal["refined", "teacher"], PAPER] = "refined"
-    """Moves prototypes by the refined labels, or by the teacher's own argmax."""
-    min_pixels: Annotated[int, BUDGET, CODE] = Field(default=10, ge=1)
-    """Leaves a prototype where it is if fewer pixels carry its class."""
-    structure_weight: Annotated[float, CODE] = Field(default=10.0, ge=0)
-    """Weighs the KL between the prototype softmaxes of weak and strong view (gamma 1)."""
-    regularizer_weight: Annotated[float, CODE] = Field(default=0.1, ge=0)
-    """Weighs MRKLD on the student's target prediction (gamma 2); the authors use 0 for SYNTHIA."""
-    divisor: Literal["pixels", "elements"] = "pixels"
-    """Takes both losses as means over pixels, or over pixels and classes (1/C of that)."""
-    strong_view: Annotated[AffineViewSettings | None, CODE] = AffineViewSettings(blur=0.0, jitter_probability=0.0)
-    """Shows the student RandAugment and Cutout by default; null for the stage's photometric view."""
-
-    def build(self, segmenter: Segmenter, space: LabelSpace) -> Prototypes:
-        """The refiner for networks of this one's shape."""
-        return Prototypes(self, segmenter, space)
 
 
 class Prototypes(Refiner):

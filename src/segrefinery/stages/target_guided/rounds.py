@@ -9,15 +9,13 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from segrefinery.core.settings import PAPER, Settings
 from segrefinery.data.batch import UnlabeledBatch
 from segrefinery.data.sampling import soft_balance_probabilities
+from segrefinery.stages.kinds import TargetGuidedSettings
 from segrefinery.stages.target_guided.formulas import class_entropies, class_gains, uncertain_classes
 from segrefinery.stages.target_guided.record import RoundRecord, settled
 
@@ -26,29 +24,6 @@ log = logging.getLogger(__name__)
 FIRST_GUIDED_ROUND = 2
 UNIFORM = 1.05
 """A gain up to which sampling is as good as uniform."""
-
-
-class TargetGuidedSettings(Settings):
-    """Draw source images by what the target finds uncertain; the defaults are UncerDA's."""
-
-    classes: Annotated[Literal["uncertain", "all"], PAPER] = "uncertain"
-    """Favours the classes that the target finds most uncertain, from the second round on (TGAA in the paper's Table 3),
-    or balances all classes from the first round on (SR)."""
-    uncertain: int = Field(default=7, ge=1)
-    """Counts so many classes as uncertain (k; the paper's results are stable for 5 to 9)."""
-    balance: Annotated[float, PAPER] = Field(default=0.9, ge=0, le=1)
-    """Balances the classes so far: 0 = sample evenly, 1 = full class balance."""
-    steepness: Annotated[float, PAPER] = Field(default=80.0, gt=0)
-    """Sets how sharply eq. 5 parts images (alpha)."""
-    midpoint: Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["median"], PAPER] = 0.02
-    """Sets the score in the middle of eq. 5 (mu): the paper's number, which fits its 19 classes, or the data's own
-    middle, the median score of the images that hold a favoured class."""
-    clip: bool = True
-    """Holds the sampling score at or below 1."""
-
-    def build(self, classes: Sequence[str]) -> TargetGuided:
-        """The guidance for classes of these names."""
-        return TargetGuided(self, classes)
 
 
 class TargetGuided(nn.Module):

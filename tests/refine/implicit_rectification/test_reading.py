@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from segrefinery.refine.implicit_rectification.continuous import (
+from segrefinery.refine.implicit_rectification.formulas import (
     locate,
     locate_jointly,
     nearest_pixel,
