@@ -189,7 +189,9 @@ def test_a_described_data_set_opens(text, tmp_path, monkeypatch):
         mask.parent.mkdir(parents=True, exist_ok=True)
         if image.suffix == ".tif":
             tifffile = pytest.importorskip("tifffile")
-            tifffile.imwrite(image, np.full((4, 2, 6), 4095, dtype=np.uint16), photometric="minisblack")
+            white = np.uint16(settings.range[1]) if settings.range else np.uint8(255)
+            bands = np.full((max(settings.bands), 2, 6), white)
+            tifffile.imwrite(image, bands, photometric="minisblack")
         else:
             Image.new("RGB", (6, 2), (255, 255, 255)).save(image)
         mask_of(settings, tmp_path).save(mask)

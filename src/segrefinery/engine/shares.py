@@ -28,8 +28,10 @@ Fault = SegRefineryError | str
 class Work(Protocol):
     """What is done with each of many images; it is sent to other processes as it is."""
 
-    chunk: int
-    """Images, by their places, that one process does together."""
+    @property
+    def chunk(self) -> int:
+        """Images, by their places, that one process does together."""
+        ...
 
     def do(self, places: Sequence[int]) -> dict[int, Fault]:
         """Do a chunk -> what is wrong with those that cannot be read."""
