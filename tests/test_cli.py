@@ -317,7 +317,7 @@ def test_what_the_system_says_is_one_line(call, monkeypatch, tmp_path, failure, 
         for _ in failure() or ():
             pass
 
-    monkeypatch.setattr(cli, "loaded", fail)
+    monkeypatch.setattr(cli, "refuse_missing", fail)
     ended, _, complaint = call("evaluate", tmp_path, "--on", TEST)
     assert (ended, words in complaint, complaint.count("\n")) == (code, True, 1), complaint
 

@@ -31,8 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine, peak_mib
 from lib.training import Training
+from segrefinery.core.processor import keep_freed_memory
 from segrefinery.engine.compilation import uncompiled
-from segrefinery.engine.environment import deterministic, keep_freed_memory
+from segrefinery.engine.environment import deterministic
 
 RECIPES = {  # name: recipe, network, what the crop's sides must be multiples of
     "dinov2_base": ("dinov2", "dinov2_base", 14),
