@@ -286,7 +286,7 @@ def main(recipes: list[str]) -> None:
 
     for recipe in recipes:
         overrides = (*narrow(recipe, defaultdict(lambda: 2)), "training.precision=bf16-mixed")
-        on_it = mock.patch("segrefinery.verbs.adapt.make_fabric", fabric_on_it)
+        on_it = mock.patch("segrefinery.verbs.carry_out.make_fabric", fabric_on_it)
         with tempfile.TemporaryDirectory() as folder, pretended_gpu(), on_it:
             run = tiny_run(Path(folder) / "run", recipe, overrides)
             model = api.load(run)

@@ -33,10 +33,11 @@ def test_busy_and_ended_processes_are_let_be():
     said, store = [], HashStore()
     hearts = [Heartbeat(store, rank, 2, said.append) for rank in range(2)]
     time.sleep(1.5)
-    hearts[1].ended.set()
+    hearts[1].end()
     time.sleep(1.5)
-    hearts[0].ended.set()
+    hearts[0].end()
     assert not said
+    assert not any(thread.is_alive() for heart in hearts for thread in heart.threads)
 
 
 def test_a_store_that_hangs_is_the_first_process():

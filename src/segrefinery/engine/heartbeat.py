@@ -35,8 +35,16 @@ class Heartbeat:
         self.seen = {other: (b"", time.monotonic()) for other in range(world) if other != rank}
         self.exchanged = time.monotonic()
         self.ended = threading.Event()
-        for work in (self.exchange, self.judge):
-            threading.Thread(target=work, daemon=True).start()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self.exchange, self.judge)]
+        for thread in self.threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Say that this process is done. A thread inside the store while Python ends would abort the process, so it is
+        waited for, unless the store hangs."""
+        self.ended.set()
+        for thread in self.threads:
+            thread.join(BEAT)
 
     def exchange(self) -> None:
         beat = 0
@@ -96,7 +104,7 @@ def together(fabric: Fabric) -> Iterator[None]:
             "another process of this run has ended; it has said why, or was killed; go on with --resume"
         ) from error
     finally:
-        heart.ended.set()
+        heart.end()
 
 
 def _leave(line: str) -> None:
