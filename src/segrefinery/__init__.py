@@ -5,9 +5,10 @@ The verbs are in ``segrefinery.verbs``, one file each; ``load`` opens what a run
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from segrefinery.core.lazy import looked_up
 
 if TYPE_CHECKING:
     from segrefinery.engine.events import RunEvents
@@ -47,7 +48,5 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:  # the networks load only when a verb is used, so that the command line answers at once
-        return getattr(import_module(f"segrefinery.{_PLACES.get(name, f'verbs.{name}')}"), name)
-    raise AttributeError(f"module 'segrefinery' has no attribute {name!r}")
+# The networks load only when a verb is used, so that the command line answers at once.
+__getattr__ = looked_up(__name__, {name: _PLACES.get(name, f"verbs.{name}") for name in __all__})

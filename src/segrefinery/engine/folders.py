@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.models.settings import CONFIG
 
 RECIPE = "recipe.yaml"
-CONFIG = "config.json"
 SOURCE_ONLY = "source_model"
 
 

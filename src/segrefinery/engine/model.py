@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,14 @@ class Model:
             ValueError: anything else, for instance values between 0 and 1.
         """
         return predict_probs(self.network, as_image(image, self.bands), self.data, self.window, size).cpu()
+
+    def digest(self) -> str:
+        """Of all that its answers depend on: its weights, its classes, and how it reads images."""
+        found = hashlib.blake2b(f"{self.space} {self.data} {self.window}".encode(), digest_size=16)
+        for name, tensor in sorted(self.network.state_dict().items()):
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return found.hexdigest()
 
     @property
     def bands(self) -> int:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cannot_write, read_json, sweep, write_json, write_text
 from segrefinery.engine.events import RunEvents
+from segrefinery.engine.folders import RECIPE
 from segrefinery.engine.processes import rank
 
 if TYPE_CHECKING:
     from segrefinery.engine.feed import RunData
 
 LOCK = ".lock"
-RECIPE, ENVIRONMENT, DATA, LABELS = "recipe.yaml", "environment.json", "data.json", "labels.json"
+ENVIRONMENT, DATA, LABELS = "environment.json", "data.json", "labels.json"
 EXACT = {"torch_threads": "threads", "processes": "processes", "device": "device"}
 """What of the environment changes the last digits of a result."""
 

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from segrefinery.core.settings import BUDGET, CODE, Settings
 
 Norm = Literal["batch", "group", "none"]
+CONFIG, TENSORS = "config.json", "model.safetensors"
+"""The files of a saved network."""
 
 
 class HeadSettings(Settings):

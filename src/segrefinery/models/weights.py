@@ -14,10 +14,9 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, whole_file, write_text
 from segrefinery.core.settings import Settings
 from segrefinery.models.networks import ModelSettings
+from segrefinery.models.settings import CONFIG, TENSORS
 
 FORMAT = 2
-TENSORS = "model.safetensors"
-CONFIG = "config.json"
 
 
 class NetworkConfig(Settings):

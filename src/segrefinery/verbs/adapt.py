@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.settings import References, joined_reference
 from segrefinery.engine.events import RunEvents
-from segrefinery.engine.record import LOCK, RECIPE, the_only_writer
+from segrefinery.engine.folders import RECIPE
+from segrefinery.engine.record import LOCK, the_only_writer
 from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.verbs.named import assigned, open_named
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -191,7 +190,7 @@ def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
     images = Path(job.dataset.reference)
     now = {
         "images": str(images.resolve()) if images.exists() else job.dataset.reference,
-        "model": digest_of(job.model),
+        "model": job.model.digest(),
         **settings,
     }
     if not file.exists():
@@ -205,16 +204,6 @@ def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
             "with -o, or remove this one"
         )
     return True
-
-
-def digest_of(model: Model) -> str:
-    """What a model's answers depend on: its weights, its classes, and how it reads images."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{model.space} {model.data} {model.window}".encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def refuse_inside(output: str | Path, images: str | Path) -> None:

@@ -16,6 +16,7 @@ from segrefinery.core.files import write_bytes
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
+from segrefinery.engine.folders import model_folder
 from segrefinery.engine.model import Model, ModelConfig, load
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.interchange.deployed import (
@@ -165,21 +166,9 @@ def refuse_another(
         )
 
 
-def folder_of(run: str | Path) -> Path:
-    """The model folder that a run or model folder means.
-
-    Raises:
-        SegRefineryError: it holds no model.
-    """
-    for folder in (Path(run), Path(run) / "model", Path(run) / "source_model"):
-        if (folder / CONFIG).exists():
-            return folder
-    raise SegRefineryError(f"{run}: holds no trained model; name a run folder or a model folder")
-
-
 def described(run: str | Path) -> ModelConfig:
     """What a run or model folder says of its model."""
-    return read_config(folder_of(run) / CONFIG, ModelConfig)
+    return read_config(model_folder(run) / CONFIG, ModelConfig)
 
 
 def network_name(run: str | Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +102,16 @@ def write_predictions(
 class PictureJob(Job):
     """Predictions as pictures, for processes that share the images."""
 
+    @cached_property
+    def work(self) -> Predictions:
+        return Predictions(self.model, self.dataset, self.folder, self.factor)
+
     def do_one(self, index: int) -> SegRefineryError | None:
-        work = Predictions(self.model, self.dataset, self.folder, self.factor)
-        seen = work.read(index)
+        seen = self.work.read(index)
         if isinstance(seen, SegRefineryError):
             return seen
         try:
-            work.compute(index, seen, lambda share: None)()
+            self.work.compute(index, seen, lambda share: None)()
         except DataError as error:
             return error
         return None
@@ -130,8 +134,7 @@ class PictureJob(Job):
 
     def _files(self, index: int) -> tuple[Path, Path]:
         """The class ids and the overlay."""
-        work = Predictions(self.model, self.dataset, self.folder, self.factor)
-        label = work.label_file(index, picture_of(self.dataset, index))
+        label = self.work.label_file(index, picture_of(self.dataset, index))
         return label, label.with_name(f"{label.stem}.overlay.png")
 
 

@@ -14,13 +14,13 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import write_text
 from segrefinery.core.settings import choose
 from segrefinery.core.yaml import read_yaml
+from segrefinery.engine.folders import RECIPE, model_folder
 from segrefinery.engine.model import ModelConfig
-from segrefinery.engine.record import RECIPE
 from segrefinery.evaluation.results import read_results
 from segrefinery.interchange.card import HOSTS, About, card, named
 from segrefinery.models.licence import UNKNOWN, licence_of
 from segrefinery.models.weights import CONFIG, TENSORS
-from segrefinery.verbs.export import described, export, folder_of
+from segrefinery.verbs.export import described, export
 
 PushFormat = Literal["ours", "hf", "smp"]
 
@@ -79,7 +79,7 @@ def push(
         folder = Path(parent) / "model"
         notes: tuple[str, ...] = ()
         if kind == "ours":
-            copy_of_ours(folder_of(run), folder, config)
+            copy_of_ours(model_folder(run), folder, config)
         else:
             exported = export(run, folder, kind, check=check)
             notes = tuple(line.replace(str(folder), repository) for line in exported.lines())
