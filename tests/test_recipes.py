@@ -157,10 +157,11 @@ def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
 
 
 def test_a_scale_says_of_every_stage_what_is_common(tmp_path):
-    scale = 'scales: {tiny: {stages: {"*": {steps: 7, optimizer: {lr: 1.0e-5}}, source: {steps: 9}}}}'
+    scale = 'scales: {tiny: {stages: {"*": {steps: 7, optimizer: {lr: 1.0e-5}}, source: {steps: 9, optimizer: {warmup: 3}}}}}'
     recipe = load_recipe(written(tmp_path, "tiny", f"extends: self_training\n{scale}"), "tiny")
     assert {name: stage.steps for name, stage in recipe.stages.items()} == {"source": 9, "adapt": 7}
     assert {stage.optimizer.lr for stage in recipe.stages.values()} == {1e-5}
+    assert (recipe.stages["source"].optimizer.warmup, recipe.stages["adapt"].optimizer.warmup) == (3, 1500)
 
 
 @pytest.mark.parametrize("name", recipe_names())

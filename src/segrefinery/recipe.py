@@ -201,8 +201,15 @@ def _for_every_stage(change: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[
     if common:
         for name in _stages(raw):
             if name not in stages or isinstance(stages[name], Mapping):
-                stages[name] = {**common, **(stages.get(name) or {})}
+                stages[name] = _over(common, stages.get(name) or {})
     return {**change, "stages": stages} if stages else {key: value for key, value in change.items() if key != "stages"}
+
+
+def _over(below: Any, own: Any) -> Any:
+    """Mappings laid over each other key by key; unlike ``merge`` it keeps nulls, which have yet to remove something."""
+    if not (isinstance(below, Mapping) and isinstance(own, Mapping)):
+        return own
+    return {**below, **{key: _over(below.get(key), value) for key, value in own.items()}}
 
 
 def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
