@@ -20,8 +20,8 @@ from segrefinery.models.networks import NETWORKS, RunModelSettings, network
 from segrefinery.models.settings import TeacherSettings
 from segrefinery.recipe import Recipe
 from segrefinery.refine import REFINERS
+from segrefinery.refine.entropy_mixture import TargetGuidedSettings
 from segrefinery.stages import STAGES
-from segrefinery.stages.kinds import TargetGuidedSettings
 from segrefinery.stages.settings import LabelledSettings, LossWeights, OptimizerSettings, StageSettings
 
 PAGE = Path(__file__).with_name("settings.md")

@@ -1,11 +1,14 @@
 """The house itself: rooms use only the rooms below them, and files stay short."""
 
 import ast
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 import segrefinery
+from segrefinery.recipe import load_recipe, read_files
 from segrefinery.refine import REFINERS
 
 ROOT = Path(segrefinery.__file__).parent
@@ -140,15 +143,77 @@ def test_the_readme_links_a_methods_page(key):
     assert f"({page})" in (ROOT.parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+HOSTS = ("source_only", "self_training", "adaptsegnet", "dacs", "daformer", "hrda", "proda")
+"""Recipes of what the five are plugged into, which has pages and files of its own."""
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of ``refine`` and ``stages`` that a file imports, wherever in it; not what a package re-exports."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    names = [node.module.split(".")[1:] for node in nodes if node.module and node.module.startswith("segrefinery.")]
+    files = {ROOT.joinpath(*name).with_suffix(".py") for name in names if name[0] in ("refine", "stages")}
+    return {file for file in files if file.exists()}
+
+
+USERS: dict[Path, set[Path]] = {}
+"""A file of ``refine`` or ``stages`` -> the files that import it."""
+for one in ROOT.rglob("*.py"):
+    for imported in imported_files(one) if one.name != "__init__.py" else ():
+        USERS.setdefault(imported, set()).add(one)
+
+
+def refiners(recipe: str) -> set[Path]:
+    """Where the refiners of a recipe are built from."""
+    names = {name for stage in load_recipe(recipe).stages.values() for name in stage.chain}
+    code = "".join(inspect.getsource(REFINERS[name].build) for name in names)
+    return {ROOT.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in re.findall(r"from (\S+) import", code)}
+
+
+def files_to_open(key: str) -> set[Path]:
+    """All that is one method's: its folder (the page, settings, formulas, refiner and what else lies there), the
+    refiners that its recipe has and no host's, what uses its formulas, and what only these import; the recipe with all
+    that it extends; and the refiner's contract and the loop."""
+    folder = ROOT / "refine" / key
+    own = {path for path in folder.iterdir() if path.suffix in (".py", ".md")} - {folder / "__init__.py"}
+    own |= refiners(METHODS[key]) - set().union(*map(refiners, HOSTS))
+    own |= {user for user in USERS[folder / "formulas.py"] if user.parent in (ROOT / "refine", ROOT / "stages")}
+    while more := {file for file, users in USERS.items() if users <= own} - own:
+        own |= more
+    recipe = {ROOT / "recipes" / place for place, _ in read_files(METHODS[key])}
+    return own | recipe | {ROOT / "refine/base.py", ROOT / "stages/self_training.py"}
+
+
 @pytest.mark.parametrize("key", METHODS)
 def test_who_reads_one_method_opens_at_most_eight_files(key):
-    """Its page, settings, formulas, refiner and what else lies in the folder (``__init__`` only re-exports), its
-    recipe, the refiner's contract and the loop."""
-    folder = {path for path in (ROOT / "refine" / key).iterdir() if path.suffix in (".py", ".md")}
-    folder -= {ROOT / "refine" / key / "__init__.py"}
-    shared = {ROOT / "recipes" / f"{METHODS[key]}.yaml", ROOT / "refine/base.py", ROOT / "stages/self_training.py"}
-    assert all(path.exists() for path in shared)
-    assert len(folder | shared) <= 8, sorted(path.name for path in folder)
+    files = files_to_open(key)
+    assert all(path.exists() for path in files)
+    assert len(files) <= 8, sorted(str(path.relative_to(ROOT)) for path in files)
+
+
+def test_what_lies_outside_of_a_methods_folder_is_counted():
+    assert ROOT / "stages/target_guided.py" in files_to_open("entropy_mixture")
+    assert ROOT / "refine/contrastive.py" in files_to_open("refinement_network")
+    assert ROOT / "refine/self_labeling/bank.py" in files_to_open("self_labeling")
+
+
+@pytest.mark.parametrize("key", [*METHODS, "prototypes"])
+def test_a_methods_door_only_re_exports(key):
+    body = ast.parse((ROOT / "refine" / key / "__init__.py").read_text(encoding="utf-8")).body
+    docstring, *rest = body
+    assert isinstance(docstring, ast.Expr)
+    assert all(isinstance(node, ast.ImportFrom | ast.If | ast.Assign) for node in rest)
+
+
+@pytest.mark.parametrize("name", METHODS.values())
+def test_a_methods_recipe_stands_alone_and_is_as_the_others_where_they_say_the_same(name):
+    """Each says the budget of two cores itself; what every stage and image set has there is that of ``source_only``."""
+    ((_, own),), ((_, common),) = read_files(name), read_files("source_only")
+    small, shared = own["scales"]["small"], common["scales"]["small"]
+    assert {key: value for key, value in small.items() if key != "stages"} == {
+        key: value for key, value in shared.items() if key != "stages"
+    }
+    assert small["stages"]["*"] == shared["stages"]["*"]
+    assert small["stages"]["source"].items() >= shared["stages"]["source"].items()
 
 
 @pytest.mark.parametrize("key", [*METHODS, "prototypes"])

@@ -37,8 +37,8 @@ from segrefinery.models.teacher import Teacher
 from segrefinery.refine.class_balanced import ClassBalancedSettings
 from segrefinery.refine.class_features import gather_statistics
 from segrefinery.refine.confidence import ConfidenceThresholdSettings
+from segrefinery.refine.entropy_mixture import class_entropies
 from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
-from segrefinery.stages.target_guided import class_entropies
 
 CLASSES = 19
 

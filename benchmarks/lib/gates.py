@@ -24,13 +24,13 @@ from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, SourceStep, Step, TargetStep
 from segrefinery.refine.confidence import normalized_entropy
+from segrefinery.refine.entropy_mixture import class_entropies, class_gains, uncertain_classes
 from segrefinery.refine.entropy_mixture.refiner import EntropyMixtureSettings
 from segrefinery.refine.pixel_attention.refiner import PixelAttention
 from segrefinery.refine.refinement_network.refiner import RefinementNetwork
 from segrefinery.refine.self_labeling.formulas import cosine_similarities, rectify
 from segrefinery.refine.self_labeling.refiner import SelfLabeling
 from segrefinery.stages.optimizers import OptimizerSettings, refined_optimizers
-from segrefinery.stages.target_guided import class_entropies, class_gains, uncertain_classes
 
 Scores = dict[str, ConfusionMatrix]
 """What is compared -> its counts, on the same pixels for all."""

@@ -9,7 +9,7 @@ from segrefinery.data.transforms import resize_map
 from segrefinery.labels import IGNORE
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.refine.refinement_network.network import Refinement
+from segrefinery.refine.refinement_network.refiner import Refinement
 
 
 def area_under_roc(score: Tensor, positive: Tensor) -> float:

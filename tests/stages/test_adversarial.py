@@ -14,6 +14,7 @@ from segrefinery.models.segmenter import Prediction
 from segrefinery.stages.adversarial import Adversarial, AdversarialSettings
 from segrefinery.stages.base import Passes, StageContext, StepBatch
 from segrefinery.stages.common import LossWeights
+from segrefinery.stages.target_guided import target_stream
 from toys import ToySegmenter, labeled, unlabeled
 
 SPACE = LabelSpace.of("toy", ["a", "b", "c", "d", "e"])
@@ -36,6 +37,11 @@ def build(model=None, handed_on=None, seed=0, **settings) -> Adversarial:
     model = model or ToySegmenter()
     context = StageContext(model, model, model, SPACE, handed_on or {})
     return AdversarialSettings(steps=100, discriminator_width=4, **settings).build(context)
+
+
+def streamed(stage: Adversarial, source, target, random):
+    """The stage's target stream."""
+    return target_stream(source, target, stage.settings, stage.normalization, random)
 
 
 def batch(number: int = 0) -> StepBatch:
@@ -140,11 +146,11 @@ def test_a_resumed_stage_continues_exactly():
 def test_translated_images_join_the_target_stream():
     now = batch()
     args = now.source, now.target.image, now.generators
-    assert build().target_stream(*args) == (now.target.image, None)
-    image, label = build(translation=TranslationSettings(), translated_share=1.0).target_stream(*args)
+    assert streamed(build(), *args) == (now.target.image, None)
+    image, label = streamed(build(translation=TranslationSettings(), translated_share=1.0), *args)
     assert torch.equal(label, now.source.label)
     assert torch.allclose(image, translate(now.source.image, now.target.image))
-    assert build(translation=TranslationSettings(), translated_share=0.0).target_stream(*args)[1] is None
+    assert streamed(build(translation=TranslationSettings(), translated_share=0.0), *args)[1] is None
     quiet = build(translation=TranslationSettings(), translated_share=1.0, translated_ce=False)
     assert "translated" not in one_step(quiet, quiet.optimizers())
     color = build(translation=TranslationSettings(kind="color"), translated_share=1.0)
@@ -155,7 +161,7 @@ def test_half_the_target_stream_is_translated_and_sizes_may_differ():
     stage, number = build(translation=TranslationSettings()), 0
     source = labeled(2, size=(40, 56))
     for seed in range(100):
-        image, label = stage.target_stream(source, unlabeled().image, [generator(seed, 0), generator(seed, 1)])
+        image, label = streamed(stage, source, unlabeled().image, [generator(seed, 0), generator(seed, 1)])
         assert image.shape == (2, 3, 32, 48)
         if label is not None:
             assert label.shape == (2, 32, 48)
@@ -172,14 +178,14 @@ def from_folder(**options) -> TranslatedBatch:
 def test_a_folders_translations_join_the_target_stream_as_they_are():
     folder = TranslationSettings(kind="folder", folder="there")
     source, target, random = from_folder(), unlabeled().image, batch().generators
-    image, label = build(translation=folder, translated_share=1.0).target_stream(source, target, random)
+    image, label = streamed(build(translation=folder, translated_share=1.0), source, target, random)
     assert torch.equal(image, source.translated)
     assert torch.equal(label, source.label)
     for seed in range(20):  # the same places as with FDA's
         streams = []
         for settings in (folder, TranslationSettings()):
             random = [generator(seed, place) for place in range(2)]
-            streams.append(build(translation=settings).target_stream(source, target, random))
+            streams.append(streamed(build(translation=settings), source, target, random))
         (image, label), (_, of_fda) = streams
         assert (label is None) == (of_fda is None)
         for place in range(2):
@@ -194,7 +200,7 @@ def test_a_folders_translations_join_the_target_stream_as_they_are():
 def test_a_folders_translations_take_the_targets_size():
     stage = build(translation=TranslationSettings(kind="folder", folder="there"), translated_share=1.0)
     source = from_folder(size=(40, 56))
-    image, label = stage.target_stream(source, unlabeled().image, batch().generators)
+    image, label = streamed(stage, source, unlabeled().image, batch().generators)
     assert image.shape == (2, 3, 32, 48)
     assert label.shape == (2, 32, 48)
     assert image.mean().item() == pytest.approx(source.translated.mean().item(), abs=0.1)

@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 
-from segrefinery.stages.target_guided import RoundRecord, TargetGuided, TargetGuidedSettings, settled
+from segrefinery.refine.entropy_mixture import TargetGuidedSettings
+from segrefinery.stages.target_guided import RoundRecord, TargetGuided, settled
 from toys import ToySegmenter, unlabeled
 
 CLASSES = ["a", "b", "c", "d", "e"]
@@ -33,7 +34,7 @@ def test_a_record_survives_its_file(tmp_path):
 
 
 def built(**settings) -> TargetGuided:
-    return TargetGuidedSettings(**settings).build(CLASSES)
+    return TargetGuided(TargetGuidedSettings(**settings), CLASSES)
 
 
 def begun(folder, rounds, **settings):
@@ -51,11 +52,11 @@ def test_the_second_round_is_guided_and_recorded(tmp_path):
     assert guidance.guides_sampling
     probabilities = guidance.probabilities(COUNTS)
     assert probabilities.sum().item() == pytest.approx(1)
-    found = RoundRecord.load(tmp_path / "2")
-    assert (found.number, len(found.uncertain), found.sampling) == (2, 2, "target_guided")
-    assert found.probabilities == pytest.approx(probabilities.tolist())
-    assert found.gains == pytest.approx((probabilities @ COUNTS.double() / COUNTS.double().mean(0)).tolist())
-    assert found.class_entropies == pytest.approx(guidance.entropies.tolist())
+    guided = RoundRecord.load(tmp_path / "2")
+    assert (guided.number, len(guided.uncertain), guided.sampling) == (2, 2, "target_guided")
+    assert guided.probabilities == pytest.approx(probabilities.tolist())
+    assert guided.gains == pytest.approx((probabilities @ COUNTS.double() / COUNTS.double().mean(0)).tolist())
+    assert guided.class_entropies == pytest.approx(guidance.entropies.tolist())
     assert reasons == [None, None]
     resumed = built(uncertain=2)
     resumed.load_state_dict(guidance.state_dict())  # resumed inside the round, which does not begin again
@@ -97,7 +98,7 @@ def test_sampling_that_is_as_good_as_uniform_is_warned_of_and_the_median_parts_t
     rare[:25, 4] = 1
     with warnings.catch_warnings(), caplog.at_level(logging.INFO):
         warnings.simplefilter("error")
-        parted = TargetGuidedSettings(classes="all", midpoint="median", balance=0.3).build(CLASSES).probabilities(rare)
+        parted = built(classes="all", midpoint="median", balance=0.3).probabilities(rare)
     assert "times as often as under uniform sampling: a " in caplog.text
     assert parted.max() / parted.min() > 1.2
     with pytest.warns(UserWarning, match=r"as good as uniform.*raise steepness"):

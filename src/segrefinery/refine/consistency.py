@@ -1,4 +1,4 @@
-"""The student must say of a strong view what the teacher said of the weak one (CPSL eq. 13; ProDA's structure loss)."""
+"""A strong view of the target, of which the student must say what the teacher said of the weak one (ProDA, CPSL)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from segrefinery.data.augment import AffineViewSettings, Warp, affine_strong_view, apply_affine
-from segrefinery.losses import kl_divergence
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine.base import Step
 
@@ -43,8 +42,3 @@ def look_at_strong_view(step: Step, image: Tensor, settings: AffineViewSettings 
         image, warp = affine_strong_view(image, step.generators[: len(image)], settings, *step.normalization)
         return StrongView(step.student(image), warp)
     return StrongView(step.student(step.strong(image)), None)
-
-
-def symmetric_kl(weak_logits: Tensor, strong_logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """KL in both directions between the softmaxes of two B x C x h x w logits, per pixel (CPSL eq. 13)."""
-    return kl_divergence(weak_logits, strong_logits, mask) + kl_divergence(strong_logits, weak_logits, mask)

@@ -1,8 +1,7 @@
 """Adversarial alignment: predictions on the target are made to look like predictions on the source.
 
 AdaptSegNet (Tsai et al., CVPR 2018): multi-level alignment of softmax outputs. ADVENT (Vu et al., CVPR 2019): alignment
-of entropy maps, and entropy minimisation. UncerDA (Wang et al., ICCV 2021): translated source images in the target
-stream; its rounds are in ``target_guided/``.
+of entropy maps, and entropy minimisation. What UncerDA adds is in ``target_guided.py``.
 """
 
 from __future__ import annotations
@@ -12,13 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
-from segrefinery.data.batch import LabeledBatch, TranslatedBatch
-from segrefinery.data.translation import translate
-from segrefinery.labels import IGNORE
 from segrefinery.losses import domain_loss, entropy_loss, self_information
 from segrefinery.models.discriminator import STRIDE, Discriminator
 from segrefinery.models.segmenter import Prediction
@@ -26,6 +21,7 @@ from segrefinery.stages.base import Passes, Stage, StageContext, StepBatch
 from segrefinery.stages.common import head_losses, labels_losses
 from segrefinery.stages.kinds import AdversarialSettings
 from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
+from segrefinery.stages.target_guided import TargetGuided, target_stream
 
 SOURCE, TARGET = 0.0, 1.0
 PERFECT, PATIENCE = 0.999, 50
@@ -52,7 +48,7 @@ class Adversarial(Stage):
             }
         )
         guided = settings.target_guided
-        self.guidance = guided.build(context.space.classes) if guided is not None else None
+        self.guidance = TargetGuided(guided, context.space.classes) if guided is not None else None
         if self.guidance is not None and "target_guided" in context.handed_on:
             self.guidance.load_state_dict(context.handed_on["target_guided"])
         self.nothing_to_do: str | None = None
@@ -74,7 +70,7 @@ class Adversarial(Stage):
         del on_source
         yield losses  # frees the source's graph before the target's is built
 
-        image, label = self.target_stream(source, target.image, batch.generators)
+        image, label = target_stream(source, target.image, settings, self.normalization, batch.generators)
         on_target = self.model(image)
         losses = {}
         for level, seen in self.levels(on_target, image).items():
@@ -124,35 +120,6 @@ class Adversarial(Stage):
         if weights.aux and prediction.aux_logits is not None:
             losses["entropy_aux"] = weights.aux * entropy_loss(prediction.aux_logits, power)
         return losses
-
-    def target_stream(
-        self, source: LabeledBatch, target: Tensor, random: list[torch.Generator]
-    ) -> tuple[Tensor, Tensor | None]:
-        """The target images, some replaced by a source image in their style -> images, and the labels of those that
-        were (255 elsewhere), or None where nothing is to be learned from them."""
-        settings = self.settings
-        if settings.translation is None:
-            return target, None
-        chosen = [torch.rand((), generator=own).item() < settings.translated_share for own in random]
-        places = torch.tensor(chosen, device=target.device).nonzero()[:, 0]
-        if not len(places):
-            return target, None
-        partners = places % len(source)
-        content, label = source.image[partners], source.label[partners]
-        from_folder = settings.translation.kind == "folder"
-        if from_folder:
-            assert isinstance(source, TranslatedBatch), "a folder's translations come with the source batch"
-            content = source.translated[partners]
-        if content.shape[-2:] != target.shape[-2:]:
-            content = F.interpolate(content, target.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
-            label = F.interpolate(label[:, None].float(), target.shape[-2:], mode="nearest")[:, 0].long()
-        if not from_folder:
-            content = translate(content, target[places], settings.translation, *self.normalization)
-        images = target.index_copy(0, places, content.to(target.dtype))
-        if not settings.translated_ce:
-            return images, None
-        labels = label.new_full((len(target), *label.shape[1:]), IGNORE)
-        return images, labels.index_copy(0, places, label)
 
     # -- what surrounds it -------------------------------------------------------------------------------------------
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from segrefinery.core.settings import BUDGET, CODE, PAPER, Settings
+from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.settings import StrongViewSettings, TranslationSettings
 from segrefinery.models.settings import TeacherSettings
 from segrefinery.refine import REFINERS, RefinerChain
+from segrefinery.refine.entropy_mixture.settings import TargetGuidedSettings
 from segrefinery.refine.settings import RefinerSettings
 from segrefinery.stages.settings import LabelledSettings, LossWeights, OptimizerSettings, StageSettings
 
@@ -21,32 +22,6 @@ if TYPE_CHECKING:
     from segrefinery.stages.entropy_minimization import EntropyMinimization
     from segrefinery.stages.self_training import SelfTraining
     from segrefinery.stages.supervised import Supervised
-    from segrefinery.stages.target_guided.rounds import TargetGuided
-
-
-class TargetGuidedSettings(Settings):
-    """Draw source images by what the target finds uncertain; the defaults are UncerDA's."""
-
-    classes: Annotated[Literal["uncertain", "all"], PAPER] = "uncertain"
-    """Favours the classes that the target finds most uncertain, from the second round on (TGAA in the paper's Table 3),
-    or balances all classes from the first round on (SR)."""
-    uncertain: int = Field(default=7, ge=1)
-    """Counts so many classes as uncertain (k; the paper's results are stable for 5 to 9)."""
-    balance: Annotated[float, PAPER] = Field(default=0.9, ge=0, le=1)
-    """Balances the classes so far: 0 = sample evenly, 1 = full class balance."""
-    steepness: Annotated[float, PAPER] = Field(default=80.0, gt=0)
-    """Sets how sharply eq. 5 parts images (alpha)."""
-    midpoint: Annotated[Annotated[float, Field(ge=0, le=1)] | Literal["median"], PAPER] = 0.02
-    """Sets the score in the middle of eq. 5 (mu): the paper's number, which fits its 19 classes, or the data's own
-    middle, the median score of the images that hold a favoured class."""
-    clip: bool = True
-    """Holds the sampling score at or below 1."""
-
-    def build(self, classes: Sequence[str]) -> TargetGuided:
-        """The guidance for classes of these names."""
-        from segrefinery.stages.target_guided.rounds import TargetGuided
-
-        return TargetGuided(self, classes)
 
 
 class SupervisedSettings(StageSettings):

@@ -1,6 +1,8 @@
-"""Target-guided rounds: source images that hold what the target finds uncertain are drawn more often.
+"""What UncerDA adds to adversarial rounds: source images that hold what the target finds uncertain are drawn more
+often, and some appear in target style in the target stream.
 
-Wang, Peng & Zhang, "Uncertainty-aware Pseudo Label Refinery", ICCV 2021, section 4.1 and Fig. 2.
+Wang, Peng & Zhang, "Uncertainty-aware Pseudo Label Refinery", ICCV 2021, sections 4.1 and 5.3 and Fig. 2. The alignment
+inside a round is AdaptSegNet's (``adversarial.py``); the formulas stand beside those of UncerDA's labels.
 """
 
 from __future__ import annotations
@@ -8,19 +10,26 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrefinery.data.batch import UnlabeledBatch
+from segrefinery.core.files import read_json, write_json
+from segrefinery.data.batch import LabeledBatch, TranslatedBatch, UnlabeledBatch
+from segrefinery.data.photometric import PerBand
 from segrefinery.data.sampling import soft_balance_probabilities
-from segrefinery.stages.kinds import TargetGuidedSettings
-from segrefinery.stages.target_guided.formulas import class_entropies, class_gains, uncertain_classes
-from segrefinery.stages.target_guided.record import RoundRecord, settled
+from segrefinery.data.translation import translate
+from segrefinery.labels import IGNORE
+from segrefinery.refine.entropy_mixture.formulas import class_entropies, class_gains, uncertain_classes
+from segrefinery.refine.entropy_mixture.settings import TargetGuidedSettings
+from segrefinery.stages.kinds import AdversarialSettings
 
 log = logging.getLogger(__name__)
 
+FILE = "round.json"
 FIRST_GUIDED_ROUND = 2
 UNIFORM = 1.05
 """A gain up to which sampling is as good as uniform."""
@@ -119,3 +128,88 @@ class TargetGuided(nn.Module):
             uncertain_classes(self.entropies, self.settings.uncertain) if favours else [],
             sampling,
         )
+
+
+@dataclass
+class RoundRecord:
+    """What one round knew before it trained; written as ``round.json`` into the stage's folder.
+
+    Attributes:
+        number: counted from 1.
+        classes: class names.
+        class_entropies: C, mean entropy of the target pixels predicted as each class; 1 if never predicted.
+        uncertain: S_k, ids of the most uncertain classes, the worst first; empty if this round samples evenly.
+        sampling: ``uniform``, ``balanced`` (all classes) or ``target_guided`` (S_k).
+        probabilities: of each source image; empty for uniform sampling.
+        gains: C, how many times as often a pixel of each class is seen as under uniform sampling; None for a class
+            without any pixel, empty for uniform sampling.
+        settled: why this round has nothing to do, or None.
+    """
+
+    number: int
+    classes: list[str]
+    class_entropies: list[float]
+    uncertain: list[int]
+    sampling: str
+    probabilities: list[float] = field(default_factory=list)
+    gains: list[float | None] = field(default_factory=list)
+    settled: str | None = None
+
+    @property
+    def mean_entropy(self) -> float:
+        """Mean over the classes: the label-free score of the rounds."""
+        return sum(self.class_entropies) / max(len(self.class_entropies), 1)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / FILE, asdict(self), indent=1)
+
+    @classmethod
+    def load(cls, folder: Path) -> RoundRecord:
+        return cls(**read_json(folder / FILE, "delete the folder of this stage and continue the run with --resume"))
+
+
+def settled(previous: RoundRecord, current: RoundRecord) -> str | None:
+    """Why rounds end before ``current`` trains, or None: its uncertain classes are those the last round already
+    favoured, or the last round did not lower the mean entropy.
+
+    The paper's second reason is a validation score that does not improve; without labels, the mean entropy over the
+    classes takes its place.
+    """
+    if current.uncertain and set(previous.uncertain) == set(current.uncertain):
+        return "the uncertain classes did not change"
+    if current.mean_entropy >= previous.mean_entropy:
+        return "the mean entropy on the target no longer falls"
+    return None
+
+
+def target_stream(
+    source: LabeledBatch,
+    target: Tensor,
+    settings: AdversarialSettings,
+    normalization: tuple[PerBand, PerBand],
+    random: list[torch.Generator],
+) -> tuple[Tensor, Tensor | None]:
+    """The target images B x 3 x H x W, some replaced by a source image in their style (section 5.3) -> images, and the
+    labels B x H x W of those that were (255 elsewhere), or None where nothing is to be learned from them."""
+    if settings.translation is None:
+        return target, None
+    chosen = [torch.rand((), generator=own).item() < settings.translated_share for own in random]
+    places = torch.tensor(chosen, device=target.device).nonzero()[:, 0]
+    if not len(places):
+        return target, None
+    partners = places % len(source)
+    content, label = source.image[partners], source.label[partners]
+    from_folder = settings.translation.kind == "folder"
+    if from_folder:
+        assert isinstance(source, TranslatedBatch), "a folder's translations come with the source batch"
+        content = source.translated[partners]
+    if content.shape[-2:] != target.shape[-2:]:
+        content = F.interpolate(content, target.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+        label = F.interpolate(label[:, None].float(), target.shape[-2:], mode="nearest")[:, 0].long()
+    if not from_folder:
+        content = translate(content, target[places], settings.translation, *normalization)
+    images = target.index_copy(0, places, content.to(target.dtype))
+    if not settings.translated_ce:
+        return images, None
+    labels = label.new_full((len(target), *label.shape[1:]), IGNORE)
+    return images, labels.index_copy(0, places, label)

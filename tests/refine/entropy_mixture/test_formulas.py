@@ -8,8 +8,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from refine.entropy_mixture.values import bimodal, normal
-from segrefinery.refine.entropy_mixture.formulas import Mixture, certain_posterior, fit_binned, fit_two_gaussians
-from segrefinery.refine.entropy_mixture.rules import Rule
+from segrefinery.refine.entropy_mixture.formulas import Mixture, Rule, certain_posterior, fit_binned, fit_two_gaussians
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import torch
 
-from segrefinery.refine.refinement_network.network import RefinementDecoder
+from segrefinery.refine.refinement_network.refiner import RefinementDecoder
 
 
 def test_decoder_takes_any_number_of_levels():

@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segrefinery.losses import kl_divergence
 from segrefinery.refine.self_labeling.formulas import (
     balanced_positions,
     cosine_similarities,
     rectify,
     sinkhorn,
+    symmetric_kl,
     uniform_positions,
     update_class_distribution,
 )
@@ -233,3 +235,11 @@ def test_cosines():
     expected = F.conv2d(F.normalize(features, dim=1), F.normalize(prototypes, dim=1)[:, :, None, None])
     torch.testing.assert_close(cosine_similarities(features, prototypes), expected)
     assert not cosine_similarities(torch.zeros(1, 8, 1, 1), prototypes).any()
+
+
+def test_symmetric_kl():
+    torch.manual_seed(0)
+    one, other = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(symmetric_kl(one, other), symmetric_kl(other, one))
+    torch.testing.assert_close(symmetric_kl(one, other), kl_divergence(one, other) + kl_divergence(other, one))
+    assert symmetric_kl(one, one).item() == pytest.approx(0, abs=1e-6)

@@ -1,18 +1,81 @@
-"""Mixtures of two Gaussians over entropies, and the posterior of the certain one.
+"""The formulas of UncerDA: which classes the target finds uncertain, and which pixels of a class are certain.
 
-Wang, Peng & Zhang, "Uncertainty-aware Pseudo Label Refinery", ICCV 2021, section 4.2, eq. 6. The paper gives no
-start and no limits of the fit; ours are named where they stand.
+Wang, Peng & Zhang, "Uncertainty-aware Pseudo Label Refinery", ICCV 2021: eq. 1 of section 4.1, eq. 6 of section 4.2.
+Eq. 2 is ``normalized_entropy`` in ``refine/confidence.py``; eq. 3 to 5, the sampling of the source, are
+``soft_balance_probabilities`` in ``data/sampling.py``. The paper gives no start and no limits of the fit; ours are
+named where they stand.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segrefinery.core.precision import wide
+from segrefinery.core.resize import bilinear
+from segrefinery.data.batch import UnlabeledBatch
+from segrefinery.refine.confidence import normalized_entropy
+
+MIN_STD = 1e-3
+"""Entropies that vary less are constant: nothing can be told apart."""
+MIN_GAP = 0.02
+"""Component means that lie closer are one component."""
+
+
+# -- eq. 1: what the target finds uncertain ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def class_entropies(network: nn.Module, target: Iterable[UnlabeledBatch], upsample: bool = True) -> Tensor:
+    """Mean normalised entropy of the target pixels predicted as each class (eq. 1), float64 C; streams.
+
+    A class that is never predicted counts as most uncertain: 1. (Our choice; the paper is silent.)
+
+    Args:
+        network: image -> ``Prediction``.
+        upsample: take the pixels of the image (the paper's protocol) or of the network's own grid, which is cheaper.
+    """
+    pixels = sums = torch.zeros(0)
+    for batch in target:
+        prediction = network(batch.image)
+        logits = prediction.logits.float()
+        if upsample:
+            logits = bilinear(logits, batch.image.shape[-2:], prediction.aligned)
+        probs = logits.softmax(dim=1)
+        entropy, label = normalized_entropy(probs), probs.max(dim=1).indices
+        known = entropy.isfinite()
+        if not len(pixels):
+            pixels, sums = torch.zeros(2, probs.shape[1], dtype=torch.float64, device=probs.device)
+        pixels = pixels + torch.bincount(label[known], minlength=len(pixels))
+        sums = sums + torch.bincount(label[known], weights=entropy[known].double(), minlength=len(pixels))
+    return torch.where(pixels > 0, sums / pixels.clamp(min=1), 1.0)
+
+
+def uncertain_classes(entropies: Tensor, k: int = 7) -> list[int]:
+    """S_k: ids of the k classes with the highest entropy, the worst first; ties go to the lower id, and all classes are
+    uncertain where k exceeds their number."""
+    if k < 1:
+        raise ValueError(f"k: at least 1 expected, got {k}")
+    return torch.argsort(entropies, descending=True, stable=True)[:k].tolist()
+
+
+def class_gains(pixel_counts: Tensor, probabilities: Tensor) -> Tensor:
+    """C: how many times as often a pixel of each class is seen as under uniform sampling; NaN for a class without any.
+
+    Args:
+        pixel_counts: N x C pixels of each class in each image.
+        probabilities: N sampling probabilities that sum to 1.
+    """
+    counts = pixel_counts.double()
+    return (probabilities.double() @ counts) / counts.mean(dim=0)
+
+
+# -- eq. 6: mixtures of two Gaussians over entropies -------------------------------------------------------------------
 
 
 @dataclass
@@ -151,3 +214,52 @@ def _two_means(counts: Tensor, powers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     number = part[..., 0].clamp(min=1e-12)
     means = part[..., 1] / number
     return part[..., 0] / number.sum(dim=-1, keepdim=True), means, part[..., 2] / number - means.square()
+
+
+# -- which entropies of a class are kept: what a mixture says, and rules of ours where it cannot say anything ----------
+
+
+class Rule(NamedTuple):
+    """Which entropies of a class are kept: those up to ``limit``, and those whose log-odds a x^2 + b x + c are
+    positive. Each ... x C."""
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    limit: Tensor
+
+    @classmethod
+    def up_to(cls, limit: Tensor) -> Rule:
+        """No mixture: entropies up to the limit; below 0 none."""
+        zero = torch.zeros_like(limit)
+        return cls(zero, zero, torch.full_like(limit, -math.inf), limit)
+
+    @classmethod
+    def of(cls, mixture: Mixture, guard: bool) -> Rule:
+        certain = mixture.means[..., 0]
+        return cls(*mixture.log_odds(), limit=certain if guard else torch.full_like(certain, -1.0))
+
+    def where(self, condition: Tensor, other: Rule) -> Rule:
+        """This rule where the condition holds, the other one elsewhere."""
+        return Rule(*(torch.where(condition, own, new) for own, new in zip(self, other)))
+
+    def weight(self, entropy: Tensor, pick: tuple[Tensor, ...], soft: bool) -> Tensor:
+        """Weight of each entropy, under the rule found at ``pick``; 0 for NaN."""
+        a, b, c, limit = (part[pick].to(entropy.dtype) for part in self)
+        posterior = torch.sigmoid((a * entropy + b) * entropy + c)
+        chosen = posterior if soft else (posterior > 0.5).to(entropy.dtype)
+        return torch.where(entropy <= limit, 1.0, chosen).masked_fill(entropy.isnan(), 0.0)
+
+
+def quantile(counts: Tensor, points: Tensor, share: float) -> Tensor:
+    """R weighted quantiles of the sorted points: the first that reaches the share."""
+    reached = counts.cumsum(dim=1) >= share * counts.sum(dim=1, keepdim=True)
+    return points[reached.int().argmax(dim=1)]
+
+
+def statistics(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and standard deviation from ... x 3 moments; 0 where there is nothing."""
+    pixels = moments[..., 0]
+    size = pixels.clamp(min=1)
+    mean = moments[..., 1] / size
+    return pixels, mean, (moments[..., 2] / size - mean.square()).clamp(min=0).sqrt()

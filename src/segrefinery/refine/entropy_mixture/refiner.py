@@ -6,7 +6,6 @@ Wang, Peng & Zhang, "Uncertainty-aware Pseudo Label Refinery", ICCV 2021, sectio
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,12 +14,16 @@ from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner
 from segrefinery.refine.confidence import normalized_entropy
-from segrefinery.refine.entropy_mixture.formulas import Mixture, fit_binned
-from segrefinery.refine.entropy_mixture.rules import MIN_GAP, MIN_STD, Rule, quantile, statistics
+from segrefinery.refine.entropy_mixture.formulas import (
+    MIN_GAP,
+    MIN_STD,
+    Mixture,
+    Rule,
+    fit_binned,
+    quantile,
+    statistics,
+)
 from segrefinery.refine.entropy_mixture.settings import EntropyMixtureSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 class EntropyMixture(Refiner):

@@ -9,15 +9,13 @@ from segrefinery.refine.refinement_network.settings import Perturbation, Refinem
 
 if TYPE_CHECKING:
     from segrefinery.refine.refinement_network.formulas import noise_mask_loss, perturb
-    from segrefinery.refine.refinement_network.network import Refinement, RefinementDecoder
-    from segrefinery.refine.refinement_network.refiner import RefinementNetwork
+    from segrefinery.refine.refinement_network.refiner import Refinement, RefinementDecoder, RefinementNetwork
 
 __getattr__ = looked_up(
     __name__,
     by_module(
         formulas="noise_mask_loss perturb",
-        network="Refinement RefinementDecoder",
-        refiner="RefinementNetwork",
+        refiner="Refinement RefinementDecoder RefinementNetwork",
     ),
 )
 

@@ -1,4 +1,5 @@
-"""The formulas of class-balanced pixel self-labelling (CPSL): assignment, rectification, class distribution, sampling.
+"""The formulas of class-balanced pixel self-labelling (CPSL): assignment, rectification, class distribution,
+sampling, consistency.
 
 Li, Li, He, Zhang, Jia, Zhang: Class-Balanced Pixel-Level Self-Labeling for Domain Adaptive Semantic Segmentation,
 CVPR 2022.
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from segrefinery.core.precision import wide
 from segrefinery.labels import IGNORE
+from segrefinery.losses import kl_divergence
 from segrefinery.refine.class_features import by_chunks
 
 SAFE_RANGE = 50.0  # spread of scores / epsilon up to which products of exponentials stay inside float32
@@ -165,3 +167,8 @@ def uniform_positions(labels: Tensor, size: int, generator: torch.Generator) -> 
     """At most ``size`` distinct random places of N labels (CPU, 255 never drawn), whatever their class."""
     order = torch.randperm(len(labels), generator=generator)
     return order[labels[order] != IGNORE][:size]
+
+
+def symmetric_kl(weak_logits: Tensor, strong_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL in both directions between the softmaxes of two B x C x h x w logits, per pixel (CPSL eq. 13)."""
+    return kl_divergence(weak_logits, strong_logits, mask) + kl_divergence(strong_logits, weak_logits, mask)

@@ -20,13 +20,14 @@ from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.class_features import gather_statistics, require_finite
-from segrefinery.refine.consistency import look_at_strong_view, symmetric_kl
+from segrefinery.refine.consistency import look_at_strong_view
 from segrefinery.refine.self_labeling.bank import FeatureBank
 from segrefinery.refine.self_labeling.formulas import (
     balanced_positions,
     cosine_similarities,
     rectify,
     sinkhorn,
+    symmetric_kl,
     uniform_positions,
     update_class_distribution,
 )
