@@ -157,7 +157,8 @@ def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
 
 
 def test_a_scale_says_of_every_stage_what_is_common(tmp_path):
-    scale = 'scales: {tiny: {stages: {"*": {steps: 7, optimizer: {lr: 1.0e-5}}, source: {steps: 9, optimizer: {warmup: 3}}}}}'
+    every, source = '"*": {steps: 7, optimizer: {lr: 1.0e-5}}', "source: {steps: 9, optimizer: {warmup: 3}}"
+    scale = f"scales: {{tiny: {{stages: {{{every}, {source}}}}}}}"
     recipe = load_recipe(written(tmp_path, "tiny", f"extends: self_training\n{scale}"), "tiny")
     assert {name: stage.steps for name, stage in recipe.stages.items()} == {"source": 9, "adapt": 7}
     assert {stage.optimizer.lr for stage in recipe.stages.values()} == {1e-5}

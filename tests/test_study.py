@@ -83,7 +83,7 @@ def called(study: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: object) -
     """The exit code of the command."""
     monkeypatch.setattr(sys, "argv", ["study.py", *map(str, words)])
     try:
-        study.main()
+        study.one_line_errors(study.command)
     except SystemExit as error:
         return int(error.code or 0)
     return 0
@@ -271,7 +271,7 @@ def interval(study: ModuleType, tmp_path: Path, pairs: list[tuple[list[Any], lis
     """``paired_interval`` of the images of ours and theirs, a pair for each seed."""
     ours = [pretend_run(tmp_path / f"ours{seed}", images) for seed, (images, _) in enumerate(pairs)]
     theirs = [pretend_run(tmp_path / f"theirs{seed}", images, "source") for seed, (_, images) in enumerate(pairs)]
-    return study.paired_interval(ours, theirs, [("adapt", "source")] * len(pairs))
+    return sys.modules["lib.intervals"].paired_interval(ours, theirs, [("adapt", "source")] * len(pairs))
 
 
 def test_images_that_are_all_alike_leave_no_interval(study: ModuleType, tmp_path: Path):
@@ -297,7 +297,7 @@ def test_both_get_the_same_images(study: ModuleType, tmp_path: Path):
 
 def test_no_interval_without_the_counts_of_every_image(study: ModuleType, tmp_path: Path):
     ours = pretend_run(tmp_path / "ours", [HALF])
-    assert study.paired_interval([ours], [tmp_path / "nothing"], [("adapt", "adapt")]) is None
+    assert sys.modules["lib.intervals"].paired_interval([ours], [tmp_path / "nothing"], [("adapt", "adapt")]) is None
 
 
 def test_share_of_the_gap_that_is_closed(study: ModuleType):
@@ -309,7 +309,7 @@ def test_share_of_the_gap_that_is_closed(study: ModuleType):
         "worse": {0: 0.1, 1: 0.3},
         "none in common": {2: 0.9},
     }
-    shares = {row: study.closed(mean, row) for row in mean}
+    shares = {row: sys.modules["lib.study_table"].closed(mean, row) for row in mean}
     assert shares == {
         "source_only": "0 %", "oracle": "100 %", "both seeds": "50 %", "one seed": "25 %", "worse": "-25 %",
         "none in common": "",
@@ -318,8 +318,8 @@ def test_share_of_the_gap_that_is_closed(study: ModuleType):
 
 def test_no_gap_nothing_closed(study: ModuleType):
     low, high = {0: 0.5}, {0: 0.4}
-    assert study.closed({"source_only": low, "row": high}, "row") == ""
-    assert study.closed({"source_only": low, "oracle": high, "row": high}, "row") == ""
+    assert sys.modules["lib.study_table"].closed({"source_only": low, "row": high}, "row") == ""
+    assert sys.modules["lib.study_table"].closed({"source_only": low, "oracle": high, "row": high}, "row") == ""
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------

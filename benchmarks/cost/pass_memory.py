@@ -28,7 +28,7 @@ from torchvision.io import write_png
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine, peak_mib, resident_mib
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.data.loader import Pass
+from segrefinery.data.loader import WholeImages
 from segrefinery.data.scan import class_pixel_counts, scan
 from segrefinery.data.transforms import DataSettings
 from segrefinery.labels import LabelSpace
@@ -74,7 +74,7 @@ class Few:
 def passes(folder: Path) -> dict[str, tuple[Callable[[Any, Any], object], Any, Any]]:
     """Name -> the work on (source, target), and the two."""
     labelled = open_dataset(f"folder:{folder}")
-    source, target = Pass(labelled, DataSettings()), Pass(UnlabeledView(labelled), DataSettings())
+    source, target = WholeImages(labelled, DataSettings()), WholeImages(UnlabeledView(labelled), DataSettings())
     torch.manual_seed(0)
     space = LabelSpace.of("noise", [f"class {index}" for index in range(CLASSES)])
     network = build_model(ModelSettings(name="small"), CLASSES).eval()

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from segrefinery.data.transforms import DataSettings
-from segrefinery.engine.checkpoints import load_safely, load_state
+from segrefinery.engine.checkpoints import load_safely, restore_module
 from segrefinery.engine.run import plan
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, Segmenter, build_model
@@ -71,10 +71,10 @@ def labeller_of(run: Path, moment: Moment | None = None) -> Labeller:
     refiners = build_refiners(settings.refine, context)
     path = run / "stages" / last / "result.pt"
     for name, state in load_safely(path)["handed_on"].items():
-        load_state(refiners[name], state, path)
+        restore_module(refiners[name], state, path)
     network = new(model_of(recipe.model, steps, stage), space)
     path = run / "stages" / stage / "result.pt"
-    load_state(network, load_safely(path)["model"], path)
+    restore_module(network, load_safely(path)["model"], path)
     teacher = Teacher(network, settings.teacher)
     chain = [one.eval() for one in refiners.values() if isinstance(one, Refiner)]
     data = recipe.target_data.read_by(network.normalization)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from segrefinery.models.discriminator import Discriminator
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.stages.base import Stage
-from segrefinery.stages.optimizers import Trained
+from segrefinery.stages.optimizers import ScheduledOptimizer
 
 
 @dataclass
@@ -83,7 +83,7 @@ def recorded(stage: Stage) -> Iterator[list[Pass]]:
         delattr(network, part)
 
 
-def replay(trained: dict[str, Trained], passes: list[Pass]) -> Callable[[], None]:
+def replay(trained: dict[str, ScheduledOptimizer], passes: list[Pass]) -> Callable[[], None]:
     """The passes, with gradients that are ready made, and the optimizers' steps."""
 
     def work() -> None:

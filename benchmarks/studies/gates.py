@@ -34,12 +34,13 @@ import segrefinery
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib import gates
+from lib.command import one_line_errors
 from lib.machine import machine
 from lib.results import CELLS, RESULTS
 from lib.spread import Spread
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
-from segrefinery.data.loader import Pass, training_batches
+from segrefinery.data.loader import WholeImages, training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.engine.model import Model
@@ -101,7 +102,7 @@ class Gates:
         self.source, target_labels = self.labelled(task.source), self.labelled(task.target)
         self.validation, self.test = (Spread(self.labelled(name), images) for name in (task.validation, task.test))
         target = UnlabeledView(open_dataset(task.target))
-        whole = partial(Pass, settings=self.model.data, workers=0)
+        whole = partial(WholeImages, settings=self.model.data, workers=0)
         self.ground = gates.Ground(
             Teacher(self.model.segmenter),
             self.model.space,
@@ -143,7 +144,7 @@ class Gates:
         torch.manual_seed(0)
         built = settings.model_copy(update=changes).build(self.model.segmenter, self.model.space)
         if fit:
-            built.fit(self.ground.teacher, Pass(self.source, self.model.data, workers=0), self.ground.target)
+            built.fit(self.ground.teacher, WholeImages(self.source, self.model.data, workers=0), self.ground.target)
         pairs = self.ground.taught_pairs if taught else self.ground.source_pairs
         gates.train(self.ground, built, pairs(steps), stage.optimizer, steps)
         return built
@@ -299,14 +300,5 @@ def command() -> None:
     path.write_text("\n".join(parts), encoding="utf-8")
 
 
-def main() -> None:
-    """Bad input is one line and exit code 2, as on the command line of segrefinery."""
-    try:
-        command()
-    except SegRefineryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    one_line_errors(command)

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.results import BENCHMARKS, RESULTS, read_lines
-from study import closed
+from lib.study_table import closed
 
 PLACE = re.compile(r"(<!-- (?P<page>[\w/]+): (?P<title>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 Scores = dict[str, dict[int, float]]

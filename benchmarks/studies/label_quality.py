@@ -30,7 +30,7 @@ from lib.shares import bar, draw
 from lib.spread import Spread
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.data.loader import Pass
+from segrefinery.data.loader import WholeImages
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.refine.base import PseudoLabels, Refiner
@@ -106,7 +106,7 @@ def divergence(reference: Tensor, shares: Tensor) -> float:
 def examine(one: Labeller, data: str, images: int) -> tuple[LabelSpace, dict[str, Counts], NoiseScores | None]:
     dataset = open_dataset(data)
     labelled: Any = Spread(align(dataset, UnlabeledView(dataset), dataset, space=one.space).evaluation, images)
-    target = Pass(UnlabeledView(labelled), one.data, workers=0)
+    target = WholeImages(UnlabeledView(labelled), one.data, workers=0)
     refiners: dict[str, Refiner | None] = {}
     for name, settings in OTHERS.items():
         refiners[name] = None if settings is None else settings.build(one.teacher.network, one.space)  # pyright: ignore

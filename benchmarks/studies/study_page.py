@@ -20,17 +20,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine
 from lib.results import RESULTS
+from lib.study_table import finished, task_rows
 from segrefinery.data.align import align
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.engine.model import load
 from segrefinery.engine.tracker import records
 from segrefinery.reporting.charts import bar_rows, line_chart
 from segrefinery.reporting.curves import series
-from segrefinery.reporting.gallery import legend
+from segrefinery.reporting.gallery import class_legend
 from segrefinery.reporting.markup import Markup, element, figure, section, table
 from segrefinery.reporting.page import page
 from segrefinery.reporting.pictures import label_map, photo
-from study import Cell, finished, read_study, task_rows
+from study import Cell, read_study
 
 PICTURES = 3
 CURVES = {
@@ -107,7 +108,7 @@ def pictures(cells: dict[str, Cell]) -> Markup:
             found = model.predict(image, (reference.shape[-2], reference.shape[-1])).argmax(dim=0)
             shown.append(figure(solid(found, model.space, row), row))
         cards.append(element("article", element("h4", known.name(index)), element("div", shown, class_="pictures")))
-    return element("div", legend(space), cards)
+    return element("div", class_legend(space), cards)
 
 
 def solid(label: torch.Tensor, space: Any, alt: str) -> Markup:

@@ -140,14 +140,14 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
         SegRefineryError: names the file, the place in it and the valid choices.
     """
     *_, (_, raw) = layers(name, scale, overrides, fields)
-    found = check(raw)
+    found = recipe_or_mistakes(raw)
     if isinstance(found, Recipe):
         refuse_another_method(name, scale)
         return found
     # Whoever a mistake came with is to blame. We look for them only now: parts of a recipe need not be valid.
     blamed: dict[Mistake, str] = {}
     for who, so_far in layers(name, scale, overrides, fields):
-        now = check(so_far)
+        now = recipe_or_mistakes(so_far)
         now = [] if isinstance(now, Recipe) else now
         blamed = {mistake: blamed.get(mistake, who) for mistake in now}
     raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}" for mistake in found))
@@ -163,7 +163,7 @@ def refuse_another_method(name: str | Path, scale: str | None) -> None:
         return
     *_, (_, paper) = layers(name, None, (), {})
     *_, (place, _), (_, scaled) = layers(name, scale, (), {})
-    whole, small = check(paper), check(scaled)
+    whole, small = recipe_or_mistakes(paper), recipe_or_mistakes(scaled)
     if isinstance(whole, Recipe) and isinstance(small, Recipe) and (keys := beyond_budget(whole, small)):
         raise SegRefineryError(
             f"{place}{', '.join('.'.join(key) for key in keys)}: a scale changes budgets (steps, sizes, batches, "
@@ -268,7 +268,7 @@ def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
     return place, identity, raw
 
 
-def check(raw: dict[str, Any]) -> Recipe | list[Mistake]:
+def recipe_or_mistakes(raw: dict[str, Any]) -> Recipe | list[Mistake]:
     """A recipe from its mapping, or all that is wrong with it."""
     found = raw.get("format", FORMAT)
     if found != FORMAT:
@@ -293,7 +293,7 @@ def _is_copied(mistake: Mistake, mistakes: list[Mistake], raw: Mapping[str, Any]
 
 def validate_recipe(raw: dict[str, Any], place: str) -> Recipe:
     """A recipe from its mapping; errors name the place and the valid choices."""
-    found = check(raw)
+    found = recipe_or_mistakes(raw)
     if isinstance(found, Recipe):
         return found
     raise SegRefineryError("; ".join(f"{place}: {mistake}" for mistake in found))

@@ -20,7 +20,7 @@ from segrefinery.data.align import align
 from segrefinery.data.annotations import painting
 from segrefinery.data.annotations.brush import encode_brush
 from segrefinery.data.annotations.polygons import crosses_itself
-from segrefinery.data.check import check, refuse_faults
+from segrefinery.data.check import check_datasets, refuse_faults
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.scan import scan
 
@@ -183,7 +183,7 @@ def test_what_is_odd_but_can_be_painted_is_said(tmp_path):
     assert "1 annotations of images that it does not list" in dataset.notes[1]
     assert "1 of the first 2 polygons cross themselves, first annotation 0" in dataset.notes[2]
     target = open_dataset(str(picture(tmp_path / "target/a.png")))
-    messages = [problem.message for problem in check(dataset, target).problems if problem.field == "files"]
+    messages = [problem.message for problem in check_datasets(dataset, target).problems if problem.field == "files"]
     assert messages[:3] == list(dataset.notes)
 
 
@@ -449,7 +449,9 @@ def test_a_wrong_guess_is_answered_with_the_right_name(tmp_path, kind):
     with pytest.raises(SegRefineryError) as error:
         align(open_dataset(str(folder)), target)
     assert f"write {right}, for it holds" in str(error.value)
-    (problem,) = [each for each in check(open_dataset(str(folder)), target).problems if each.severity == "error"]
+    (problem,) = [
+        each for each in check_datasets(open_dataset(str(folder)), target).problems if each.severity == "error"
+    ]
     assert f"write {right}" in problem.message
     for wrong in ("folder", "acdc", *(set(annotations.ANNOTATIONS) - {kind, "coco"})):
         with pytest.raises(SegRefineryError) as error:

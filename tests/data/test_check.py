@@ -12,7 +12,7 @@ from data.pictures import SIZE, index_png, picture
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data import scan as scanning
 from segrefinery.data.align import align
-from segrefinery.data.check import check, refuse_faults
+from segrefinery.data.check import check_datasets, refuse_faults
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.scan import class_pixel_counts, scan
 
@@ -48,7 +48,7 @@ def test_whole_data_are_read_once_and_then_never_again(tmp_path, monkeypatch):
 
 def test_check_and_the_refusal_share_what_they_read(tmp_path, monkeypatch):
     source, target = data(tmp_path / "s"), data(tmp_path / "t")
-    check(source, target)
+    check_datasets(source, target)
     together = align(source, target)
     monkeypatch.setattr("segrefinery.data.files.read_image", None)
     refuse_faults(together.source, target)
@@ -140,5 +140,5 @@ def test_masks_without_a_labelled_pixel_are_an_error(tmp_path):
         index_png(path, np.full(SIZE, 255, dtype=np.uint8))
     with pytest.raises(SegRefineryError, match=r"evaluation: .*every pixel of its masks is ignored"):
         refuse_faults(source, UnlabeledView(target), evaluation)
-    errors = [problem for problem in check(source, target, evaluation).problems if problem.severity == "error"]
+    errors = [problem for problem in check_datasets(source, target, evaluation).problems if problem.severity == "error"]
     assert [(problem.role, problem.field) for problem in errors] == [("evaluation", "masks")]

@@ -4,7 +4,7 @@ import torch
 from data.memory import MemoryPseudo, MemorySource, MemoryTarget
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
-from segrefinery.data.loader import Cached, Pass, training_batches, with_cache
+from segrefinery.data.loader import Cached, WholeImages, training_batches, with_cache
 from segrefinery.data.sampling import RareClassSampler, UniformSampler
 from segrefinery.data.transforms import DataSettings, normalize
 
@@ -81,20 +81,20 @@ def test_what_a_data_set_says_of_an_image_reaches_the_user_in_one_line(workers):
     with pytest.raises(SegRefineryError, match=r"^0002.png is truncated; download it again\.$"):
         batches(MemorySource(SIZES, broken=2), workers=workers)
     with pytest.raises(SegRefineryError, match=r"^0002.png is truncated; download it again\.$"):
-        list(Pass(MemoryTarget(SIZES, broken=2), SETTINGS, workers=workers))
+        list(WholeImages(MemoryTarget(SIZES, broken=2), SETTINGS, workers=workers))
 
 
 def test_loading_leaves_the_global_generator_and_threads_alone():
     before, threads = torch.random.get_rng_state(), torch.get_num_threads()
     batches(workers=1)
-    list(Pass(MemorySource(SIZES), SETTINGS))
+    list(WholeImages(MemorySource(SIZES), SETTINGS))
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_pass_shows_whole_images_in_order_as_often_as_one_likes(workers):
-    images = Pass(MemorySource(SIZES), SETTINGS, workers=workers)
+    images = WholeImages(MemorySource(SIZES), SETTINGS, workers=workers)
     for _ in range(2):
         seen = list(images)
         assert [int(batch.index) for batch in seen] == [0, 1, 2, 3, 4]
@@ -104,32 +104,32 @@ def test_a_pass_shows_whole_images_in_order_as_often_as_one_likes(workers):
 
 def test_a_pass_is_not_augmented():
     source = MemorySource(SIZES)
-    first = next(iter(Pass(source, SETTINGS.model_copy(update={"short_side": None}))))
+    first = next(iter(WholeImages(source, SETTINGS.model_copy(update={"short_side": None}))))
     assert torch.equal(first.image[0], normalize(source.image(0)))
     assert torch.equal(first.label[0], source.label(0))
 
 
 def test_a_pass_ends_a_batch_where_sizes_change():
-    seen = list(Pass(MemoryTarget(SIZES), SETTINGS, batch=2))
+    seen = list(WholeImages(MemoryTarget(SIZES), SETTINGS, batch=2))
     assert [batch.index.tolist() for batch in seen] == [[0, 1], [2], [3], [4]]
     assert all(isinstance(batch, UnlabeledBatch) for batch in seen)
 
 
 def test_a_pass_may_keep_labels_at_their_own_size():
     source = MemorySource(SIZES)
-    for batch in Pass(source, SETTINGS, batch=2, resize_labels=False):
+    for batch in WholeImages(source, SETTINGS, batch=2, resize_labels=False):
         assert torch.equal(batch.label[0], source.label(int(batch.index[0])))
 
 
 def test_ranks_share_a_pass():
-    parts = [Pass(MemoryTarget(SIZES), SETTINGS, rank=rank, world=2) for rank in (0, 1)]
+    parts = [WholeImages(MemoryTarget(SIZES), SETTINGS, rank=rank, world=2) for rank in (0, 1)]
     assert [[int(batch.index) for batch in part] for part in parts] == [[0, 2, 4], [1, 3]]
     assert [part.images for part in parts] == [3, 2]
 
 
 def test_a_pass_streams():
     target = MemoryTarget(SIZES * 20)
-    walk = iter(Pass(target, SETTINGS))
+    walk = iter(WholeImages(target, SETTINGS))
     next(walk)
     assert target.reads <= 2
 
@@ -141,7 +141,7 @@ def test_a_cached_data_set_is_read_once(workers):
     assert isinstance(cached, Cached)
     first, second = (batches(cached, workers=workers) for _ in range(2))
     assert all(map(equal, first, second))
-    list(Pass(cached, SETTINGS, workers=workers))
+    list(WholeImages(cached, SETTINGS, workers=workers))
     assert source.reads == 5
     assert cached.image(3).shape == (3, 25, 20)
     assert cached.label(3).shape == (25, 20)

@@ -8,7 +8,7 @@ import torch
 
 from data.pictures import SIZE, index_png, picture
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.check import check
+from segrefinery.data.check import check_datasets
 from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
 from segrefinery.data.scan import cache_folder, class_pixel_counts, fingerprint, scan
 from segrefinery.labels import SPACES
@@ -105,7 +105,9 @@ def messages(report):
 def test_check_reports_counts_and_shares(tmp_path):
     source, target = data(tmp_path / "s"), data(tmp_path / "t", "[Sky, Car, bike]", first=1)
     seen = []
-    report = check(source, target, data(tmp_path / "e", "[Car, Sky]"), progress=lambda *step: seen.append(step))
+    report = check_datasets(
+        source, target, data(tmp_path / "e", "[Car, Sky]"), progress=lambda *step: seen.append(step)
+    )
     assert report.ok
     assert report.space is not None
     assert report.space.classes == ("Car", "Sky")
@@ -122,7 +124,7 @@ def test_check_reports_counts_and_shares(tmp_path):
 def test_check_names_every_fault(tmp_path):
     source, target = data(tmp_path / "s"), data(tmp_path / "t", images=1)
     index_png(tmp_path / "s/masks/0.png", np.zeros((2, 2), dtype=np.uint8))
-    report = check(source, target)
+    report = check_datasets(source, target)
     assert not report.ok
     assert report.problems[0].file.endswith("s/masks/0.png")
     assert report.problems[0].remedy
@@ -131,30 +133,30 @@ def test_check_names_every_fault(tmp_path):
 
 def test_check_without_common_class_or_labels(tmp_path):
     source, other = data(tmp_path / "s"), data(tmp_path / "o", "[cat, dog]")
-    report = check(source, other)
+    report = check_datasets(source, other)
     assert not report.ok
     assert report.space is None
     assert "in common" in report.problems[0].message
     assert [side.images for side in report.sides] == [3, 3]
-    assert not check(open_dataset(str(tmp_path / "s/images")), other).ok
+    assert not check_datasets(open_dataset(str(tmp_path / "s/images")), other).ok
 
 
 def test_check_sees_the_same_images_on_two_sides(tmp_path):
     source = data(tmp_path / "s")
     same = open_dataset(str(tmp_path / "s/images"))
     assert "error target path all its images are in the source: there is nothing to adapt to" in messages(
-        check(source, same)
+        check_datasets(source, same)
     )
     part = open_dataset(str(tmp_path / "s/images/[01].png"))
     assert "error target path all its images are in the source: there is nothing to adapt to" in messages(
-        check(source, part)
+        check_datasets(source, part)
     )
     other = data(tmp_path / "o")
-    found = messages(check(source, other, other))
+    found = messages(check_datasets(source, other, other))
     assert "warning evaluation path 3 of its 3 images are also in the target" in found
 
 
 def test_a_class_of_the_evaluation_that_the_source_lacks_is_a_warning(tmp_path):
     evaluation = data(tmp_path / "e", "[road, car, bike]")
-    report = check(data(tmp_path / "s"), open_dataset(str(tmp_path / "e/images")), evaluation)
+    report = check_datasets(data(tmp_path / "s"), open_dataset(str(tmp_path / "e/images")), evaluation)
     assert any(m.startswith("warning evaluation classes bike is not used") for m in messages(report))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.pictures import index_png, picture
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.check import check
+from segrefinery.data.check import check_datasets
 from segrefinery.data.datasets import notes_of, open_dataset
 
 MASK = np.arange(96 * 64, dtype=np.int64).reshape(64, 96) // 2048
@@ -71,7 +71,7 @@ def test_formats_that_are_not_read_are_counted_and_check_says_so(tmp_path):
         photo(tmp_path / f"t/{name}.JPG")
     for name in ("c.exr", "d.EXR", "e.gif"):
         (tmp_path / "t" / name).write_bytes(b"x")
-    found = check(open_dataset("scenes:day,count=2,size=32x48"), open_dataset(str(tmp_path / "t")))
+    found = check_datasets(open_dataset("scenes:day,count=2,size=32x48"), open_dataset(str(tmp_path / "t")))
     assert "formats that are not read are left out: 2 .exr, 1 .gif" in " ".join(map(str, found.problems))
 
 

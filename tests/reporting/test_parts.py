@@ -18,11 +18,11 @@ from segrefinery.refine.entropy_mixture import EntropyMixtureSettings, fit_two_g
 from segrefinery.refine.implicit_rectification.refiner import ImplicitRectificationSettings
 from segrefinery.refine.pixel_attention.refiner import PixelAttentionSettings
 from segrefinery.reporting.charts import line_chart, ticks
-from segrefinery.reporting.gallery import card, legend
+from segrefinery.reporting.gallery import class_legend, shot_card
 from segrefinery.reporting.insight import attention_section, rectification_section, thinnest_crop
 from segrefinery.reporting.labels import gaussians, mixture_section
 from segrefinery.reporting.markup import Markup, element, percent, signed
-from segrefinery.reporting.material import Shot, Trained
+from segrefinery.reporting.material import Shot, ShownModel
 from segrefinery.reporting.pictures import BRIGHT, DARK, LONG_SIDE, MIDDLE, heat, label_map, shown_size
 from segrefinery.reporting.rounds import times_as_often
 from toys import ToySegmenter
@@ -91,7 +91,7 @@ def test_a_label_map_has_the_classes_colours_and_ignored_pixels_are_clear():
 def test_a_card_survives_any_class_and_file_name():
     probs = torch.rand(3, 8, 12).softmax(0)
     shot = Shot('<img src=x onerror="1">', torch.zeros(3, 8, 12, dtype=torch.uint8), None, probs, probs)
-    made = card(shot, SPACE) + legend(SPACE)
+    made = shot_card(shot, SPACE) + class_legend(SPACE)
     assert "<img src=x" not in made
     assert "&lt;script&gt;&quot;sky&quot;" in made
     assert made.count('class="labels') == 2
@@ -99,7 +99,7 @@ def test_a_card_survives_any_class_and_file_name():
 
 def test_one_network_is_compared_with_the_image():
     probs = torch.rand(3, 8, 12).softmax(0)
-    made = card(Shot("a", torch.zeros(3, 8, 12, dtype=torch.uint8), None, probs, None), SPACE)
+    made = shot_card(Shot("a", torch.zeros(3, 8, 12, dtype=torch.uint8), None, probs, None), SPACE)
     assert re.findall(r'class="tag \w+">(.*?)<', made) == ["image", "source-only"]
 
 
@@ -118,7 +118,7 @@ def test_the_crop_has_the_thin_objects():
 def material():
     torch.manual_seed(0)
     network = ToySegmenter(num_classes=3).eval()
-    trained = Trained(network, network, SPACE, DataSettings(), None)
+    trained = ShownModel(network, network, SPACE, DataSettings(), None)
     shot = Shot("a", torch.randint(0, 255, (3, 32, 48), dtype=torch.uint8), None, None, None)
     return SimpleNamespace(last=trained, shots=[shot], target_shots=[shot], refiners={})
 

@@ -13,7 +13,7 @@ from runs import NIGHT, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
 from segrefinery.evaluation.estimate import miou, stratified_draws
-from segrefinery.verbs.audit import Picked, estimate, prepare_audit, score_audit, stratify
+from segrefinery.verbs.audit import Picked, estimate_scores, prepare_audit, score_audit, stratify
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_stratified_estimate_is_unbiased():
     chosen = stratify(doubts, 8, total=40)
     picked = [Picked(place, "", "", 1, 1, doubts[place], stratum, weight) for place, stratum, weight in chosen]
     counts = torch.stack([right if doubts[one.index] == 0 else wrong for one in picked])
-    found = estimate({"model": counts}, picked, None)[0]
+    found = estimate_scores({"model": counts}, picked, None)[0]
     assert found.miou == pytest.approx(truth)
     assert found.interval == pytest.approx((truth, truth))
 

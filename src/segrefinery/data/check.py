@@ -75,7 +75,7 @@ class CheckReport:
         return all(problem.severity != "error" for problem in self.problems)
 
 
-def check(
+def check_datasets(
     source: SegmentationDataset | None,
     target: ImageDataset,
     evaluation: SegmentationDataset | None = None,

@@ -258,7 +258,7 @@ def _regular(path: Path, field: str) -> int:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise unreadable(path, field, error) from error
+        raise unreadable_file(path, field, error) from error
     if not stat.S_ISREG(found.st_mode):
         raise DataError(path, field, "is a folder, a pipe or a device and no file", "remove it")
     return found.st_size
@@ -270,10 +270,10 @@ def _read(path: Path, field: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise unreadable(path, field, error) from error
+        raise unreadable_file(path, field, error) from error
 
 
-def unreadable(path: Path, field: str, error: Exception) -> DataError:
+def unreadable_file(path: Path, field: str, error: Exception) -> DataError:
     """The error about a file that the system does not hand out."""
     reason = getattr(error, "strerror", None) or error
     return DataError(path, field, f"cannot be read ({reason})", "check the path and its permissions")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from segrefinery.data.decoding import DataError, bands_in, decoded, read_ids, read_image, stored_size, unreadable
+from segrefinery.data.decoding import DataError, bands_in, decoded, read_ids, read_image, stored_size, unreadable_file
 from segrefinery.data.reading import Reading
 from segrefinery.data.strips import Picture, open_picture
 from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
@@ -222,5 +222,5 @@ class FileDataset:
                     try:
                         stat = file.stat()
                     except OSError as error:
-                        raise unreadable(file, "path", error) from error
+                        raise unreadable_file(file, "path", error) from error
                     yield f"{sample.name} {file.name} {stat.st_size} {stat.st_mtime_ns}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file
-from segrefinery.data.decoding import DataError, unreadable
+from segrefinery.data.decoding import DataError, unreadable_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,7 @@ class FilmDataset:
         try:
             stat = self.path.stat()
         except OSError as error:
-            raise unreadable(self.path, "path", error) from error
+            raise unreadable_file(self.path, "path", error) from error
         yield f"film {self.path.name} {stat.st_size} {stat.st_mtime_ns} {self.numbers}"
 
 

@@ -79,7 +79,7 @@ def write_manifest(folder: Path, rows: Iterable[tuple[int, str, str | Path]]) ->
     return path
 
 
-def write_labels(folder: Path, index: int, name: str, label: Tensor, weight: Tensor, space: LabelSpace) -> str:
+def write_label_files(folder: Path, index: int, name: str, label: Tensor, weight: Tensor, space: LabelSpace) -> str:
     """Write ``folder/STEM.png`` (class ids in the classes' colours, 255 ignored) and ``folder/STEM.weight.png`` (0..255
     for a weight of 0..1) of one image -> the name of the first.
 
@@ -99,7 +99,7 @@ def write_label_set(
     names: Sequence[str],
     space: LabelSpace,
 ) -> None:
-    """Write the labels of many images (see ``write_labels``), and last ``folder/files.csv``.
+    """Write the labels of many images (see ``write_label_files``), and last ``folder/files.csv``.
 
     Args:
         batches: label B x H x W, weight B x H x W, and B places in the data set.
@@ -109,7 +109,7 @@ def write_label_set(
     for labels, weights, places in batches:
         for label, weight, index in zip(labels, weights, places.tolist(), strict=True):
             name = str(names[index]) if names else ""
-            rows.append((index, name, write_labels(folder, index, name, label, weight, space)))
+            rows.append((index, name, write_label_files(folder, index, name, label, weight, space)))
     write_manifest(folder, rows)
 
 

@@ -180,7 +180,7 @@ def training_batches(
     return _read(_Crops(dataset, settings), workers=workers, batch_sampler=plan, collate_fn=_collate)
 
 
-class Pass:
+class WholeImages:
     """Whole, un-augmented images in order, at the size they are evaluated at; may be walked as often as one likes.
 
     Yields LabeledBatch where the data set has reference labels, else UnlabeledBatch. A batch holds neighbours of one

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.decoding import DataError, read_ids, read_image, unreadable
+from segrefinery.data.decoding import DataError, read_ids, read_image, unreadable_file
 from segrefinery.data.files import IdMasks
 from segrefinery.data.sorting import IMAGE_SUFFIXES
 from segrefinery.labels import IGNORE, LabelSpace, lookup_table, parse_space
@@ -126,7 +126,7 @@ class ShardDataset(PackedDataset):
                 file.seek(entry.offset)
                 data = file.read(entry.size)
         except OSError as error:
-            raise unreadable(entry.shard, "shard", error) from error
+            raise unreadable_file(entry.shard, "shard", error) from error
         if len(data) < entry.size or not data:
             raise DataError(place, "mask" if mask else "image", "is cut or empty", "copy the shard again")
         return place, data
@@ -209,7 +209,7 @@ class HubDataset(PackedDataset):
         try:
             return place, data if data is not None else Path(found["path"]).read_bytes()
         except (OSError, TypeError) as error:
-            raise unreadable(place, "image", Exception(str(error))) from error
+            raise unreadable_file(place, "image", Exception(str(error))) from error
 
     def content_key(self) -> Iterator[str]:
         yield f"hfds {getattr(self._rows, '_fingerprint', '')} {len(self)} {self._image} {self._mask} {self.space}"
@@ -295,5 +295,5 @@ def _space(given: str | None) -> LabelSpace | None:
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, "classes", error) from error
+        raise unreadable_file(file, "classes", error) from error
     return LabelSpace.of(file.stem, [line.strip() for line in lines if line.strip()])

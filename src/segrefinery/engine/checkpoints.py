@@ -14,7 +14,7 @@ from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file
-from segrefinery.stages.optimizers import Trained
+from segrefinery.stages.optimizers import ScheduledOptimizer
 
 FORMAT = 2
 READABLE = (1, FORMAT)
@@ -97,7 +97,7 @@ class Checkpoints:
         found = self.folder.glob("*.pt") if self.folder.exists() else ()
         return sorted(path for path in found if pattern.fullmatch(path.name))
 
-    def save(self, step: int, module: nn.Module, trained: dict[str, Trained]) -> None:
+    def save(self, step: int, module: nn.Module, trained: dict[str, ScheduledOptimizer]) -> None:
         """Keep the state after ``step`` steps; older checkpoints beyond ``keep`` go only once this one is safe."""
         if not self.main:
             return
@@ -129,7 +129,7 @@ class Checkpoints:
             number = self.pinned.name.removeprefix(self.stage)
             os.replace(self.pinned, self.pinned.with_name(f"{self.stage}.good{number}"))
 
-    def restore(self, module: nn.Module, trained: dict[str, Trained]) -> int:
+    def restore(self, module: nn.Module, trained: dict[str, ScheduledOptimizer]) -> int:
         """Load the newest checkpoint into the stage and its optimizers -> steps done; 0 if there is none."""
         paths = self.paths()
         if not paths:
@@ -140,7 +140,7 @@ class Checkpoints:
                 f"{paths[-1]}: was written with other data, classes or settings than this run has now; start a new run "
                 f"with -o and --reuse {self.folder.parent}, which takes over the stages that have not changed"
             )
-        load_state(module, state["module"], paths[-1])
+        restore_module(module, state["module"], paths[-1])
         for name, item in trained.items():
             rates = [group["base_lr"] for group in item.optimizer.param_groups]
             item.optimizer.load_state_dict(state["optimizers"][name])
@@ -160,7 +160,7 @@ def step_of(path: Path) -> int:
     return int(path.name.rsplit("-", 1)[1].split(".")[0])
 
 
-def load_state(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+def restore_module(module: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     """``load_state_dict`` with an error a user can act on."""
     try:
         module.load_state_dict(state)

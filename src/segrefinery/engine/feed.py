@@ -15,7 +15,7 @@ from segrefinery.core.pixels import Normalization
 from segrefinery.core.randomness import seed_of
 from segrefinery.data.datasets import parts_of
 from segrefinery.data.label_files import PseudoLabeled
-from segrefinery.data.loader import Pass, WithTranslations, training_batches, with_cache
+from segrefinery.data.loader import WholeImages, WithTranslations, training_batches, with_cache
 from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler, sampler_of
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.data.transforms import DataSettings
@@ -147,10 +147,10 @@ class Feed:
 
     def passes(self, name: str, folder: Path) -> Passes:
         """What a stage may walk through before its first step; ``folder`` is its own."""
-        source, target = self.read.source, Pass(self.read.target, self.target_data)
+        source, target = self.read.source, WholeImages(self.read.target, self.target_data)
         told = self.walked(name, "source images")
         return Passes(
-            [] if source is None else OnDevice(Pass(source, self.data), self.device, len(source), told),
+            [] if source is None else OnDevice(WholeImages(source, self.data), self.device, len(source), told),
             OnDevice(target, self.device, len(self.read.target), self.walked(name, "target images")),
             folder,
             [self.sets.target.name(index) for index in range(len(self.sets.target))],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.engine.checkpoints import FORMAT, load_safely, load_state, save_state
+from segrefinery.engine.checkpoints import FORMAT, load_safely, restore_module, save_state
 from segrefinery.engine.environment import code_digest
 from segrefinery.engine.keys import digest
 from segrefinery.stages.base import Stage
@@ -65,9 +65,9 @@ class FinishedStages:
                 f"{path}: was trained on other data, classes or settings than this run has now; start a new run with "
                 f"-o and --reuse {self.folder.parent}, which takes over the stages that have not changed"
             )
-        load_state(stage.model, state["model"], path)
+        restore_module(stage.model, state["model"], path)
         for part, module in stage.handed_on().items():
-            load_state(module, state["handed_on"][part], path)
+            restore_module(module, state["handed_on"][part], path)
         stage.to(self.fabric.device)
 
     def take(self, name: str, key: str) -> Path | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.engine.checkpoints import Checkpoints, load_safely, load_state
+from segrefinery.engine.checkpoints import Checkpoints, load_safely, restore_module
 from segrefinery.engine.settings import OnCollapse
 from segrefinery.engine.tracker import Tracker
 from segrefinery.stages.base import Stage
@@ -79,7 +79,7 @@ class Gate:
         if self.watch is not None:
             self.checkpoints.pin(int(self.watch.last_clean))
 
-    def check(self, step: int) -> bool:
+    def judge(self, step: int) -> bool:
         """Look at the stage after ``step`` steps -> whether it was rolled back and is to end here.
 
         Raises:
@@ -121,7 +121,7 @@ class Gate:
                 "rate or raise the threshold of the labels, or continue with training.on_collapse=warn in a new run"
             )
         if self.action == "rollback" and good is not None:
-            load_state(self.stage, load_safely(good)["module"], good)
+            restore_module(self.stage, load_safely(good)["module"], good)
             return True
         return False
 

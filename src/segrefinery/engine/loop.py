@@ -18,7 +18,7 @@ from segrefinery.engine.ranks import average_gradients, average_state, gather_nu
 from segrefinery.engine.settings import OnCollapse
 from segrefinery.engine.tracker import Tracker
 from segrefinery.stages.base import Stage, StepBatch
-from segrefinery.stages.optimizers import Trained
+from segrefinery.stages.optimizers import ScheduledOptimizer
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -106,7 +106,7 @@ def train(
             seconds = (time.perf_counter() - clock) / (number % settings.log_every + 1)
             clock = time.perf_counter()
             tracker.write(name, done, "train", {**losses, **stage.numbers(), "seconds_per_step": round(seconds, 4)})
-            if gate.check(done):
+            if gate.judge(done):
                 break
         if settings.look_every and done % settings.look_every == 0 and done < settings.steps:
             stage.eval()
@@ -125,7 +125,7 @@ def one_step(
     fabric: Fabric,
     name: str,
     stage: Stage,
-    trained: dict[str, Trained],
+    trained: dict[str, ScheduledOptimizer],
     settings: LoopSettings,
     number: int,
     streams: Streams,

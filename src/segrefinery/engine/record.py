@@ -76,7 +76,7 @@ def keep_record(
     from segrefinery.engine.environment import environment
 
     sweep(folder)
-    refuse_other_data(folder, described(sets) | ({"start": start} if start else {}))
+    refuse_other_data(folder, described_sets(sets) | ({"start": start} if start else {}))
     write_text(folder / RECIPE, recipe)
     if sets.labels is not None:
         write_json(folder / LABELS, {"taught": names_of(sets.labels), "held_out": names_of(sets.held_out or ())})
@@ -116,7 +116,7 @@ def refuse_other_data(folder: Path, now: dict[str, Any]) -> None:
         )
 
 
-def described(sets: RunData) -> dict[str, Any]:
+def described_sets(sets: RunData) -> dict[str, Any]:
     """What each data set is made of, and the classes in their order."""
     from segrefinery.data.scan import fingerprint
 

@@ -21,7 +21,7 @@ def gallery_section(material: Material) -> Markup | None:
         (f"Target images: {material.recipe.get('target')}", material.target_shots),
     ):
         if shots:
-            groups += [element("h3", title), *(card(shot, space) for shot in shots)]
+            groups += [element("h3", title), *(shot_card(shot, space) for shot in shots)]
     both = material.before is not None and material.after is not None
     lead = (
         "Drag the slider, or focus it and use the arrow keys: "
@@ -33,10 +33,10 @@ def gallery_section(material: Material) -> Markup | None:
         element("input", type="range", id="blend", min=0, max=100, value=75, aria_label="opacity of the labels"),
         class_="blend",
     )  # fmt: skip
-    return section("Pictures", element("div", legend(space), blend, class_="toolbar"), *groups, lead=lead)
+    return section("Pictures", element("div", class_legend(space), blend, class_="toolbar"), *groups, lead=lead)
 
 
-def legend(space: LabelSpace) -> Markup:
+def class_legend(space: LabelSpace) -> Markup:
     """The classes with their colours."""
     items = [
         element("li", element("i", style=f"background: rgb{color}"), name)
@@ -45,7 +45,7 @@ def legend(space: LabelSpace) -> Markup:
     return element("ul", items, class_="legend classes", aria_label="colours of the classes")
 
 
-def card(shot: Shot, space: LabelSpace) -> Markup:
+def shot_card(shot: Shot, space: LabelSpace) -> Markup:
     """One image: the slider, and the small pictures beside it."""
     small = [figure(photo(shot.image, f"image {shot.name}"), "image")]
     if shot.label is not None:

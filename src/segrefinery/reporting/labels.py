@@ -19,7 +19,7 @@ from segrefinery.refine.pixel_attention.formulas import group_entropy
 from segrefinery.refine.self_labeling.refiner import SelfLabeling
 from segrefinery.reporting.charts import bar_rows, histogram_chart, line_chart
 from segrefinery.reporting.markup import Markup, element, figure, percent, section
-from segrefinery.reporting.material import Material, Shot, Trained
+from segrefinery.reporting.material import Material, Shot, ShownModel
 from segrefinery.reporting.pictures import heat_map, label_map, photo, scale_bar
 
 BINS = 64
@@ -82,7 +82,7 @@ def _right_and_wrong(material: Material) -> Markup | None:
     )
 
 
-def _entropies(trained: Trained, shots: list[Shot]) -> tuple[float, float]:
+def _entropies(trained: ShownModel, shots: list[Shot]) -> tuple[float, float]:
     """Mean over the images of the mean entropy of the right and of the wrong pixels."""
     groups: tuple[list[Tensor], list[Tensor]] = ([], [])
     for shot in shots:

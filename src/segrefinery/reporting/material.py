@@ -31,7 +31,7 @@ from segrefinery.models.weights import CONFIG
 from segrefinery.refine import PseudoLabels, Refiner, parse_chain
 
 
-class Trained(Model):
+class ShownModel(Model):
     """A model of the run, as the report looks at it."""
 
     def probs(self, image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -88,17 +88,17 @@ class Material:
         )
 
     @cached_property
-    def before(self) -> Trained | None:
+    def before(self) -> ShownModel | None:
         """The network that has seen nothing but the source."""
         return self._trained("source_model")
 
     @cached_property
-    def after(self) -> Trained | None:
+    def after(self) -> ShownModel | None:
         """The network the run ends with so far."""
         return self._trained("model")
 
     @property
-    def last(self) -> Trained | None:
+    def last(self) -> ShownModel | None:
         return self.after or self.before
 
     @property
@@ -210,12 +210,12 @@ class Material:
         for name in ("before", "after", "refiners"):
             self.__dict__.pop(name, None)
 
-    def _trained(self, part: str) -> Trained | None:
+    def _trained(self, part: str) -> ShownModel | None:
         folder = self.folder / part
         if not (folder / CONFIG).exists():
             return None
         try:
-            return Trained(**vars(load(folder)))
+            return ShownModel(**vars(load(folder)))
         except SegRefineryError as error:
             self.notes.append(f"No pictures: {error}.")
             return None

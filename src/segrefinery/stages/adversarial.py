@@ -20,7 +20,7 @@ from segrefinery.models.segmenter import Prediction
 from segrefinery.stages.base import Passes, Stage, StageContext, StepBatch
 from segrefinery.stages.common import head_losses, labels_losses
 from segrefinery.stages.kinds import AdversarialSettings
-from segrefinery.stages.optimizers import Trained, build_optimizer, parameter_groups
+from segrefinery.stages.optimizers import ScheduledOptimizer, build_optimizer, parameter_groups
 from segrefinery.stages.target_guided import TargetGuided, target_stream
 
 SOURCE, TARGET = 0.0, 1.0
@@ -140,7 +140,7 @@ class Adversarial(Stage):
             return None
         return self.guidance.probabilities(pixel_counts)
 
-    def optimizers(self) -> dict[str, Trained]:
+    def optimizers(self) -> dict[str, ScheduledOptimizer]:
         settings = self.settings
         groups = parameter_groups(self.model, settings.optimizer)
         trained = {"model": build_optimizer(groups, settings.optimizer, settings.steps)}

@@ -14,7 +14,7 @@ from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBa
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.stages.optimizers import Trained
+from segrefinery.stages.optimizers import ScheduledOptimizer
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Stage(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def optimizers(self) -> dict[str, Trained]:
+    def optimizers(self) -> dict[str, ScheduledOptimizer]:
         """The optimizers by name, built anew at every call."""
 
     @abstractmethod

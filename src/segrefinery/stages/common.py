@@ -14,7 +14,7 @@ from segrefinery.losses import learner_cross_entropy, weighted_cross_entropy
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine import NoSource, PseudoLabels, Refiner, RefinerSettings, SourceStep, Step
 from segrefinery.stages.base import Stage, StageContext, StepBatch
-from segrefinery.stages.optimizers import Trained, refined_optimizers
+from segrefinery.stages.optimizers import ScheduledOptimizer, refined_optimizers
 from segrefinery.stages.settings import LossWeights, StageSettings
 
 
@@ -113,7 +113,7 @@ class RefinedStage(Stage):
         losses = head_losses("source", prediction, source.label, None, weights)
         return SourceStep(source, prediction), {name: factor * loss for name, loss in losses.items()}
 
-    def optimizers(self) -> dict[str, Trained]:
+    def optimizers(self) -> dict[str, ScheduledOptimizer]:
         refiners = dict(zip(self.refiners, self.chain, strict=True))
         return refined_optimizers(self.model, refiners, self.optimizer_settings, self.steps)
 

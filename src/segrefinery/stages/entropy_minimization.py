@@ -16,7 +16,7 @@ from segrefinery.losses import entropy_loss
 from segrefinery.models.batch_norm import batch_norms, measure_statistics
 from segrefinery.stages.base import Passes, Stage, StageContext, StepBatch
 from segrefinery.stages.kinds import EntropyMinimizationSettings
-from segrefinery.stages.optimizers import Trained, build_optimizer
+from segrefinery.stages.optimizers import ScheduledOptimizer, build_optimizer
 
 
 class EntropyMinimization(Stage):
@@ -45,7 +45,7 @@ class EntropyMinimization(Stage):
         with learning_alone(self.model, self.learned):
             yield {"entropy": entropy_loss(self.model(batch.target.image).logits)}
 
-    def optimizers(self) -> dict[str, Trained]:
+    def optimizers(self) -> dict[str, ScheduledOptimizer]:
         own = self.settings.optimizer
         group = {"params": self.learned, "lr": own.lr, "base_lr": own.lr, "weight_decay": 0.0}
         return {"model": build_optimizer([group], own, self.settings.steps)}

@@ -14,7 +14,7 @@ from segrefinery.stages.settings import OptimizerSettings
 
 
 @dataclass
-class Trained:
+class ScheduledOptimizer:
     """An optimizer and the factor on each group's ``base_lr`` at a step."""
 
     optimizer: torch.optim.Optimizer
@@ -74,19 +74,19 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(groups: list[dict], settings: OptimizerSettings, steps: int) -> Trained:
+def build_optimizer(groups: list[dict], settings: OptimizerSettings, steps: int) -> ScheduledOptimizer:
     """The optimizer over ready-made groups and its schedule over ``steps``."""
     if settings.name == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
     else:
         kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
         optimizer = kind(groups, lr=settings.lr, betas=settings.betas)
-    return Trained(optimizer, schedule(settings, steps))
+    return ScheduledOptimizer(optimizer, schedule(settings, steps))
 
 
 def refined_optimizers(
     model: Segmenter, refiners: Mapping[str, Refiner], settings: OptimizerSettings, steps: int
-) -> dict[str, Trained]:
+) -> dict[str, ScheduledOptimizer]:
     """``model``: of the network and of the refiners that join it; then SGD for each refiner with a rate of its own, by
     its name and without weight decay."""
     joined = [(refiner, refiner.learning_rate_factor) for refiner in refiners.values() if refiner.sgd_rate is None]

@@ -68,7 +68,7 @@ def adapt(
 
     recipe, model = started(recipe, start, told)
     refuse_another_run(folder, recipe)
-    open_folder(folder)
+    make_run_folder(folder)
     with the_only_writer(folder):
         carry_out(folder, recipe, named, model, Path(reuse) if reuse else None, told)
     return folder
@@ -110,7 +110,7 @@ def refuse_another_run(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def open_folder(folder: Path) -> None:
+def make_run_folder(folder: Path) -> None:
     """Make the run's folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

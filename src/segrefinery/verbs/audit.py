@@ -200,7 +200,7 @@ def score_audit(
         counts[name] = torch.stack([count_image(model, dataset.image(one.index), labels[one.stem]) for one in picked])
         progress(number + 1, len(folders))
     reference = next((name for name, folder in folders.items() if folder.name == SOURCE_ONLY), None)
-    found = sorted(estimate(counts, picked, reference), key=lambda model: -model.miou)
+    found = sorted(estimate_scores(counts, picked, reference), key=lambda model: -model.miou)
     return Audit(Path(output), picked, found, told)
 
 
@@ -298,7 +298,7 @@ def count_image(model: Model, image: Tensor, label: Tensor) -> Tensor:
     return matrix.matrix
 
 
-def estimate(counts: dict[str, Tensor], picked: Sequence[Picked], reference: str | None) -> list[Scored]:
+def estimate_scores(counts: dict[str, Tensor], picked: Sequence[Picked], reference: str | None) -> list[Scored]:
     """mIoU over the target from N x C x C counts of each model, and intervals from the same draws for all."""
     return estimates(counts, [one.weight for one in picked], [one.stratum for one in picked], reference)
 

@@ -71,8 +71,8 @@ def check(
     plan = load_recipe(recipe, scale, [*overrides, *assigned(start)], **given)
     refuse_nothing_to_adapt(plan)
     sets: dict[Role, Any] = {role: open_dataset(reference) for role, reference in given.items()}
-    from segrefinery.data.check import check as check_data  # here, for torch takes seconds to import
-    from segrefinery.verbs.cost import estimate
+    from segrefinery.data.check import check_datasets  # here, for torch takes seconds to import
+    from segrefinery.verbs.cost import estimate_cost
     from segrefinery.verbs.sets import space_of
     from segrefinery.verbs.start import started
 
@@ -81,7 +81,7 @@ def check(
     for role, dataset in sets.items():
         begins[role], total = total, total + len(dataset)
     space = plan.classes if model is None or source is not None else space_of(model, plan.classes)
-    found = check_data(
+    found = check_datasets(
         **{"source": None, **sets}, space=space, merge=plan.merge,
         progress=lambda role, done, _: progress(begins[role] + done, total),
     )  # fmt: skip
@@ -93,7 +93,7 @@ def check(
     try:
         images = sets.get("source", sets["target"])
         network = plan.model.network.model_copy(update={"bands": bands_of(images)}) if model is None else model.network
-        cost, unknown = estimate(plan, classes, network), None
+        cost, unknown = estimate_cost(plan, classes, network), None
     except (SegRefineryError, RuntimeError, MemoryError) as error:
         cost, unknown = None, str(error).splitlines()[0] if str(error) else type(error).__name__
     return Checkup(found, plan, cost, unknown, tuple(remarks.lines))

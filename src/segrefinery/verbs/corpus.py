@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass
-class Written:
+class CorpusResult:
     """What was done.
 
     Attributes:
@@ -123,7 +123,7 @@ class Job:
 
 def write_all(
     job: Job, settings: Mapping[str, Any], progress: Progress, engine: str = "local", workers: int = 2
-) -> Written:
+) -> CorpusResult:
     """Do a job, under torchrun each process its share. What an earlier one with the same settings finished is kept,
     unless its image is newer.
 
@@ -141,7 +141,7 @@ def write_all(
     every = range(len(job.dataset))
     with team():
         todo: list[int] = told_by_first(lambda: _to_do(job, settings))
-        result = Written(0, len(every), len(every) - len(todo))
+        result = CorpusResult(0, len(every), len(every) - len(todo))
         tell = lambda done: progress(result.kept + done, result.images)  # noqa: E731
         if rank() == 0 and todo:
             result.reading = _looked_at(job, todo[0])

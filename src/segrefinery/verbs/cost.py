@@ -74,7 +74,7 @@ class Estimate:
         return sum(stage.seconds for stage in self.stages)
 
 
-def estimate(recipe: Recipe, classes: int, network: ModelSettings | None = None) -> Estimate:
+def estimate_cost(recipe: Recipe, classes: int, network: ModelSettings | None = None) -> Estimate:
     """Time and memory of every stage, from one timed pass of each network on random images.
 
     Args:

@@ -166,19 +166,19 @@ def refuse_another(
         )
 
 
-def described(run: str | Path) -> ModelConfig:
+def config_of(run: str | Path) -> ModelConfig:
     """What a run or model folder says of its model."""
     return read_config(model_folder(run) / CONFIG, ModelConfig)
 
 
 def network_name(run: str | Path) -> str:
     """The network's name in recipes."""
-    return described(run).model.name
+    return config_of(run).model.name
 
 
 def target_of(run: str | Path) -> str:
     """The images that a model was adapted to."""
-    target = described(run).trained_on.target
+    target = config_of(run).trained_on.target
     if target is None:
         raise SegRefineryError(f"{run}: does not say what it was adapted to; name images with --check IMAGES")
     return target

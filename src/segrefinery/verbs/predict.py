@@ -23,7 +23,7 @@ from segrefinery.engine.model import Model, load
 from segrefinery.engine.shares import world_size
 from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.pictures import Predictions, Seen, times
-from segrefinery.verbs.corpus import Job, Written, refuse_inside, write_all
+from segrefinery.verbs.corpus import CorpusResult, Job, refuse_inside, write_all
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
 
 
@@ -71,7 +71,7 @@ def write_predictions(
     engine: str = "local",
     workers: int = 2,
     progress: Callable[[float, int], None] = lambda done, total: None,
-) -> Written:
+) -> CorpusResult:
     """Write what ``predict`` finds.
 
     Args:
@@ -154,9 +154,9 @@ def _beside(dataset: FilmDataset, output: Path, places: Sequence[int]) -> Iterat
 
 def write_pictures(
     model: Model, dataset: ImageDataset, output: Path, factor: float, progress: Callable[[float, int], None]
-) -> Written:
+) -> CorpusResult:
     """The predictions of a data set as pictures to look at."""
-    result, kept = Written(0, len(dataset)), {}
+    result, kept = CorpusResult(0, len(dataset)), {}
     work = Predictions(model, dataset, output, factor)
     told = 0.0
 

@@ -12,7 +12,7 @@ from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.numbering import Numbering, numbered_as, numbering_of
 from segrefinery.engine.model import Model, load, origin_of
 from segrefinery.interchange.labels import LABEL_FORMATS, PngLabels
-from segrefinery.verbs.corpus import Job, Written, refuse_inside, write_all
+from segrefinery.verbs.corpus import CorpusResult, Job, refuse_inside, write_all
 
 
 def pseudo_label(
@@ -65,7 +65,7 @@ def write_labels(
     engine: str = "local",
     workers: int = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
+) -> CorpusResult:
     """As ``pseudo_label``; says which images were left out and which were finished before."""
     refuse_inside(output, target)
     model = run if isinstance(run, Model) else load(run)

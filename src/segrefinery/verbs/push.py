@@ -20,7 +20,7 @@ from segrefinery.evaluation.results import read_results
 from segrefinery.interchange.card import HOSTS, About, card, named
 from segrefinery.models.licence import UNKNOWN, licence_of
 from segrefinery.models.weights import CONFIG, TENSORS
-from segrefinery.verbs.export import described, export
+from segrefinery.verbs.export import config_of, export
 
 PushFormat = Literal["ours", "hf", "smp"]
 
@@ -72,7 +72,7 @@ def push(
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise SegRefineryError(f"{repository}: write the repository as ORG/NAME")
-    config = described(run)
+    config = config_of(run)
     kind = format or library_of(config)
     choose(HOSTS, kind, "format")
     with tempfile.TemporaryDirectory() as parent:

@@ -19,7 +19,7 @@ from segrefinery.data.annotations.painting import (
     painted_dataset,
     require_size,
     samples_of,
-    space_of,
+    space_of_regions,
 )
 from segrefinery.data.annotations.polygons import counted_rle, cover, polygons_rle, remark_on_crossings, tools
 from segrefinery.data.decoding import DataError
@@ -54,7 +54,7 @@ def open_coco(path: Path, split: str | None, reference: str) -> FileDataset:
     classes: dict[str, str] = {}
     for name in (name for file in files for name in file.categories.values()):
         classes.setdefault(key(name), name)
-    space = space_of(files[0].path.stem, list(classes.values()), options.ignore_rest)
+    space = space_of_regions(files[0].path.stem, list(classes.values()), options.ignore_rest)
     notes += remark_on_crossings(each for file in files for each in file.polygons())
     return painted_dataset(reference, samples, space, CocoRegions(ids, _numbers(files)), options.ignore_rest, notes)
 

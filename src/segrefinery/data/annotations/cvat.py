@@ -19,10 +19,10 @@ from segrefinery.data.annotations.painting import (
     painted_dataset,
     require_size,
     samples_of,
-    space_of,
+    space_of_regions,
 )
 from segrefinery.data.annotations.polygons import cover, polygons_rle, remark_on_crossings, tools
-from segrefinery.data.decoding import DataError, unreadable
+from segrefinery.data.decoding import DataError, unreadable_file
 from segrefinery.data.files import FileDataset, Sample
 
 SHAPES = ("polygon", "box", "mask")
@@ -58,7 +58,7 @@ def open_cvat(path: Path, split: str | None, reference: str) -> FileDataset:
         for image in images
         for shape in image.iter("polygon")
     )
-    space = space_of(file.stem, names, options.ignore_rest, colors)
+    space = space_of_regions(file.stem, names, options.ignore_rest, colors)
     return painted_dataset(reference, samples, space, CvatRegions(ids), options.ignore_rest, notes)
 
 
@@ -99,7 +99,7 @@ def read_cvat(path: Path) -> CvatFile:
     try:
         stat = path.stat()
     except OSError as error:
-        raise unreadable(path, "path", error) from error
+        raise unreadable_file(path, "path", error) from error
     return _read(path, (stat.st_size, stat.st_mtime_ns))
 
 

@@ -23,7 +23,7 @@ from segrefinery.data.annotations.painting import (
     options_of,
     painted_dataset,
     samples_of,
-    space_of,
+    space_of_regions,
 )
 from segrefinery.data.annotations.polygons import remark_on_crossings
 from segrefinery.data.decoding import DataError
@@ -89,7 +89,7 @@ def open_label_studio(path: Path, split: str | None, reference: str) -> FileData
         for region in found[places[sample.name]]
         if region.get("points")
     )
-    space = space_of(file.stem, labels, options.ignore_rest)
+    space = space_of_regions(file.stem, labels, options.ignore_rest)
     return painted_dataset(reference, samples, space, LabelStudioRegions(places), options.ignore_rest, notes)
 
 

@@ -19,7 +19,7 @@ from segrefinery.data.annotations.painting import (
     painted_dataset,
     require_size,
     samples_of,
-    space_of,
+    space_of_regions,
 )
 from segrefinery.data.annotations.polygons import corners_of, remark_on_crossings
 from segrefinery.data.decoding import DataError, decoded
@@ -71,7 +71,7 @@ def open_labelme(path: Path, split: str | None, reference: str) -> FileDataset:
     names = [name.strip() for name in names if name.strip() and name.strip() != IGNORED]
     alone = len(set(pictures_among(list(walk(root))))) - len(samples) if options.images is None else 0
     notes = [f"{alone} images have no JSON file and are left out"] if alone > 0 else []
-    space = space_of(root.resolve().name, names, options.ignore_rest)
+    space = space_of_regions(root.resolve().name, names, options.ignore_rest)
     chosen = samples_of(samples, reference)
     notes += remark_on_crossings(polygons)
     return painted_dataset(reference, chosen, space, LabelmeRegions(), options.ignore_rest, notes)

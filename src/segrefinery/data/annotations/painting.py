@@ -13,7 +13,7 @@ import numpy as np
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cache_folder
-from segrefinery.data.decoding import DataError, image_size, read_ids, unreadable
+from segrefinery.data.decoding import DataError, image_size, read_ids, unreadable_file
 from segrefinery.data.files import FileDataset, Sample
 from segrefinery.data.label_files import palette_image, save_png
 from segrefinery.labels import IGNORE, LabelSpace, key
@@ -99,7 +99,7 @@ def painted_dataset(
     return FileDataset(reference, samples, space, masks, exif="follow", notes=notes)
 
 
-def space_of(name: str, classes: Sequence[str], ignore_rest: bool, colors: dict | None = None) -> LabelSpace:
+def space_of_regions(name: str, classes: Sequence[str], ignore_rest: bool, colors: dict | None = None) -> LabelSpace:
     """The classes of regions, and first of all ``background`` unless it is among them or not wanted."""
     if not ignore_rest and BACKGROUND not in [key(each) for each in classes]:
         classes, colors = [BACKGROUND, *classes], {BACKGROUND: (0, 0, 0), **(colors or {})}
@@ -136,7 +136,7 @@ class PaintedMasks:
             try:
                 stat = file.stat()
             except OSError as error:
-                raise unreadable(file, "path", error) from error
+                raise unreadable_file(file, "path", error) from error
             told.append(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}")
         digest = hashlib.blake2b("\n".join(told).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         return f"{digest[:2]}/{digest}.png"

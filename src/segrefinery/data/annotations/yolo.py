@@ -11,9 +11,16 @@ import numpy as np
 import yaml
 
 from segrefinery.core.yaml import parse_yaml
-from segrefinery.data.annotations.painting import Region, Size, options_of, painted_dataset, samples_of, space_of
+from segrefinery.data.annotations.painting import (
+    Region,
+    Size,
+    options_of,
+    painted_dataset,
+    samples_of,
+    space_of_regions,
+)
 from segrefinery.data.annotations.polygons import cover, polygons_rle, tools
-from segrefinery.data.decoding import DataError, unreadable
+from segrefinery.data.decoding import DataError, unreadable_file
 from segrefinery.data.discover import walk
 from segrefinery.data.files import FileDataset, Sample
 from segrefinery.data.sorting import pictures_among
@@ -52,7 +59,7 @@ def open_yolo(path: Path, split: str | None, reference: str) -> FileDataset:
         (_short(image, root), image, label if label.is_file() else file)
         for image, label in zip(images, labels, strict=True)
     ]
-    space = space_of(root.name, list(names.values()), options.ignore_rest)
+    space = space_of_regions(root.name, list(names.values()), options.ignore_rest)
     samples = samples_of(named, reference)
     return painted_dataset(reference, samples, space, YoloRegions(names), options.ignore_rest, notes)
 
@@ -81,7 +88,7 @@ def _outlines(file: Path, names: dict[int, str], size: Size) -> Iterator[tuple[s
     try:
         lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, "labels", error) from error
+        raise unreadable_file(file, "labels", error) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -105,7 +112,7 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         content = parse_yaml(file.read_text("utf-8"), booleans=False)
     except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, "data.yaml", error) from error
+        raise unreadable_file(file, "data.yaml", error) from error
     except yaml.YAMLError as error:
         raise DataError(file, "data.yaml", f"is no YAML: {' '.join(str(error).split())}", "correct it") from error
     names = content.get("names") if isinstance(content, dict) else None

@@ -1,0 +1,117 @@
+"""The tables of a study in Markdown: the mean of each row's seeds, and how far it is ahead of the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lib.intervals import paired_interval
+
+if TYPE_CHECKING:
+    from study import Cell
+
+
+def table(study: dict[str, Any], cells: list[Cell]) -> str:
+    """Markdown: one table a task."""
+    parts = []
+    for task in study["tasks"]:
+        rows = finished(cells, task)
+        failed = [cell for cell in cells if cell.task == task and cell.done() is None]
+        if rows:
+            parts.append(f"### {task}\n\n" + task_table(rows, study["baseline"]))
+        if failed:
+            parts.append("Not finished: " + "; ".join(unfinished(failed)) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def finished(cells: list[Cell], task: str) -> dict[str, dict[int, tuple[Cell, dict[str, Any]]]]:
+    """Row -> seed -> the cell and its result, of what is done of a task."""
+    rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
+    for cell in cells:
+        if cell.task == task and (found := cell.done()) is not None:
+            rows.setdefault(cell.row, {})[cell.seed] = (cell, found)
+    return rows
+
+
+def unfinished(cells: list[Cell]) -> list[str]:
+    """One phrase a row: its seeds, and why they have no result where that is known."""
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row, []).append(f"{cell.seed}{why(cell)}")
+    return [f"{row} (seed {', '.join(seeds)})" for row, seeds in rows.items()]
+
+
+def why(cell: Cell) -> str:
+    found = cell.kept()
+    return f": {found.get('error', 'settings changed')}" if found else ""
+
+
+def task_table(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> str:
+    """A task's table in Markdown."""
+    lines = [*task_rows(rows, baseline)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> Iterator[list[str]]:
+    """The head of a task's table, then a line for each row."""
+    mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
+    against = f"against {baseline} [95 %]"
+    yield [
+        "row", "seeds", "own source model", "mIoU", "pixels right", "rare third", against, "gap closed", "verdicts",
+        "step ms", "peak MiB",
+    ]  # fmt: skip
+    for row, cells in rows.items():
+        scores = 100 * np.array(list(mean[row].values()))
+        rare = 100 * np.array([found["rare_third"] for _, found in cells.values()])
+        spread = f" ± {scores.std(ddof=1):.1f}" if len(scores) > 1 else ""
+        steps = [found["step_ms"] for _, found in cells.values() if found["step_ms"]]
+        yield [
+            row,
+            str(len(scores)),
+            percent(cells, "before"),
+            f"{scores.mean():.1f}{spread}",
+            percent(cells, "pixel_accuracy"),
+            f"{rare.mean():.1f}",
+            difference(rows, row, baseline),
+            closed(mean, row),
+            ", ".join(found["verdict"] for _, found in cells.values() if "verdict" in found),
+            f"{np.median(steps):.0f}" if steps else "",
+            str(max(found["peak_mib"] for _, found in cells.values())),
+        ]
+
+
+def percent(cells: dict[int, tuple[Cell, dict[str, Any]]], key: str) -> str:
+    """The mean over the seeds of a share, in per cent; empty where it is not known of all."""
+    values = [found[key] for _, found in cells.values() if key in found]
+    return f"{100 * float(np.mean(values)):.1f}" if len(values) == len(cells) else ""
+
+
+def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str, baseline: str) -> str:
+    """Mean paired difference in mIoU points with its interval."""
+    if row == baseline or baseline not in rows:
+        return ""
+    seeds = sorted(set(rows[row]) & set(rows[baseline]))
+    if not seeds:
+        return ""
+    both = [(rows[row][seed], rows[baseline][seed]) for seed in seeds]
+    points = 100 * np.mean([ours["miou"] - theirs["miou"] for (_, ours), (_, theirs) in both])
+    interval = paired_interval(
+        [ours.folder for (ours, _), _ in both],
+        [theirs.folder for _, (theirs, _) in both],
+        [(ours["stage"], theirs["stage"]) for (_, ours), (_, theirs) in both],
+    )
+    return f"{points:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+
+
+def closed(mean: dict[str, dict[int, float]], row: str) -> str:
+    """Share of the gap from source-only to oracle, over the seeds all three have."""
+    if "source_only" not in mean or "oracle" not in mean:
+        return ""
+    seeds = set(mean[row]) & set(mean["source_only"]) & set(mean["oracle"])
+    low, high, own = (
+        np.mean([mean[name][s] for s in seeds]) if seeds else np.nan for name in ("source_only", "oracle", row)
+    )
+    return f"{100 * (own - low) / (high - low):.0f} %" if seeds and high > low else ""
