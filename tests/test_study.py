@@ -104,6 +104,7 @@ def test_there_are_shipped_studies():
 
 
 BAD = {
+    "row that another is held against": ("rows.longer.against", "nothing", "row 'longer': against:", "self_training"),
     "recipe that is the row's name": ("rows.self_trainig", None, "row 'self_trainig': recipe", "'self_training'?"),
     "recipe of a row": ("rows.longer.recipe", "self_trainin", "row 'longer': recipe:", "'self_training'?"),
     "recipe that is no text": ("rows.longer.recipe", 5, "row 'longer': recipe:", "write text"),
@@ -258,6 +259,35 @@ def test_a_cell_whose_settings_changed_is_run_again(study: ModuleType, tmp_path:
     assert "Not finished: longer (seed 0: settings changed, 1: settings changed)." in capsys.readouterr().out
     assert called(study, monkeypatch, "run", path) == 0
     assert study.ran == [("longer", 0), ("longer", 1)]
+
+
+def test_a_row_is_held_against_a_baseline_of_its_own(study: ModuleType, tmp_path: Path, monkeypatch, capsys):
+    contents = copy.deepcopy(GOOD) | {"baseline": "oracle"}
+    contents["rows"] = {
+        "oracle": None,
+        "self_training": None,
+        "longer": {**GOOD["rows"]["longer"], "against": "self_training"},
+    }
+    contents["tasks"]["night"]["oracle"] = "scenes:night@train"
+    assert called(study, monkeypatch, "run", written(tmp_path, contents)) == 0
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    at = lines[0].index("against its own baseline [95 %]")
+    assert [line[at] for line in lines[2:]] == ["", "", "+0.0 [+0.0, +0.0]"]
+
+
+def test_a_setting_that_came_later_leaves_the_key_of_what_held_before(study: ModuleType, tmp_path: Path, monkeypatch):
+    (cell, *_) = study.read_study(written(tmp_path, GOOD))[1]
+    keys = []
+    for overrides in (["model.bands=3"], ["model.bands=4"]):
+        longer = copy.copy(cell)
+        longer.__dict__.pop("key", None)
+        longer.overrides = overrides
+        keys.append(longer.key)
+    assert keys[0] == cell.key != keys[1]
+    monkeypatch.setattr(study, "CAME_LATER", {})
+    later = copy.copy(cell)
+    later.__dict__.pop("key", None)
+    assert later.key != cell.key
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

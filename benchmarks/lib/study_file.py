@@ -14,7 +14,7 @@ from segrefinery.core.settings import choose
 from segrefinery.recipe import load_recipe
 
 STUDY = ("scale", "seeds", "baseline", "set", "tasks", "rows")
-ROW = ("recipe", "tasks", "seeds", "set", "from", "without", "labels")
+ROW = ("recipe", "tasks", "seeds", "set", "from", "without", "labels", "against")
 LABELS = ("count", "by")
 RANDOM = "random"
 DATA = ("source", "target", "evaluation")
@@ -76,9 +76,10 @@ def check_task(task: Any) -> None:
 def check_row(name: str, row: Any, study: Mapping[str, Any]) -> None:
     check_keys(row, ROW)
     check_text(row, "recipe")
-    check_text(row, "from")
-    if "from" in row:
-        check_above(study, name, "from", row["from"])
+    for field in ("from", "against"):
+        check_text(row, field)
+        if field in row:
+            check_above(study, name, field, row[field])
     if row.get("without", ["source"]) != ["source"]:
         raise SegRefineryError(f"without: write [source], or leave the key out (got {row['without']!r})")
     if "without" in row and "from" not in row:

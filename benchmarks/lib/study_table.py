@@ -56,12 +56,13 @@ def task_table(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline
 
 
 def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> Iterator[list[str]]:
-    """The head of a task's table, then a line for each row."""
+    """The head of a task's table, then a line for each row; rows that name a baseline of their own (``against``) are
+    also compared with that."""
     mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
-    against = f"against {baseline} [95 %]"
+    own = {row: cell.against for row, cells in rows.items() for cell, _ in cells.values() if cell.against}
     yield [
-        "row", "seeds", "own source model", "mIoU", "pixels right", "rare third", against, "gap closed", "verdicts",
-        "step ms", "peak MiB",
+        "row", "seeds", "own source model", "mIoU", "pixels right", "rare third", f"against {baseline} [95 %]",
+        *(["against its own baseline [95 %]"] if own else []), "gap closed", "verdicts", "step ms", "peak MiB",
     ]  # fmt: skip
     for row, cells in rows.items():
         scores = 100 * np.array(list(mean[row].values()))
@@ -76,6 +77,7 @@ def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline:
             percent(cells, "pixel_accuracy"),
             f"{rare.mean():.1f}",
             difference(rows, row, baseline),
+            *([difference(rows, row, own[row]) if row in own else ""] if own else []),
             closed(mean, row),
             ", ".join(found["verdict"] for _, found in cells.values() if "verdict" in found),
             f"{np.median(steps):.0f}" if steps else "",

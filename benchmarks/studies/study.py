@@ -7,7 +7,8 @@
 A study file names the scale, the tasks (data sets), the seeds, the rows (a recipe and what is set on it) and the row
 the others are compared with. A row may start ``from: ROW``, from what that row trained for the same task and seed, do
 ``without: [source]``, and be taught by ``labels: {count: 20, by: ROW}``: images of the task's ``oracle`` that an audit
-of that row's run picks, or ``by: random``. Those rows stand above it.
+of that row's run picks, or ``by: random``. ``against: ROW`` compares it with one more row, a baseline of its own. Those
+rows stand above it.
 
 A finished cell is never run again; a crashed one says why while the rest go on; stages that two cells have in common
 are trained once. Results lie in ``benchmarks/results/STUDY.jsonl`` (a line a cell) and ``benchmarks/results/STUDY.md``
@@ -43,6 +44,9 @@ from lib.study_table import table
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import load_recipe
 
+CAME_LATER = {("model", "bands"): 3}
+"""Settings that older cells could not have, and what held for them: they need not be run anew for its sake."""
+
 
 @dataclass
 class Cell:
@@ -58,13 +62,19 @@ class Cell:
     overrides: list[str] = field(default_factory=list)
     start: Cell | None = None
     labels: Labels | None = None
+    against: str | None = None
 
     @cached_property
     def key(self) -> str:
         """Changes with whatever determines the cell but its seed, the recipe's contents among it, so that a cell whose
-        settings are no longer those of today is run anew. What a recipe does not set (null) does not count."""
+        settings are no longer those of today is run anew. What a recipe does not set (null) does not count, nor does a
+        setting of ``CAME_LATER`` with the value that was in force before it could be set."""
         recipe = load_recipe(self.recipe, self.scale, self.overrides)
-        told: list[Any] = [recipe.model_dump(mode="json", exclude={"about"}, exclude_none=True), self.sets]
+        settings = recipe.model_dump(mode="json", exclude={"about"}, exclude_none=True)
+        for (part, name), before in CAME_LATER.items():
+            if settings[part].get(name) == before:
+                del settings[part][name]
+        told: list[Any] = [settings, self.sets]
         if self.start is not None:
             told.append(["from", self.start.key])
         if self.labels is not None:
@@ -132,6 +142,7 @@ def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
                 overrides = [*study.get("set", []), *options.get("set", [])]
                 used = {key: value for key, value in named.items() if key not in options.get("without", ())}
                 cell = Cell(path.stem, task, row, seed, recipe, study.get("scale", "small"), used, overrides)
+                cell.against = options.get("against")
                 if "from" in options:
                     cell.start = base_of(known, cell, options["from"])
                 if "labels" in options:
