@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -349,6 +350,7 @@ def main() -> None:
     traceback. A command that is stopped says how to go on, and ends with 128 and the signal's number."""
     debug = "--debug" in sys.argv
     share_fairly()  # before a verb imports torch
+    warnings.showwarning = lambda message, *where: complain(f"warning: {message}")
     try:
         with stoppable() if MAIN else nullcontext():
             app()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from PIL import Image
 from data.pictures import SIZE, color_png, index_png, palette_png, picture, raw_png
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
-from segrefinery.data.datasets import Remapped, SegmentationDataset, UnlabeledView, open_dataset
+from segrefinery.data.check import check
+from segrefinery.data.datasets import Remapped, SegmentationDataset, UnlabeledView, notes_of, open_dataset
+from segrefinery.data.scan import fingerprint
 from segrefinery.labels import SPACES
 
 NAMES = ("with space", 'it\'s "quoted"', "<script>", "straße-道路", "plain")
@@ -92,8 +95,33 @@ def test_a_missing_mask_is_named(tmp_path):
     picture(tmp_path / "images/1.png")
     picture(tmp_path / "images/2.png")
     palette_png(tmp_path / "labels/1.png", ids(7))
+    dataset = open_dataset(f"gta5:{tmp_path}")
     with pytest.raises(SegRefineryError, match=r"labels/2.png: masks: 1 of 2 images have no mask"):
-        open_dataset(f"gta5:{tmp_path}")
+        Remapped(dataset, SPACES["cityscapes"])
+    with pytest.raises(SegRefineryError, match=r"labels/2.png: masks: 2 of 4 images have no mask"):
+        Remapped(open_dataset(f"gta5:{tmp_path} + gta5:{tmp_path}"), SPACES["cityscapes"])
+
+
+@pytest.mark.parametrize("masks", ["some", "none", "no folder"])
+def test_a_target_needs_no_masks(tmp_path, masks):
+    source = folder(tmp_path / "source", "classes: [road, car, person]\n", (0, 1, 2))
+    target = folder(tmp_path / "target", "classes: [road, car, person]\n", (0, 1, 2))
+    for file in sorted((tmp_path / "target/masks").rglob("*.png"))[masks == "some" :]:
+        file.unlink()
+    if masks == "no folder":
+        shutil.rmtree(tmp_path / "target/masks")
+    opened = open_dataset(target)
+    told = align(open_dataset(source), opened)
+    assert len(told.target) == len(opened) > 1
+    kept = 1 if masks == "some" else 0
+    assert f"only {kept} of {len(opened)} images have a mask; masks of a target are not read" in notes_of(told.target)
+    assert fingerprint(told.target)
+    report = check(open_dataset(source), opened)
+    assert report.ok
+    with pytest.raises(SegRefineryError, match="images have no mask"):
+        align(opened, open_dataset(source))
+    found = check(opened, open_dataset(source))
+    assert any("images have no mask" in str(problem) for problem in found.problems)
 
 
 def folder(root: Path, text: str, stored: tuple[int, ...] = (0, 1, 2, 255)) -> str:

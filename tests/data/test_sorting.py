@@ -112,3 +112,24 @@ def test_a_directory_of_nothing_but_what_we_wrote_says_so(tmp_path):
         picture(tmp_path / f"000000_a{kind}.png")
     with pytest.raises(SegRefineryError, match=r"holds no image \(.*2 files, .* are written by segrefinery"):
         open_dataset(str(tmp_path))
+
+
+def test_masks_alone_are_said_or_refused(tmp_path):
+    for name in "abc":
+        mask(tmp_path / f"my/labels/{name}.png")
+    with pytest.raises(
+        SegRefineryError, match=r"labels: path: the pictures looked at \(3 of 3\) have 32 colours or fewer"
+    ):
+        open_dataset(str(tmp_path / "my/labels"))
+    assert len(open_dataset(f"{tmp_path}/my/labels/*.png")) == 3
+    (tmp_path / "my/labels").rename(tmp_path / "my/camera")
+    (note,) = notes_of(open_dataset(str(tmp_path / "my/camera")))
+    assert "as masks have" in note
+    photo(tmp_path / "my/camera/a.png")
+    assert notes_of(open_dataset(str(tmp_path / "my/camera"))) == ()
+
+
+def test_pictures_of_raw_formats_are_counted(tmp_path):
+    photo(tmp_path / "a.jpg")
+    (tmp_path / "b.CR2").write_bytes(b"raw")
+    assert "1 .cr2" in notes_of(open_dataset(str(tmp_path)))[0]

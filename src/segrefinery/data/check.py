@@ -107,6 +107,8 @@ def check_datasets(
                 message = f"{', '.join(ignored)} is not used: the {who} or the label space lacks it"
                 remedy = f"say with merge what the {who} calls it, if it has it"
                 problems.append(_about(role, dataset, "classes", message, remedy))
+    except DataError as error:
+        problems.append(Problem("error", datasets[0][0], error.file, error.field, error.problem, error.remedy))
     except SegRefineryError as error:
         role, blamed = datasets[0]
         problems.append(Problem("error", role, blamed.reference, "classes", str(error).rstrip("."), "see above"))

@@ -15,7 +15,7 @@ from segrefinery.data.annotations import ANNOTATIONS
 from segrefinery.data.annotations.recognize import hint
 from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import plain_images, refuse_archive
-from segrefinery.data.files import FileDataset
+from segrefinery.data.files import FileDataset, Sample
 from segrefinery.data.films import FilmDataset, film_named
 from segrefinery.data.folder import open_folder
 from segrefinery.data.layouts import LAYOUTS
@@ -78,6 +78,7 @@ class _View:
         self.reference = dataset.reference
         self.space = space
         self.notes, self.parts, self.bands = notes_of(dataset), parts_of(dataset), bands_of(dataset)
+        self.bare = bare_of(dataset)
         self.sets = (dataset,)
 
     def __len__(self) -> int:
@@ -151,6 +152,10 @@ class UnlabeledView(_View):
 
     def __init__(self, dataset: ImageDataset) -> None:
         super().__init__(dataset, dataset.space)
+        if self.bare:
+            count = f"{len(dataset) - len(self.bare)} of {len(dataset)}"
+            self.notes += (f"only {count} images have a mask; masks of a target are not read",)
+            self.bare = ()
 
     def files(self, index: int) -> tuple[Path, ...]:
         return super().files(index)[:1]
@@ -160,7 +165,7 @@ class Remapped(_View):
     """A labelled data set whose labels are ids of another space; pixels of classes it lacks are ignored.
 
     Raises:
-        SegRefineryError: the data set has no labels.
+        SegRefineryError: the data set has no labels, or some of its images have none.
     """
 
     has_labels = True
@@ -168,6 +173,7 @@ class Remapped(_View):
     def __init__(self, dataset: SegmentationDataset, space: LabelSpace, merge: Merge | None = None) -> None:
         if dataset.space is None or not dataset.has_labels:
             raise SegRefineryError(f"{dataset.reference}: has no labels; use it as a target only, or name its masks.")
+        refuse_bare(dataset)
         super().__init__(dataset, space)
         self._labels = dataset
         self._table = lookup_table({**dict(enumerate(dataset.space.classes)), IGNORE: None}, space, merge)
@@ -178,6 +184,26 @@ class Remapped(_View):
     def content_key(self) -> Iterator[str]:
         yield str(self._table[self._table >= 0].tolist())
         yield from super().content_key()
+
+
+def bare_of(dataset: ImageDataset) -> tuple[Sample, ...]:
+    """The images that have no mask, of a data set that names masks; a target may have some."""
+    return getattr(dataset, "bare", ())
+
+
+def refuse_bare(dataset: ImageDataset) -> None:
+    """Refuse images without a mask where labels are needed.
+
+    Raises:
+        DataError: names the first mask that is missing.
+    """
+    if bare := bare_of(dataset):
+        raise DataError(
+            bare[0].mask or bare[0].image,
+            "masks",
+            f"{len(bare)} of {len(dataset)} images have no mask, this one is the first that is missing",
+            "complete the masks, or remove the images that have none",
+        )
 
 
 def files_of(dataset: ImageDataset, index: int) -> tuple[Path, ...]:

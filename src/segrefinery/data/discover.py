@@ -11,7 +11,7 @@ from pathlib import Path
 from segrefinery.data.decoding import DataError
 from segrefinery.data.files import Sample
 from segrefinery.data.films import FILM_SUFFIXES
-from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, pictures_among
+from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, pictures_among, refuse_masks_alone
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
@@ -124,6 +124,7 @@ def plain_images(path: str) -> tuple[list[Sample], list[str]]:
             )
         names = list(walk(root))
         images, notes = images_among(root, names)
+        notes += refuse_masks_alone(root, images)
     elif root.exists():
         root, names = root.parent, [root.name]
         images, notes = pictures_among(names), []

@@ -143,6 +143,7 @@ class FileDataset:
         self._reading, self._exif = replace(reading or Reading(), upright=exif != "ignore"), exif
         self.notes = tuple(notes)
         self.has_labels = masks is not None and all(sample.mask for sample in samples)
+        self._bare = tuple(sample for sample in samples if sample.mask and not sample.mask.exists())
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -151,6 +152,11 @@ class FileDataset:
     def bands(self) -> int:
         """How many bands its images have."""
         return self._reading.count
+
+    @property
+    def bare(self) -> tuple[Sample, ...]:
+        """The images that have no mask, though the data set names masks."""
+        return self._bare
 
     def mask_file(self) -> Path | None:
         """The first image's mask, or the file that describes it; None where there is none."""
@@ -216,9 +222,10 @@ class FileDataset:
     def content_key(self) -> Iterator[str]:
         """Lines that change whenever a file, the split or the mapping does; they do not name where the files lie."""
         yield f"{self.space} {self.masks.key() if self.masks else 'no masks'} {self._reading} {self._exif}"
+        bare = frozenset(self._bare)
         for sample in self._samples:
             for file in (sample.image, sample.mask):
-                if file is not None:
+                if file is not None and not (file is sample.mask and sample in bare):
                     try:
                         stat = file.stat()
                     except OSError as error:

@@ -18,7 +18,6 @@ from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import find, require_folder
 from segrefinery.data.files import ColorMasks, Exif, FileDataset, IdMasks, MaskEncoding, Sample
-from segrefinery.data.layouts import require_masks
 from segrefinery.data.reading import Reading
 from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
 
@@ -148,7 +147,6 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
         Sample(name, image, masks.get(_composed(name), root / settings.masks.replace("{name}", name)))
         for name, image in images.items()
     ]
-    require_masks(samples)
     space, masks = _encoding(settings, file, root)
     return FileDataset(reference, samples, space, masks, settings.reading, settings.exif, notes)
 
@@ -159,7 +157,13 @@ def _masks(root: Path, settings: FolderSettings, file: Path) -> dict[str, Path]:
         return {}
     if "{name}" not in settings.masks:
         raise DataError(file, "masks", "has no {name}", "write for instance masks/{name}.png")
-    return {_composed(name): mask for name, mask in find(root, settings.masks).items()}
+    try:
+        found = find(root, settings.masks)
+    except DataError:
+        if (root / settings.masks.partition("{name}")[0].rpartition("/")[0]).exists():
+            raise
+        return {}  # whoever needs them says which is missing
+    return {_composed(name): mask for name, mask in found.items()}
 
 
 def _composed(name: str) -> str:

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segrefinery.data.datasets import Part, SegmentationDataset, bands_of, content_key, files_of, notes_of, picture_of
+from segrefinery.data.datasets import (
+    Part,
+    SegmentationDataset,
+    bands_of,
+    bare_of,
+    content_key,
+    files_of,
+    notes_of,
+    picture_of,
+)
 from segrefinery.data.decoding import DataError
 from segrefinery.data.settings import BETWEEN
 from segrefinery.data.strips import Picture
@@ -56,6 +65,7 @@ class Joined:
         self.has_labels = all(one.has_labels for one in sets)
         self.space = united_space([one.space for one in sets if one.space is not None])
         self.bands = bands_of(sets[0])
+        self.bare = tuple(sample for one in sets for sample in bare_of(one))
         for one in sets:
             if bands_of(one) != self.bands:
                 raise DataError(

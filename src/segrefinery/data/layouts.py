@@ -158,18 +158,4 @@ def _dataset(
         raise DataError(root, "images", "holds no image in this data set's layout", "check that it is unpacked there")
     if not labelled:
         return FileDataset(reference, [Sample(sample.name, sample.image) for sample in samples], space)
-    require_masks(samples)
     return FileDataset(reference, samples, space, masks)
-
-
-def require_masks(samples: list[Sample]) -> None:
-    """Refuse samples of which some have no mask file."""
-    missing = [sample for sample in samples if sample.mask is None or not sample.mask.exists()]
-    if missing:
-        first = missing[0]
-        raise DataError(
-            first.mask or first.image,
-            "masks",
-            f"{len(missing)} of {len(samples)} images have no mask, this one is the first that is missing",
-            "complete the masks, or remove the images that have none",
-        )

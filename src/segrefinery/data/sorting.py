@@ -13,12 +13,16 @@ from segrefinery.data.decoding import DataError, decoded
 from segrefinery.data.label_files import MANIFEST
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_OTHER_FORMATS = (".gif", ".jp2", ".heic", ".heif", ".avif", ".dng", ".ppm", ".pgm", ".exr")
+_OTHER_FORMATS = (
+    ".gif", ".jp2", ".j2k", ".jxl", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".tga",
+    ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dcm", ".nii", ".ecw", ".vrt",
+)  # fmt: skip
 _MASK = r"masks?|labels?|labelids|labeltrainids|annotations?|gt|groundtruth|gtfine|segmentation(class|object)?(raw)?"
 _MASK_FOLDER = re.compile(rf"(.*[ _-])?({_MASK})", re.IGNORECASE)
 _MASK_STEM = re.compile(rf"(?P<image>.+)[ ._-]({_MASK})", re.IGNORECASE)
 _OURS = re.compile(r"(?P<label>.+)\.(weight|confidence|overlay)")
 _FEW_COLORS = 32
+_LOOKED_AT = 4
 
 
 def pictures_among(names: Sequence[str]) -> list[str]:
@@ -46,6 +50,27 @@ def images_among(root: Path, names: Sequence[str]) -> tuple[list[str], list[str]
     if masks:
         notes.append(f"{_first(sorted(masks))} taken for masks and left out; name the images by a glob if they are not")
     return [name for name in images if name not in masks], notes
+
+
+def refuse_masks_alone(root: Path, images: Sequence[str]) -> list[str]:
+    """A sentence where pictures look like masks with no image among them; refused in a folder that is called so.
+
+    Raises:
+        DataError: they are the masks of a folder such as ``labels``.
+    """
+    shown = images[:: max(1, len(images) // _LOOKED_AT)][:_LOOKED_AT]
+    most = 0
+    for name in shown:
+        count = _colors(root / name) if name.lower().endswith(".png") else None
+        if count is None or count > _FEW_COLORS:
+            return []
+        most = max(most, count)
+    if most < 2:  # plain areas say nothing
+        return []
+    what = f"the pictures looked at ({len(shown)} of {len(images)}) have {_FEW_COLORS} colours or fewer, as masks have"
+    if _MASK_FOLDER.fullmatch(root.resolve().name):
+        raise DataError(root, "path", what, f"name the images' folder, or write {root}/**/*.png if they are images")
+    return [what]
 
 
 def _first(names: Sequence[str]) -> str:
@@ -82,18 +107,19 @@ def _masks(root: Path, pictures: Sequence[str]) -> set[str]:
         if hit and hit["image"] in by_stem:
             found.update(names)
         elif len(names) > 1:
-            few = {name for name in names if _has_few_colors(root / name)}
+            few = {name for name in names if (_colors(root / name) or _FEW_COLORS + 1) <= _FEW_COLORS}
             found.update(name for name in few if len(few) < len(names) and name.lower().endswith(".png"))
     return found
 
 
-def _has_few_colors(path: Path) -> bool:
+def _colors(path: Path) -> int | None:
+    """How many colours every other pixel of every other row has; None of what cannot be read or holds floats."""
     try:
         values = decoded(path, "image", rgb=True)
     except DataError:
-        return False
+        return None
     if values.dtype.kind == "f":
-        return False
+        return None
     pixels = values.reshape(*values.shape[:2], -1)[::2, ::2].astype(np.int64)
     codes = sum(pixels[..., band] << 16 * band for band in range(min(pixels.shape[2], 3)))
-    return len(np.unique(codes)) <= _FEW_COLORS
+    return len(np.unique(codes))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segrefinery.data.datasets import SegmentationDataset, content_key, files_of, parts_of
+from segrefinery.data.datasets import SegmentationDataset, bare_of, content_key, files_of, parts_of
 from segrefinery.data.decoding import DataError, image_size, read_image
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TranslatedFolder:
     def __init__(self, source: SegmentationDataset, folder: Path | str, field: str = "translated") -> None:
         self.source, self.folder = source, Path(folder).expanduser()
         self.reference, self.space = f"{source.reference} translated", source.space
-        self.parts = parts_of(source)
+        self.parts, self.bare = parts_of(source), bare_of(source)
         self._paths = _matched(source, self.folder, field)
 
     def __len__(self) -> int:

@@ -108,8 +108,12 @@ def refuse_other_data(folder: Path, now: dict[str, Any]) -> None:
     before = read_json(path, f"start a new run with -o; --reuse {folder} takes over what it finished")
     changed = [key for key, value in now.items() if before.get(key) != value]
     if changed:
-        words = {"classes": "the classes or their order", "start": "the model it starts from"}
-        what = ", ".join(words.get(key, f"the {key} images") for key in changed)
+        words = {
+            "classes": "the classes or their order",
+            "start": "the model it starts from",
+            "target": "the target images",
+        }
+        what = ", ".join(words.get(key, f"the {key} images, or their masks and classes") for key in changed)
         raise SegRefineryError(
             f"{folder}: changed since the run began: {what}; put them back, or start a new run "
             f"with -o, where --reuse {folder} takes over the stages that they do not concern"
