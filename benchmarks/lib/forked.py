@@ -37,7 +37,11 @@ ADAPT = [
 
 @dataclass
 class Outcome:
-    """What became of a command: its exit code (negative for a signal), seconds, bytes, and the last it said."""
+    """What became of a command: its exit code (negative for a signal), seconds, bytes, and the last it said.
+
+    Seconds are those in which it ran or slept. What it waited for a core is not its own: on a busy machine, at low
+    priority, that can be minutes.
+    """
 
     code: int
     seconds: float
@@ -97,13 +101,14 @@ def start(arguments: Sequence[object], before: Callable[[], None] = lambda: None
 
 def end(child: Child, limit: float = LIMIT) -> Outcome:
     """Wait for a command; one that takes too long is killed."""
-    began, said = time.monotonic(), b""
+    began, said, waited = time.monotonic(), b"", 0.0
     while True:
+        waited = max(waited, waited_for_core(child.number))
         found, status, used = os.wait4(child.number, os.WNOHANG)
         with suppress(BlockingIOError):
             while part := os.read(child.pipe, 1 << 16):
                 said += part
-        seconds = time.monotonic() - began
+        seconds = max(0.0, time.monotonic() - began - waited)
         if found:
             os.close(child.pipe)
             code, text = os.waitstatus_to_exitcode(status), said[-2000:].decode(errors="replace")
@@ -111,6 +116,14 @@ def end(child: Child, limit: float = LIMIT) -> Outcome:
         if seconds > limit:
             os.kill(child.number, signal.SIGKILL)
         time.sleep(0.005)
+
+
+def waited_for_core(process: int) -> float:
+    """Seconds that a process was ready to run and did not; 0 where the system does not say, or it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def run(arguments: Sequence[object], before: Callable[[], None] = lambda: None, limit: float = LIMIT) -> Outcome:
