@@ -11,7 +11,7 @@ from PIL import Image
 from data.pictures import SIZE, color_png, index_png, palette_png, picture, raw_png
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align
-from segrefinery.data.check import check
+from segrefinery.data.check import check_datasets
 from segrefinery.data.datasets import Remapped, SegmentationDataset, UnlabeledView, notes_of, open_dataset
 from segrefinery.data.scan import fingerprint
 from segrefinery.labels import SPACES
@@ -116,11 +116,11 @@ def test_a_target_needs_no_masks(tmp_path, masks):
     kept = 1 if masks == "some" else 0
     assert f"only {kept} of {len(opened)} images have a mask; masks of a target are not read" in notes_of(told.target)
     assert fingerprint(told.target)
-    report = check(open_dataset(source), opened)
+    report = check_datasets(open_dataset(source), opened)
     assert report.ok
     with pytest.raises(SegRefineryError, match="images have no mask"):
         align(opened, open_dataset(source))
-    found = check(opened, open_dataset(source))
+    found = check_datasets(opened, open_dataset(source))
     assert any("images have no mask" in str(problem) for problem in found.problems)
 
 
