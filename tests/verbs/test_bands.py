@@ -64,8 +64,8 @@ def test_the_first_layer_is_widened_as_timm_does_it():
 
 
 def test_a_network_of_another_library_keeps_three(tmp_path):
-    with pytest.raises(SegRefineryError, match="smp:unet/resnet18 reads three bands, and the images have 4"):
-        build_model(ModelSettings(name="smp:unet/resnet18", weights="none", bands=4), 2)
+    with pytest.raises(SegRefineryError, match="torchvision:fcn_resnet50 reads three bands, and the images have 4"):
+        build_model(ModelSettings(name="torchvision:fcn_resnet50", weights="none", bands=4), 2)
 
 
 def test_colours_change_and_other_bands_do_not():

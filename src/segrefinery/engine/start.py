@@ -9,7 +9,7 @@ from typing import Annotated
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import BUDGET
 from segrefinery.models import ModelSettings, Segmenter
-from segrefinery.models.start import StartModel
+from segrefinery.models.trained import StartModel
 from segrefinery.stages.settings import StageSettings
 
 START = "start"

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization
 
-FOREIGN = ("smp", "torchvision", "transformers", "wrapped")
-"""Families of other libraries, whose networks take three bands."""
+FOREIGN = ("torchvision", "transformers", "wrapped")
+"""Families of other libraries, whose networks take three bands here."""
 
 
 def widen(network: nn.Module, bands: int, name: str) -> None:

@@ -1,12 +1,9 @@
-"""The model a user brings, from wherever it lies: the network, tensors and classes that adaptation starts from."""
+"""The model a user brings, read from wherever it lies."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.pixels import Normalization, PerBand
+from segrefinery.core.pixels import PerBand
 from segrefinery.core.settings import Settings
 from segrefinery.labels import match
 from segrefinery.models.build import build_model
@@ -24,7 +21,8 @@ from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.models.states import hub_file, load_state, read_checkpoint, tensors_of
+from segrefinery.models.states import chosen_tensors, hub_file, load_state, read_checkpoint, tensors_of
+from segrefinery.models.trained import StartModel, as_two_classes, class_tensors, some
 from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config
 
 FORMS = (
@@ -32,146 +30,6 @@ FORMS = (
     "segmentation_models.pytorch's save_pretrained wrote; torchvision:NAME; a checkpoint file (.safetensors, .pth, "
     ".ckpt) of a network named by model.name, or of SegFormer, DAFormer, HRDA or MIC as mmsegmentation's forks wrote it"
 )
-
-
-@dataclass
-class StartModel:
-    """A trained model as it was found.
-
-    Attributes:
-        origin: what the user named.
-        network: settings that rebuild the network, without weights.
-        state: its tensors under the network's own names.
-        num_classes: of ``state``.
-        classes: their names in the order of the logits, None where the model does not say. colors: or None.
-        pixel_mean, pixel_std: of the images it was trained on, in [0, 1]; None where it does not say.
-        notes: what was stripped, left out or guessed; to be said.
-    """
-
-    origin: str
-    network: ModelSettings
-    state: dict[str, Tensor]
-    num_classes: int
-    classes: tuple[str, ...] | None = None
-    colors: tuple[tuple[int, int, int], ...] | None = None
-    pixel_mean: PerBand | None = None
-    pixel_std: PerBand | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
-        """The network with its weights for ``classes``, in their order, and the names of those it has yet to learn. The
-        rows of these in its classifiers are new: until they are trained it predicts no such class.
-
-        Raises:
-            SegRefineryError: the model does not say its classes, or has none of these.
-        """
-        rows, own = self.rows(classes), self.named_classes
-        if all(row < 0 for row in rows):
-            raise SegRefineryError(
-                f"{self.origin}: none of its classes ({_some(own)}) is among those of the data "
-                f"({_some(classes)}); rename the data's with merge, or the model's with model.classes"
-            )
-        model = build_model(self.network, len(classes))
-        wanted = model.state_dict()
-        given = dict(self.state)
-        for name in class_tensors(self.network):
-            given[name] = _rows(self.state[name], rows)
-        differing = [name for name in wanted if given[name].shape != wanted[name].shape]
-        if differing:
-            name = differing[0]
-            raise SegRefineryError(
-                f"{self.origin}: {name} is {tuple(given[name].shape)} and the network wants "
-                f"{tuple(wanted[name].shape)} ({len(differing)} tensors differ). Check model.options"
-            )
-        model.load_state_dict(given)
-        if self.normalization is not None:
-            model.normalization = self.normalization
-        return model, [name for name, row in zip(classes, rows, strict=True) if row < 0]
-
-    def rows(self, classes: Sequence[str]) -> list[int]:
-        """The place of each of ``classes`` among the model's, by any spelling or synonym; -1 where it has none."""
-        found = [match(name, self.named_classes) for name in classes]
-        return [-1 if place is None else place for place in found]
-
-    @property
-    def named_classes(self) -> tuple[str, ...]:
-        """Its classes.
-
-        Raises:
-            SegRefineryError: it does not say them, nor did the user.
-        """
-        if self.classes is None:
-            raise SegRefineryError(
-                f"{self.origin}: does not say what its {self.num_classes} classes are; name them in the order of its "
-                "logits: --set 'model.classes=[road, car, ...]'"
-            )
-        return self.classes
-
-    @property
-    def normalization(self) -> Normalization | None:
-        """Mean and deviation of the images it was trained on; None where it does not say."""
-        return Normalization(self.pixel_mean, self.pixel_std) if self.pixel_mean and self.pixel_std else None
-
-    @property
-    def fingerprint(self) -> str:
-        """Of all that determines what it predicts."""
-        found = hashlib.blake2b(digest_size=12)
-        found.update(f"{self.network.model_dump_json()} {self.classes} {self.normalization}".encode())
-        for name, tensor in self.state.items():
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
-
-
-@dataclass
-class StartModule(StartModel):
-    """A module of the user's, wrapped: it keeps its classes and their order, for where their rows lie is not known."""
-
-    module: Segmenter | None = None
-
-    def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
-        """A copy of the module.
-
-        Raises:
-            SegRefineryError: other classes, or another order.
-        """
-        assert self.module is not None
-        if self.rows(classes) != list(range(self.num_classes)):
-            raise SegRefineryError(
-                f"{self.origin}: a wrapped module keeps its classes ({_some(self.named_classes)}), and the data's are "
-                f"{_some(classes)}; name the module's in the order of its logits with model.classes, and the same ones "
-                "with classes"
-            )
-        return copy.deepcopy(self.module), []
-
-
-def start_of(module: nn.Module) -> StartModule:
-    """A module that the user has in Python, as a start.
-
-    Raises:
-        SegRefineryError: it does not speak our words.
-    """
-    kind = type(getattr(module, "module", module)).__name__
-    if not isinstance(module, Segmenter):
-        raise SegRefineryError(
-            f"start: {kind} is a plain module; give segrefinery.models.wrap(module, num_classes), or a model's path"
-        )
-    network, (mean, std) = ModelSettings(name=f"wrapped:{kind}"), module.normalization
-    return StartModule(
-        network.name, network, module.state_dict(), module.num_classes, None, None, mean, std, module=module
-    )  # fmt: skip
-
-
-def _rows(trained: Tensor, rows: Sequence[int]) -> Tensor:
-    """A classifier's tensor with a row a class; where ``rows`` says -1 a new one: no weights, and the lowest bias."""
-    new = trained.amin(dim=0) if trained.ndim == 1 else torch.zeros_like(trained[0])
-    return torch.stack([new if row < 0 else trained[row] for row in rows])
-
-
-def class_tensors(network: ModelSettings) -> list[str]:
-    """Names of the tensors that have a row a class: those of the classifiers."""
-    two, three = (build_model(network, count).state_dict() for count in (2, 3))
-    return [name for name in two if two[name].shape != three[name].shape]
 
 
 def read_start(reference: str | Path, network: ModelSettings | None = None) -> StartModel:
@@ -184,6 +42,11 @@ def read_start(reference: str | Path, network: ModelSettings | None = None) -> S
         SegRefineryError: no such model, one of a kind or network we cannot read, or tensors that do not fit; the
             message lists the nearest names.
     """
+    found = _found(reference, network)
+    return found if found.num_classes > 1 else as_two_classes(found)
+
+
+def _found(reference: str | Path, network: ModelSettings | None) -> StartModel:
     text = str(reference)
     if text.startswith("hf:"):
         return _of_hub(text.removeprefix("hf:").removeprefix("//"), text)
@@ -224,7 +87,7 @@ def new_network(settings: ModelSettings, classes: Sequence[str]) -> Segmenter:
     places = [match(name, trained) for name in classes]
     if missing := [name for name, place in zip(classes, places, strict=True) if place is None]:
         raise SegRefineryError(
-            f"model.weights: {address}: has no class {_some(missing)}, only {_some(trained)}; rename some with merge, "
+            f"model.weights: {address}: has no class {some(missing)}, only {some(trained)}; rename some with merge, "
             "or train those alone that it has with classes"
         )
     for name in class_tensors(plain):
@@ -308,7 +171,7 @@ def _of_torchvision(reference: str) -> StartModel:
 def _of_smp(folder: Path) -> StartModel:
     found = smp.read(folder)
     options = found.settings.model_dump(mode="json", exclude_defaults=True)
-    network = ModelSettings(name=found.name, weights="none", options=options)
+    network = ModelSettings(name=found.name, weights="none", options=options, bands=found.bands)
     own = build_model(network, found.num_classes).state_dict()
     tensors, left_out = fitted(found.state, own, str(folder))
     return StartModel(
@@ -320,9 +183,8 @@ def _of_smp(folder: Path) -> StartModel:
 def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
     """A checkpoint: of mmsegmentation's kind, which says its network by its names, or of the one the user names."""
     checkpoint = read_checkpoint(path)
-    state = tensors_of(checkpoint, str(path))
+    state, notes = chosen_tensors(checkpoint, str(path))
     classes = _classes_of(checkpoint)
-    notes: list[str] = []
     if mmseg.is_ours_to_read(state):
         name, options, state, found = mmseg.read(state, str(path))
         network = ModelSettings(name=name, weights="none", options=options)
@@ -334,8 +196,10 @@ def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
         )
     network = _without_weights(network)
     if network.name.startswith("smp:"):
-        state, left_out = smp.own_names(_unwrapped_smp(state))
-        notes += left_out
+        state, prefix = _unwrapped_smp(state)
+        state, left_out = smp.own_names(state)
+        notes += [*prefix, *left_out]
+        network = _of_its_bands(network, state)
     probe, origin = build_model(network, 2), f"{path} as {network.name}"
     own = probe.state_dict()
     if isinstance(probe, Tapped):  # a library's own names, without ours before them
@@ -350,11 +214,23 @@ def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
     return StartModel(str(path), network, tensors, num_classes, classes, notes=[*notes, *left_out])
 
 
-def _unwrapped_smp(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what a wrapper put before ``segmentation_head``."""
-    head = next((name for name in state if "segmentation_head." in name), "")
-    prefix = head.partition("segmentation_head.")[0]
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+def _of_its_bands(network: ModelSettings, state: Mapping[str, Tensor]) -> ModelSettings:
+    """The network with as many bands as the first layer of its weights reads."""
+    layers = build_model(network.model_copy(update={"bands": 3}), 2).named_modules()
+    first = next(name for name, layer in layers if isinstance(layer, nn.Conv2d) and layer.in_channels == 3)
+    weight = state.get(f"{first}.weight")
+    return network if weight is None else network.model_copy(update={"bands": weight.shape[1]})
+
+
+def _unwrapped_smp(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Without what a wrapper put before ``segmentation_head`` (the shortest, where there are several), and in words
+    what that was."""
+    heads = [name.partition("segmentation_head.")[0] for name in state if "segmentation_head." in name]
+    prefix = min(heads, key=len, default="")
+    others = sorted({name.partition(".")[0] for name in state if not name.startswith(prefix)})
+    notes = [f"the prefix {prefix!r} was taken off the names"] if prefix else []
+    notes += [f"left out: {', '.join(others)}"] if others else []
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}, notes
 
 
 def _classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -369,7 +245,3 @@ def _classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _without_weights(network: ModelSettings) -> ModelSettings:
     return network.model_copy(update={"weights": "none"})
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import re
 import socket
 import urllib.parse
@@ -19,14 +18,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.models.torch_file import plain, read_torch_file, refuse_no_weights
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 4
 
 
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "state")
+"""Under which names trainers keep the tensors of the network that was trained, in the order they are looked for."""
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a safetensors file or a torch file holds; the latter is opened with ``weights_only``.
+    """What a safetensors file or a torch file holds; no code of the latter is run (see ``torch_file``).
 
     Raises:
         SegRefineryError: no such file, not a weights file, or a pickle that wants to run code.
@@ -34,41 +38,59 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise SegRefineryError(f"{path}: no such weights file.")
+    refuse_no_weights(path)
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise SegRefineryError(f"{path}: not a readable safetensors file ({error}).") from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SegRefineryError(
-            f"{path}: holds more than tensors, and loading it could run code, so it was not loaded. "
-            "Save its state_dict alone, best as .safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SegRefineryError(f"{path}: not a readable torch file ({_first_line(error)}).") from error
+    loaded = plain(read_torch_file(path))
     if not isinstance(loaded, Mapping):
         raise SegRefineryError(f"{path}: holds no mapping of names to tensors (a state_dict).")
     return dict(loaded)
 
 
 def tensors_of(checkpoint: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: its own, or those under ``state_dict`` or ``model``.
+    """The tensors of a checkpoint; see ``chosen_tensors``."""
+    return chosen_tensors(checkpoint, origin)[0]
+
+
+def chosen_tensors(checkpoint: Mapping[str, Any], origin: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a checkpoint, its own or those under a name of ``WRAPPERS``, and what it holds beside them that
+    could have been meant: another state, such as an average of the weights.
 
     Raises:
-        SegRefineryError: there are none.
+        SegRefineryError: there are none, or several of which none has a name that we know.
     """
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-    if not checkpoint or not all(isinstance(value, Tensor) for value in checkpoint.values()):
+    if _is_state(checkpoint):
+        return dict(checkpoint), []
+    states = {str(key): value for key, value in checkpoint.items() if isinstance(value, Mapping) and _is_state(value)}
+    for key in WRAPPERS:
+        inner = checkpoint.get(key)
+        if (
+            key not in states
+            and isinstance(inner, Mapping)
+            and any(isinstance(inner.get(each), Mapping) for each in WRAPPERS)
+        ):
+            return chosen_tensors(inner, origin)
+    known = [key for key in WRAPPERS if key in states] or list(states)
+    if not known:
         raise SegRefineryError(f"{origin}: holds no mapping of names to tensors (a state_dict).")
-    return dict(checkpoint)
+    if len(known) > 1 and known[0] not in WRAPPERS:
+        raise SegRefineryError(
+            f"{origin}: holds several states ({', '.join(known)}), and nothing says which is meant; save one alone"
+        )
+    others = [key for key in states if key != known[0]]
+    said = f"{known[0]} is read; left out: {', '.join(others)} (to start from one of these, save it alone)"
+    return dict(states[known[0]]), [said] if others else []
+
+
+def _is_state(found: Mapping[Any, Any]) -> bool:
+    return bool(found) and all(isinstance(value, Tensor) for value in found.values())
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file, which may hold them under ``state_dict`` or ``model``.
+    """The tensors of a safetensors file, or of a torch file, which may hold them under a name of ``WRAPPERS``.
 
     Raises:
         SegRefineryError: see ``read_checkpoint`` and ``tensors_of``.

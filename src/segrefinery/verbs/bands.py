@@ -9,7 +9,7 @@ import torch
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization
 from segrefinery.data.datasets import ImageDataset, bands_of
-from segrefinery.models.start import StartModel
+from segrefinery.models.trained import StartModel
 from segrefinery.recipe import Recipe
 
 MEASURED = 64

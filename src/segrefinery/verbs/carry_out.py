@@ -18,7 +18,7 @@ from segrefinery.engine.start import make_ready
 from segrefinery.engine.tracker import Tracker
 from segrefinery.engine.witness import Witness
 from segrefinery.models import ModelSettings
-from segrefinery.models.start import StartModel
+from segrefinery.models.trained import StartModel
 from segrefinery.recipe import Recipe, dump_recipe
 from segrefinery.reporting import write_report
 from segrefinery.verbs.bands import in_bands

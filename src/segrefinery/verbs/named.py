@@ -79,7 +79,7 @@ def assigned(start: str | Path | nn.Module | None) -> list[str]:
     if start is None:
         return []
     if not isinstance(start, str | Path):
-        from segrefinery.models.start import start_of
+        from segrefinery.models.trained import start_of
 
         start = start_of(start).origin
     return [f"model.from={json.dumps(str(start))}"]

@@ -13,7 +13,7 @@ from segrefinery.engine.events import RunEvents
 from segrefinery.engine.feed import RunData
 from segrefinery.engine.processes import rank
 from segrefinery.labels import LabelSpace
-from segrefinery.models.start import StartModel
+from segrefinery.models.trained import StartModel
 from segrefinery.recipe import Recipe
 from segrefinery.verbs.named import Named, open_named
 

@@ -9,7 +9,8 @@ from torch import nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.start import refuse_without_source, stages_from
-from segrefinery.models.start import StartModel, read_start, start_of
+from segrefinery.models.start import read_start
+from segrefinery.models.trained import StartModel, start_of
 from segrefinery.recipe import Recipe, load_recipe, recipe_names
 
 

@@ -10,7 +10,8 @@ from models.foreign.tiny import CLASSES, configurations, saved, with_statistics
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.models import ModelSettings, build_model
-from segrefinery.models.start import class_tensors, read_start
+from segrefinery.models.start import read_start
+from segrefinery.models.trained import class_tensors
 
 
 def image(height=64, width=96):

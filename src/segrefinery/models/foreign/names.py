@@ -11,6 +11,9 @@ from torch import Tensor
 from segrefinery.core.errors import SegRefineryError
 
 _SHOWN = 4
+_UNUSED = ("fc", "head", "classifier", "conv_seg", "num_batches_tracked", "relative_position_index", "attn_mask")
+"""Parts of a checkpoint that compute nothing of a segmentation: classifiers of whole images, heads that a code makes
+and does not call, counters, and tables that are made anew."""
 
 
 def find_prefix(names: Iterable[str], own: Iterable[str]) -> str:
@@ -36,7 +39,8 @@ def fitted(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str) 
         own: the network's state. origin: names the checkpoint in the error.
 
     Raises:
-        SegRefineryError: a tensor of the network is not there; lists each with the nearest name of the checkpoint.
+        SegRefineryError: a tensor of the network is not there, listed with the nearest name of the checkpoint; or parts
+            of the network have more tensors there, without which it would compute something else.
     """
     prefix = find_prefix(state, own)
     stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -52,8 +56,22 @@ def fitted(state: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str) 
     extra = [name for name in state if name.removeprefix(prefix) not in own or not name.startswith(prefix)]
     if extra:
         shown = ", ".join(extra[:_SHOWN]) + (", ..." if len(extra) > _SHOWN else "")
+        if inside := _inside(extra, prefix, own):
+            raise SegRefineryError(
+                f"{origin}: {inside[0].partition('.')[0]} has {len(inside)} tensors more there than here, among them "
+                f"{inside[0]}: the network was made with other options, and would compute something else without them. "
+                "Check model.options"
+            )
         notes.append(f"{len(extra)} tensors are not the network's and were left out: {shown}")
     return {name: stripped.get(name, own[name]) for name in own}, notes
+
+
+def _inside(extra: Iterable[str], prefix: str, own: Iterable[str]) -> list[str]:
+    """Of the tensors that a network lacks, those that parts of it would compute with."""
+    parts = {name.partition(".")[0] for name in own}
+    names = (name.removeprefix(prefix) for name in extra if name.startswith(prefix))
+    split = ((name, *name.split(".")) for name in names)
+    return [name for name, part, *rest in split if part in parts and not set(rest) & set(_UNUSED)]
 
 
 def _with_nearest(name: str, others: Iterable[str]) -> str:

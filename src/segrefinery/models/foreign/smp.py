@@ -17,7 +17,7 @@ from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
 from segrefinery.core.settings import choose
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.padding import pad_to_multiple, unpad
-from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.models.segmenter import Prediction, Segmenter, bands_read
 from segrefinery.models.settings import SMPSettings
 from segrefinery.models.states import in_hub_cache, missing_hub_weights, read_state, require_hub
 
@@ -137,13 +137,14 @@ class Found:
     """What a folder of the library holds.
 
     Attributes:
-        name, settings: of the network. state: its tensors, in our names.
+        name, settings, bands: of the network. state: its tensors, in our names.
         classes, pixel_mean, pixel_std: where ``save`` wrote the folder, which says them; else None.
         notes: what was left out.
     """
 
     name: str
     settings: SMPSettings
+    bands: int
     state: dict[str, Tensor]
     num_classes: int
     classes: tuple[str, ...] | None
@@ -156,21 +157,22 @@ def read(folder: Path) -> Found:
     """A folder that ``save_pretrained`` wrote.
 
     Raises:
-        SegRefineryError: an architecture we do not know, or one whose input is no RGB image.
+        SegRefineryError: an architecture we do not know, or weights that cannot be read.
     """
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if config.get("in_channels", 3) != 3:
-        raise SegRefineryError(f"{folder}: its network reads {config['in_channels']} bands, and images here have 3")
     architectures = {kind.__name__: name for name, kind in library().MODEL_ARCHITECTURES_MAPPING.items()}
     architecture = choose(architectures, str(config["_model_class"]), f"smp architecture ({folder / CONFIG})")
     left_out = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
     arguments = {key: value for key, value in config.items() if key not in left_out}
     state, notes = own_names(read_state(folder / TENSORS))
+    if activation := config.get("activation"):
+        notes = (*notes, f"its {activation} is left out: logits are what is learned from, and the largest is the label")
     name = f"smp:{architecture}/{config['encoder_name']}"
     said = read_json(folder / PREPROCESSING) if (folder / PREPROCESSING).exists() else {}
     classes, mean, std = (tuple(said[key]) if key in said else None for key in ("classes", "mean", "std"))
     settings = SMPSettings(arguments=arguments)
-    return Found(name, settings, state, int(config["classes"]), classes, mean, std, notes)
+    bands = int(config.get("in_channels", 3))
+    return Found(name, settings, bands, state, int(config["classes"]), classes, mean, std, notes)
 
 
 def own_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -201,7 +203,9 @@ def as_theirs(network: Segmenter) -> Any | None:
     """The library's own module with a network's weights; None where it has no such network."""
     if not isinstance(network, SMP):
         return None
-    module: Any = library().create_model(**network.made_of, encoder_weights=None, classes=network.num_classes)
+    module: Any = library().create_model(
+        **network.made_of, encoder_weights=None, classes=network.num_classes, in_channels=bands_read(network)
+    )
     module.load_state_dict(its_names(network.state_dict()))
     return module
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.pixels import Normalization
+from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
-from segrefinery.models.foreign.families import family_of
+from segrefinery.models.foreign.families import Family, family_of
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.heads import SegFormerHead
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.settings import TransformersSettings
 from segrefinery.models.states import hub_file, in_hub_cache, missing_hub_weights, require_hub
+from segrefinery.models.torch_file import refuse_no_weights
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -70,7 +72,7 @@ def tapped(module: nn.Module, model_type: str, num_classes: int, settings: Trans
 
 
 def _without_labels(config: dict[str, Any]) -> dict[str, Any]:
-    left_out = {"model_type", "id2label", "label2id", "num_labels", "architectures"}
+    left_out = {"model_type", "id2label", "label2id", "num_labels", "architectures", "dtype", "torch_dtype"}
     return {key: value for key, value in config.items() if key not in left_out}
 
 
@@ -93,8 +95,8 @@ class Found:
     state: dict[str, Tensor]
     num_classes: int
     classes: tuple[str, ...] | None
-    pixel_mean: tuple[float, float, float] | None
-    pixel_std: tuple[float, float, float] | None
+    pixel_mean: PerBand | None
+    pixel_std: PerBand | None
     notes: tuple[str, ...]
 
 
@@ -105,57 +107,115 @@ def read(reference: str | Path) -> Found:
         SegRefineryError: no semantic-segmentation model of a known family, a file missing or cut, or weights that do
             not fill the model.
     """
-    transformers = library()
-    folder = Path(reference)
-    local = folder.is_dir()
+    local = Path(reference).is_dir()
     if not local and not in_hub_cache(str(reference), "config.json"):
         require_hub(str(reference))
-    try:
-        config = transformers.AutoConfig.from_pretrained(str(reference), local_files_only=local)
-        family_of(config.model_type)
-        with _without_bars(transformers):
-            module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
-                str(reference), config=config, local_files_only=local, output_loading_info=True
-            )
-    except SegRefineryError as error:
-        raise SegRefineryError(f"{reference}: {error}") from error
-    except Exception as error:  # the library raises whatever its parts raise: OSError, ValueError, safetensors' own
-        if not local and isinstance(error, OSError):
-            raise missing_hub_weights(str(reference)) from error
-        raise SegRefineryError(f"{reference}: transformers cannot load it: {_first_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise SegRefineryError(
-            f"{reference}: is no trained segmentation model: {len(missing)} of its tensors are not in the file, among "
-            f"them {', '.join(missing[:3])}"
-        )
-    notes = []
-    if unused := sorted(report["unexpected_keys"]):
-        notes.append(f"{len(unused)} tensors of the file are not used, among them {', '.join(unused[:3])}")
+    for path in Path(reference).iterdir() if local else ():
+        if path.suffix in (".safetensors", ".bin"):
+            refuse_no_weights(path)
+    config, module, notes = _loaded(reference, local)
     preprocessor = _preprocessor(reference, local)
     mean, std = _statistics(preprocessor)
     if mean is None:
         notes.append(f"{PREPROCESSOR} says nothing of the pixels' mean and deviation")
-    names = [config.id2label.get(number, f"LABEL_{number}") for number in range(config.num_labels)]
-    named = not all(name == f"LABEL_{number}" for number, name in enumerate(names))
+    if preprocessor.get("do_resize", True) and (size := _size_in_words(preprocessor.get("size"))):
+        notes.append(f"its own processor reads images {size}; here data.short_side says how large they are read")
     settings = TransformersSettings(
         config=json.loads(config.to_json_string()), bgr=bool(preprocessor.get("do_flip_channel_order", False))
     )
     network = tapped(module, config.model_type, config.num_labels, settings)
     return Found(
-        config.model_type, settings, network.state_dict(), config.num_labels, tuple(names) if named else None, mean,
-        std, tuple(notes),
-    )  # fmt: skip
+        config.model_type, settings, network.state_dict(), config.num_labels, _names(config), mean, std, tuple(notes)
+    )
+
+
+def _loaded(reference: str | Path, local: bool) -> tuple[Any, nn.Module, list[str]]:
+    """Configuration and model, in float32, and what is to be said of them; see ``read``."""
+    transformers = library()
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(reference), **options)
+        family_of(config.model_type)
+        module, report = _with_weights(reference, config, options)
+        notes = []
+        if (rows := _rows_there(report, family_of(config.model_type))) is not None:
+            notes.append(
+                f"its configuration says {config.num_labels} classes, and its classifier has {rows}: these are"
+            )
+            config.num_labels = rows
+            module, report = _with_weights(reference, config, options)
+    except SegRefineryError as error:
+        raise SegRefineryError(f"{reference}: {error}") from error
+    except Exception as error:  # the library raises whatever its parts raise: OSError, ValueError, safetensors' own
+        if not local and isinstance(error, OSError):
+            raise missing_hub_weights(str(reference)) from error
+        raise SegRefineryError(f"{reference}: {_reason(error)}") from error
+    if differing := sorted(report["mismatched_keys"]):
+        name, there, here = differing[0]
+        raise SegRefineryError(
+            f"{reference}: the weights are not those of its configuration: {name} is {tuple(there)} in the file and "
+            f"{tuple(here)} by the configuration ({len(differing)} tensors differ)"
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise SegRefineryError(
+            f"{reference}: is no trained segmentation model: {len(missing)} of its tensors are not in the file, among "
+            f"them {', '.join(missing[:3])}"
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        notes.append(f"{len(unused)} tensors of the file are not used, among them {', '.join(unused[:3])}")
+    return config, module, notes
+
+
+def _with_weights(reference: str | Path, config: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and what the library reports of its tensors; where these are of other shapes they stay random."""
+    transformers = library()
+    with _quiet(transformers):
+        return transformers.AutoModelForSemanticSegmentation.from_pretrained(
+            str(reference), config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
+            **options,
+        )  # fmt: skip
+
+
+def _rows_there(report: dict[str, Any], family: Family) -> int | None:
+    """How many classes the file's classifiers have, where they alone differ from the configuration."""
+    classifiers = [tap.features for tap in (family.tap, family.auxiliary) if tap]
+    differing = report["mismatched_keys"]
+    rows = {there[0] for _, there, _ in differing}
+    own = all(name.rpartition(".")[0] in classifiers for name, _, _ in differing)
+    return rows.pop() if differing and own and len(rows) == 1 else None
+
+
+def _names(config: Any) -> tuple[str, ...] | None:
+    """Of the classes; None where they are numbers, or LABEL_ and a number."""
+    names = [str(config.id2label.get(number, f"LABEL_{number}")) for number in range(config.num_labels)]
+    named = any(name not in (f"LABEL_{number}", str(number)) for number, name in enumerate(names))
+    return tuple(names) if named else None
+
+
+def _size_in_words(size: Any) -> str:
+    sides = size if isinstance(size, dict) else {"side": size} if isinstance(size, int) else {}
+    return " and ".join(f"of a {name.replace('_', ' ')} of {value} pixels" for name, value in sides.items())
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in str(error):
+        return "its weights hold more than tensors, and loading them could run code, so they were not loaded"
+    if "trust_remote_code" in str(error):
+        return "needs code of its own, which is not run; models that transformers itself knows can be read"
+    return f"transformers cannot load it: {_first_line(error)}"
 
 
 @contextmanager
-def _without_bars(transformers: Any) -> Iterator[None]:
-    """Within, the library draws no progress bars into what a run says."""
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Within, the library puts no progress bars and tables into what a run says."""
     logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
@@ -169,16 +229,26 @@ def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _statistics(preprocessor: dict[str, Any]) -> tuple[Any, Any]:
-    """Mean and deviation of pixels in [0, 1]; a preprocessor that does not normalise leaves them at 0 and 1."""
+def _statistics(preprocessor: dict[str, Any]) -> tuple[PerBand | None, PerBand | None]:
+    """Mean and deviation of pixels in [0, 1]. The library multiplies bytes by ``rescale_factor``, and then normalises;
+    one that does not normalise leaves 0 and 1 of what it multiplied."""
     if not preprocessor:
         return None, None
+    factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1
+    whole = 255 * factor  # what white becomes
     if not preprocessor.get("do_normalize", "image_mean" in preprocessor):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
-    if not mean or not std:
+        return (0.0,) * 3, (1 / whole,) * 3
+    mean, std = (_triple(preprocessor.get(key)) for key in ("image_mean", "image_std"))
+    if mean is None or std is None:
         return None, None
-    return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+    return tuple(value / whole for value in mean), tuple(value / whole for value in std)
+
+
+def _triple(value: Any) -> tuple[float, ...] | None:
+    """A number a band; one number is that of all three."""
+    if isinstance(value, int | float):
+        return (float(value),) * 3
+    return tuple(float(each) for each in value) if isinstance(value, list) and len(value) == 3 else None
 
 
 # -- back to the library -----------------------------------------------------------------------------------------------
@@ -234,7 +304,7 @@ def save(module: Any, folder: Path, classes: Sequence[str]) -> None:
     """Write the library's folder, with the classes' names as its ``id2label``."""
     module.config.id2label = dict(enumerate(classes))
     module.config.label2id = {name: number for number, name in enumerate(classes)}
-    with _without_bars(library()):
+    with _quiet(library()):
         module.save_pretrained(folder)
 
 
@@ -269,7 +339,7 @@ def save_processor(folder: Path, pixels: Normalization, size: Sequence[int] | No
 def load_back(folder: Path) -> tuple[Any, Any]:
     """The model and the image processor of a folder, as the library reads them."""
     transformers = library()
-    with _without_bars(transformers):
+    with _quiet(transformers):
         module = transformers.AutoModelForSemanticSegmentation.from_pretrained(str(folder), local_files_only=True)
     return module.eval(), transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
 
