@@ -76,13 +76,11 @@ class TestDINOv2(SegmenterContract):
         assert list(found[-2:]) == [int(n * 14 / stride) for n in patches]
 
     def test_layer_decay_gives_each_block_its_own_rate(self, model):
-        network = model.encoder.network
-        assert model.layer_of(network.norm.weight) == 0
-        assert model.layer_of(network.blocks[11].mlp.fc1.weight) == 0
-        assert model.layer_of(network.blocks[0].mlp.fc1.weight) == 11
-        assert model.layer_of(network.patch_embed.proj.weight) == model.layer_of(network.pos_embed) == 12
-        with pytest.raises(ValueError, match="not the encoder's"):
-            model.layer_of(model.head.classifier.weight)
+        network, above = model.encoder.network, model.layers_above()
+        assert above[id(network.norm.weight)] == above[id(network.blocks[11].mlp.fc1.weight)] == 0
+        assert above[id(network.blocks[0].mlp.fc1.weight)] == 11
+        assert above[id(network.patch_embed.proj.weight)] == above[id(network.pos_embed)] == 12
+        assert above.keys() == {id(parameter) for parameter in model.backbone_parameters()}
         groups = parameter_groups(model, OptimizerSettings(lr=1.0, layer_decay=0.5, head_factor=10))
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
         assert rates[id(network.blocks[9].mlp.fc1.weight)] == 0.25
@@ -99,6 +97,36 @@ class TestDINOv2(SegmenterContract):
             model(image).logits.square().mean().backward()
             gradients.append(model.encoder.network.blocks[3].mlp.fc1.weight.grad)
         torch.testing.assert_close(*gradients)
+
+
+class TestDINOv3(SegmenterContract):
+    """By timm's name; its positions are rotations, so that it takes any size."""
+
+    name, stride, level_strides, margin = "vit:vit_tiny_patch16_dinov3_qkvb", 4, (16, 16, 16, 16), 3
+
+    def test_layers_are_those_of_timm(self, model):
+        network, above = model.encoder.network, model.layers_above()
+        assert above[id(network.blocks[11].mlp.fc1.weight)] == above[id(network.norm.weight)] == 0
+        assert above[id(network.patch_embed.proj.weight)] == above[id(network.reg_token)] == 12
+
+
+def test_other_plain_transformers_and_what_is_none():
+    """A pooling head with weights of its own (SigLIP's) is not kept; neither are the layers of an encoder of levels."""
+    model = build_model(ModelSettings(name="vit:vit_base_patch32_siglip_256", weights="none"), 2)
+    assert not any("attn_pool" in name for name in model.state_dict())
+    assert min(model.layers_above().values()) == 0
+    with pytest.raises(
+        SegRefineryError, match=r"strides \[16, 16, 16\]; a plain vision transformer goes as vit:vit_tiny"
+    ):
+        build_model(ModelSettings(name="daformer:vit_tiny_patch16_224", weights="none"), 2)
+    with pytest.raises(SegRefineryError, match="resnet18"):
+        build_model(ModelSettings(name="vit:resnet18", weights="none"), 2)
+
+
+def test_a_layer_decay_without_layers_is_said(caplog):
+    model = build_model(ModelSettings(name="small"), 2)
+    parameter_groups(model, OptimizerSettings(lr=1.0, layer_decay=0.5))
+    assert "all train at one rate" in caplog.text
 
 
 class TestFCN8s(SegmenterContract):

@@ -118,6 +118,7 @@ def test_a_folder_without_a_model(tmp_path, hub):
         ("hrda:daformer_b5", None, MIT),
         ("daformer:resnet18", None, "apache-2.0"),
         ("daformer:vit_small_patch16_dinov3.lvd1689m", None, DINOV3),
+        ("vit:vit_small_patch16_dinov3.lvd1689m", None, DINOV3),
         ("dinov2_base", None, "Apache-2.0"),
         ("small", "somewhere.safetensors", "not known: see where they come from"),
     ],

@@ -99,6 +99,7 @@ def said(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> dict[s
     """What whoever runs the file has to know, as text by name; it lies in the file too."""
     number = "uint8" if deployed.reads == "uint8" else "float32"
     bands = bands_read(model.network)
+    read = f"B x {bands} x H x W {number}, {READS[deployed.reads]}" + (", RGB" if bands == 3 else "")
     depth = "" if deployed.output == "labels" else f"{model.space.num_classes} x "
     shape = f"B x {depth}H x W {OUTPUTS[deployed.output]}"
     short = model.data.evaluation_short_side or model.data.short_side
@@ -110,7 +111,7 @@ def said(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> dict[s
     else:
         allowed = f"{sizes[0]} x {sizes[1]}, height x width"
     return {
-        "input": f"B x {bands} x H x W {number}, {READS[deployed.reads]}{', RGB' * (bands == 3)}; {allowed}; normalisation is inside",
+        "input": f"{read}; {allowed}; normalisation is inside",
         "output": f"{deployed.output}, {shape}, on {GRIDS[deployed.grid]}",
         "resize": resize,
         "window": f"{model.window[0]} x {model.window[1]}, by the caller" if model.window else "none",

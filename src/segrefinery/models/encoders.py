@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
+from segrefinery.models.licence import FREE, timm_licence
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.settings import HeadSettings, MiTSettings, TimmSettings
@@ -72,6 +73,14 @@ def warn_of_the_licence() -> None:
     log.warning("MiT weights and code are NVIDIA's, for research only (no commercial use): see its licence.")
 
 
+@cache
+def warn_of_a_licence(name: str) -> None:
+    """Once, of weights of timm that are not as free as what a default run touches."""
+    licence = timm_licence(name)
+    if licence.lower() not in FREE:
+        log.warning("%s: the licence of its weights is %s", name, licence)
+
+
 class MiT(Encoder):
     """SegFormer's Mix Transformer through transformers; strides 4, 8, 16, 32. Its licence is non-commercial."""
 
@@ -117,7 +126,8 @@ class TimmEncoder(Encoder):
         info: Any = self.network.feature_info
         strides = info.reduction()
         if len(strides) < 2 or strides != sorted(set(strides)):
-            raise SegRefineryError(f"{name!r} is no multi-level encoder: its levels have the strides {strides}.")
+            plain = f"; a plain vision transformer goes as vit:{name}" if len(set(strides)) == 1 else ""
+            raise SegRefineryError(f"{name!r} is no multi-level encoder: its levels have the strides {strides}{plain}.")
         self.channels = tuple(info.channels()[-4:])
         self.normalization = timm_normalization(name)
         self.multiple = max(strides)
@@ -142,6 +152,7 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise SegRefineryError(f"timm has no encoder {name!r}.{hint}")
     if pretrained:
+        warn_of_a_licence(name)
         options["pretrained_cfg_overlay"] = {"file": str(_timm_weights(name))}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
@@ -180,6 +191,14 @@ def _timm_weights(name: str) -> Path:
     raise SegRefineryError(f"timm has no weights for {name!r}: set weights: none.")
 
 
+class MultiLevelHead(Protocol):
+    """Levels, finest first -> logits and the features they read, which are ``width`` wide."""
+
+    width: int
+
+    def __call__(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
+
+
 class EncoderHead(Segmenter):
     """An encoder and a multi-level head, and optionally an auxiliary classifier on the last level but one.
 
@@ -190,7 +209,7 @@ class EncoderHead(Segmenter):
     def __init__(
         self,
         encoder: Encoder,
-        head: SegFormerHead,
+        head: MultiLevelHead,
         num_classes: int,
         settings: HeadSettings,
         auxiliary_width: int = 256,
@@ -218,6 +237,17 @@ class EncoderHead(Segmenter):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
+
+    def layers_above(self) -> dict[int, int] | None:
+        """As timm groups the encoder's parameters, where it says how."""
+        network: Any = self.encoder.network
+        if not hasattr(network, "group_matcher"):
+            return None
+        from timm.models import group_parameters
+
+        layer = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        top = max(layer.values())
+        return {id(parameter): top - layer[name] for name, parameter in network.named_parameters()}
 
 
 def segformer(num_classes: int, settings: MiTSettings, pretrained: bool, size: str) -> EncoderHead:

@@ -81,9 +81,8 @@ class HRDA(Segmenter):
     def backbone_parameters(self) -> list[nn.Parameter]:
         return self.segmenter.backbone_parameters()
 
-    def layer_of(self, parameter: nn.Parameter) -> int:
-        """The wrapped network's layer numbers, for layer-wise learning rates."""
-        return getattr(self.segmenter, "layer_of", lambda _: 0)(parameter)
+    def layers_above(self) -> dict[int, int] | None:
+        return self.segmenter.layers_above()
 
     def _look(self, image: Tensor) -> _Seen:
         """Both scales of one window."""

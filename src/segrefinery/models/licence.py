@@ -9,6 +9,8 @@ from segrefinery.models.networks import ModelSettings
 MIT = "NVIDIA's, for research only (no commercial use): the MiT weights and code"
 DINOV3 = "Meta's DINOv3 License, which asks for more than Apache-2.0 does: read it before you ship the weights"
 _OURS = {"deeplabv2": "BSD-3-Clause", "fcn8s": "BSD-3-Clause", "efficientnet": "Apache-2.0", "dinov2": "Apache-2.0"}
+FREE = ("apache-2.0", "mit", "bsd-3-clause")
+"""Under which all lies that a default run touches, as timm writes them."""
 UNKNOWN = "not known: see where they come from"
 
 
@@ -19,7 +21,7 @@ def licence_of(network: ModelSettings) -> str:
         return licence_of(network.model_copy(update={"name": rest}))
     if network.weights not in (None, "imagenet", "none"):
         return UNKNOWN
-    if family == "daformer" and rest:
+    if family in ("daformer", "vit") and rest:
         return timm_licence(rest)
     if re.fullmatch(r"(segformer|daformer)_b\d", family):
         return MIT

@@ -17,7 +17,6 @@ from segrefinery.core.settings import Settings, choose
 from segrefinery.models.foreign.families import MODELS, family_of
 from segrefinery.models.settings import (
     DeepLabV2Settings,
-    DINOv2Settings,
     EfficientNetLiteSettings,
     FCN8sSettings,
     HRDASettings,
@@ -27,6 +26,7 @@ from segrefinery.models.settings import (
     TimmSettings,
     TorchvisionSettings,
     TransformersSettings,
+    ViTSettings,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ NETWORKS: dict[str, Network] = {
     },
     **{
         f"dinov2_{size}{suffix}": Network(
-            DINOv2Settings, later(f"{_HERE}.dinov2:DINOv2", encoder=f"vit_{size}_patch14_{register}dinov2.lvd142m")
+            ViTSettings, later(f"{_HERE}.vit:vit", encoder=f"vit_{size}_patch14_{register}dinov2.lvd142m")
         )
         for size in ("small", "base", "large")
         for suffix, register in (("", ""), ("_reg", "reg4_"))
@@ -90,6 +90,7 @@ NETWORKS: dict[str, Network] = {
 # Networks whose name goes on: what follows the colon is looked up in another library.
 _PATTERNS = (
     "daformer:TIMM_ENCODER",
+    "vit:TIMM_ENCODER",
     "smp:ARCHITECTURE/ENCODER",
     "hrda:NETWORK",
     "torchvision:MODEL",
@@ -106,6 +107,8 @@ def network(name: str) -> Network:
     family, colon, rest = name.partition(":")
     if family == "daformer" and colon and rest:
         return Network(TimmSettings, later(f"{_HERE}.encoders:daformer", encoder=rest))
+    if family == "vit" and colon and rest:
+        return Network(ViTSettings, later(f"{_HERE}.vit:vit", encoder=rest))
     if family == "smp" and colon:
         architecture, slash, encoder = rest.partition("/")
         if not (slash and architecture and encoder):
@@ -134,8 +137,8 @@ class ModelSettings(Settings):
     """Which network, from which weights."""
 
     name: str = "small"
-    """Names a network of the table, ``daformer:TIMM_ENCODER``, ``smp:ARCHITECTURE/ENCODER``, ``torchvision:MODEL`` or
-    ``transformers:MODEL_TYPE``; HRDA around it: ``hrda:NAME``."""
+    """Names a network of the table, ``daformer:TIMM_ENCODER``, ``vit:TIMM_ENCODER``, ``smp:ARCHITECTURE/ENCODER``,
+    ``torchvision:MODEL`` or ``transformers:MODEL_TYPE``; HRDA around it: ``hrda:NAME``."""
     weights: str | None = None
     """Starts from the encoder's published pre-training (``imagenet``; DINOv2: LVD-142M), from random weights
     (``none``), or from weights of the whole network (``hf://ORG/REPO`` or a path: safetensors or torch, their classes

@@ -100,6 +100,11 @@ class Segmenter(nn.Module, ABC):
         """The parameters that start from pre-trained weights and train at the base rate; all others are heads."""
         return []
 
+    def layers_above(self) -> dict[int, int] | None:
+        """How many layers lie above each backbone parameter, by its ``id``: 0 for the last block, most for what
+        precedes the first; None where that is not known."""
+        return None
+
 
 def bands_read(network: nn.Module) -> int:
     """How many bands the images of a network have."""

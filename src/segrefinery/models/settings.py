@@ -61,15 +61,16 @@ class EfficientNetLiteSettings(TimmSettings):
     """Adds a second classifier on the level of stride 16, for refiners that compare two learners."""
 
 
-class DINOv2Settings(HeadSettings):
-    """DINOv2 and its head."""
+class ViTSettings(HeadSettings):
+    """A plain vision transformer (DINOv2, DINOv3, ...) and its head."""
 
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability."""
     checkpointing: bool = False
     """Recomputes the encoder's blocks in the backward pass: about a third more time, far less memory."""
     upsample: Literal[1, 2, 4] = 4
-    """Makes the head's grid this many times finer than the patches: stride 14, 7 or 3.5."""
+    """Makes the head's grid this many times finer than the patches: stride 14, 7 or 3.5 for patches of 14
+    pixels."""
 
 
 class DeepLabV2Settings(Settings):

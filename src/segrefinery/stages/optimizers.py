@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from torch import nn
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.refine.base import Refiner
 from segrefinery.stages.settings import OptimizerSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,7 +49,9 @@ def parameter_groups(
     """Encoder at the base rate, the model's heads at ``head_factor`` times it, and each of ``heads`` (module, factor)
     at its own factor; biases and norms without weight decay. A parameter enters once, however often it is reachable."""
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
-    depth = getattr(model, "layer_of", lambda parameter: 0)
+    above = model.layers_above() if settings.layer_decay != 1 else {}
+    if above is None:
+        log.warning("optimizer.layer_decay: where the layers of this network begin is not known; all train at one rate")
     rates: dict[tuple[float, bool], list[nn.Parameter]] = {}
     seen: set[int] = set()
 
@@ -57,7 +62,7 @@ def parameter_groups(
 
     for parameter in model.parameters():
         if id(parameter) in backbone:
-            add(parameter, settings.layer_decay ** depth(parameter))
+            add(parameter, settings.layer_decay ** (above or {}).get(id(parameter), 0))
         else:
             add(parameter, settings.head_factor if backbone else 1.0)
     for module, factor in heads:

@@ -44,7 +44,8 @@ class OptimizerSettings(Settings):
     warmup_ratio: float | None = Field(default=None, gt=0, le=1)
     """Begins the warm-up at this share of the rate (DAFormer: 1e-6); by default 1 / ``warmup``."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Multiplies the rate of an encoder layer over that of the layer above it (DINOv2); 1 = one rate."""
+    """Multiplies the rate of an encoder layer over that of the layer above it (plain vision transformers); 1 =
+    one rate."""
 
 
 class LossWeights(Settings):
