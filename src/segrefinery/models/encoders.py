@@ -245,7 +245,7 @@ class EncoderHead(Segmenter):
             return None
         from timm.models import group_parameters
 
-        layer = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        layer: Any = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
         top = max(layer.values())
         return {id(parameter): top - layer[name] for name, parameter in network.named_parameters()}
 
