@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.models.torch_file import plain, read_torch_file, refuse_no_weights
+from segrefinery.models.torch_file import read_torch_file, refuse_no_weights, with_states
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise SegRefineryError(f"{path}: not a readable safetensors file ({error}).") from error
-    loaded = plain(read_torch_file(path))
+    loaded = with_states(read_torch_file(path))
     if not isinstance(loaded, Mapping):
         raise SegRefineryError(f"{path}: holds no mapping of names to tensors (a state_dict).")
     return dict(loaded)

@@ -75,12 +75,12 @@ def _runs(name: str) -> bool:
     return module in sys.stdlib_module_names and module not in HARMLESS
 
 
-def plain(loaded: Any) -> Any:
+def with_states(loaded: Any) -> Any:
     """What a file holds, with modules as the mapping of their tensors by name."""
     if isinstance(loaded, Shell) and hasattr(loaded, "_modules"):
         return dict(_tensors(loaded))
     if isinstance(loaded, Mapping):
-        return {name: plain(value) for name, value in loaded.items()}
+        return {name: with_states(value) for name, value in loaded.items()}
     return loaded
 
 
