@@ -1,6 +1,8 @@
 """Every script of the benchmarks still finds what it imports: they are rarely run, and the house moves on."""
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,3 +23,13 @@ def test_a_script_is_imported(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up there
     spec.loader.exec_module(module)
     assert module.__doc__
+
+
+def test_a_step_is_measured_beside_its_passes():
+    command = [sys.executable, BENCHMARKS / "cost" / "step_overhead.py", "--one", "--case", "tiny"]
+    done = subprocess.run([*command, "--recipes", "uncerda", "--repeats", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["passes"] == 1  # its labels were made before, and its source weighs nothing
+    assert found["step"] > 0
+    assert found["bare"] > 0

@@ -1,14 +1,16 @@
 """What a training step costs beside the work of its networks. Prints Markdown.
 
-    python benchmarks/cost/step_overhead.py                            # small at 128 x 256 and DeepLabV2 at 256 x 512
-    python benchmarks/cost/step_overhead.py --case small-2 --recipes self_training,prn --repeats 5 --threads 1
+    python benchmarks/cost/step_overhead.py --case lite0               # scale small's network, crop and batch
+    python benchmarks/cost/step_overhead.py --case deeplab             # DeepLabV2 at 256 x 512
+    python benchmarks/cost/step_overhead.py --case lite0 --recipes self_training,prn --repeats 5 --threads 1
 
 Every row is a process of its own. It trains one recipe and writes down each pass that the step makes through a network
 (student, teacher, discriminators): its input, and whether gradients flow. Then whole steps and replays of exactly these
 passes, with their backward passes and the optimizers' steps, take turns; the ratio of their medians is the overhead:
-labels, refiners, mixing, strong view, losses, moving average, clipping. Batches are loaded before. ``passes`` says how
-many passes a step makes; where a method makes more than two of the student and one of the teacher, the second ratio
-is against these three alone.
+labels, refiners, mixing, strong view, losses, moving average, clipping, and the small networks that refiners train
+beside the segmenter (PRN's decoder, IR2F's function). Batches are loaded before. ``passes`` says how many passes a step
+makes; where a method makes more than two of the student and one of the teacher, the second ratio is against these three
+alone.
 The last column is a refiner's share: 1 - (step without it) / (step with it), its own passes included.
 Memory is the peak of the process through the first step, over what it held before the networks were built.
 """
@@ -41,8 +43,13 @@ NOW = {  # what a recipe waits for at first must count from the first step
         "stages.adapt.refine.pixel_contrast.warmup=0",
     ),
 }
-SHARE_OF = {"prn": "refinement_network", "ir2f": "implicit_rectification", "cpsl": "self_labeling"}
-RECIPES = ("self_training", "adaptsegnet", "daformer", "hrda", "prn", "ir2f", "cpsl")
+SHARE_OF = {
+    "prn": "refinement_network",
+    "ir2f": "implicit_rectification",
+    "cpsl": "self_labeling",
+    "mic": "masked_consistency",
+}
+RECIPES = ("self_training", "dacs", "mic", "ir2f", "prn", "cpsl", "uncerda")
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,9 @@ class Case:
 
 
 CASES = {
-    "small-2": Case("small", (128, 256), 2, "small", 25),
-    "small-4": Case("small", (128, 256), 4, "small", 25),
-    "deeplab": Case("deeplabv2_resnet101", (256, 512), 1, "paper", 3),
-    "tiny": Case("small", (64, 96), 2, "small", 3),
+    "lite0": Case("efficientnet_lite0", (192, 192), 4, "small", 8),  # scale small's own network, crop and batch
+    "deeplab": Case("deeplabv2_resnet101", (256, 512), 1, "paper", 2),
+    "tiny": Case("small", (64, 96), 2, "small", 1),
 }
 
 
@@ -115,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append", help="by default all but tiny")
     parser.add_argument("--recipes", default=",".join(RECIPES))
-    parser.add_argument("--repeats", type=int, help="timed turns; by default 25 for small and 3 for DeepLabV2")
+    parser.add_argument("--repeats", type=int, help="timed turns; by default 8 for lite0, 2 for DeepLabV2")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
-from itertools import cycle
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from lightning_fabric import Fabric
 
 from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
-from segrefinery.data.loader import training_batches
+from segrefinery.data.label_files import PseudoLabeled
+from segrefinery.data.loader import Pass, training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.compilation import compile_networks
@@ -61,15 +62,17 @@ class Training:
         model = build_model(loaded.model, space.num_classes)
         self.stage: Stage = self.settings.build(StageContext(model, deepcopy(model), deepcopy(model), space))
         self.stage.to(self.fabric.device)
-        data = DataSettings(crop=size, batch=batch, workers=0)
+        data = DataSettings(short_side=min(size), crop=size, batch=batch, workers=0)
         scenes = [f"scenes:{look},count=8,size={size[0]}x{size[1]}" for look in ("day", "night")]
-        source, target = Remapped(open_dataset(scenes[0]), space), UnlabeledView(open_dataset(scenes[1]))
-        batches: Any = [list(training_batches(one, data, UniformSampler(8, 0), steps=4)) for one in (source, target)]
-        self.batches = cycle(zip(*batches))
+        sets = [Remapped(open_dataset(scenes[0]), space), UnlabeledView(open_dataset(scenes[1]))]
         self.stage.eval()
         with tempfile.TemporaryDirectory() as folder:
-            passes = (OnDevice(one, self.fabric.device) for one in batches)
-            self.stage.prepare(Passes(*passes, folder=Path(folder)))
+            passes = (OnDevice(Pass(one, data, batch), self.fabric.device) for one in sets)
+            names = [sets[1].name(index) for index in range(len(sets[1]))]
+            self.stage.prepare(Passes(*passes, folder=Path(folder), target_names=names))
+            if (written := self.stage.target_labels(Path(folder))) is not None:
+                sets[1] = PseudoLabeled(sets[1], written)
+            self.batches = cycle(zip(*(loaded_batches(one, data) for one in sets), repeat(None)))
         compile_networks(self.stage, loaded.training.compile)
         self.trained = self.stage.train().optimizers()
         self.number = 0
@@ -77,3 +80,8 @@ class Training:
     def step(self) -> None:
         one_step(self.fabric, "cost", self.stage, self.trained, self.loop, self.number, next(self.batches))
         self.number += 1
+
+
+def loaded_batches(dataset: Any, data: DataSettings) -> list[Any]:
+    """Four batches of a set of eight images."""
+    return list(training_batches(dataset, data, UniformSampler(8, 0), steps=4))
