@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefinery.core.precision import wide
-from segrefinery.core.resize import bilinear
+from segrefinery.core.pixelwise import mean_over_pixels
 from segrefinery.labels import IGNORE
 
 
@@ -28,19 +27,15 @@ def weighted_cross_entropy(
         weight: B x H x W in [0, 1], or None for 1.
         aligned: as in ``core.resize.bilinear``.
     """
-    loss = _surprise(_log_probs(logits, label, aligned), label)
-    if weight is not None:
-        loss = loss * weight
-    return loss.mean()
+
+    def loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        return _times(_surprise(logits.log_softmax(dim=1), label), weight)
+
+    return mean_over_pixels(loss, [logits], [label, weight], aligned)
 
 
-def _log_probs(logits: Tensor, label: Tensor, aligned: bool) -> Tensor:
-    """Log-probabilities B x C x H x W of logits B x C x h x w at the size of labels B x H x W, in float32 or better."""
-    logits = wide(logits)
-    if logits.shape[-2:] != label.shape[-2:]:
-        # Enlarging is faster with a pixel's classes side by side; softmax over them is three times slower there.
-        logits = bilinear(logits.contiguous(memory_format=torch.channels_last), label.shape[-2:], aligned)
-    return logits.log_softmax(dim=1)
+def _times(loss: Tensor, weight: Tensor | None) -> Tensor:
+    return loss if weight is None else loss * weight
 
 
 def _surprise(log_probs: Tensor, label: Tensor) -> Tensor:
@@ -103,15 +98,16 @@ def symmetric_cross_entropy(
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1], or None for 1.
     """
-    log_probs = _log_probs(logits, label, aligned)
-    valid = label != IGNORE
-    probs = log_probs.exp().clamp_min(1e-7)
-    of_label = probs.gather(1, label.masked_fill(~valid, 0)[:, None])[:, 0]
-    loss = alpha * _surprise(log_probs, label)
-    loss = loss - beta * math.log(1e-4) * (probs.sum(dim=1) - of_label) * valid
-    if weight is not None:
-        loss = loss * weight
-    return loss.mean()
+
+    def loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        log_probs = logits.log_softmax(dim=1)
+        valid = label != IGNORE
+        probs = log_probs.exp().clamp_min(1e-7)
+        of_label = probs.gather(1, label.masked_fill(~valid, 0)[:, None])[:, 0]
+        reverse = -math.log(1e-4) * (probs.sum(dim=1) - of_label) * valid
+        return _times(alpha * _surprise(log_probs, label) + beta * reverse, weight)
+
+    return mean_over_pixels(loss, [logits], [label, weight], aligned)
 
 
 def mrkld(logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -196,12 +192,13 @@ def variance_regularized_loss(
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1] on the CE, or None for 1.
     """
-    here, other = (_log_probs(x, label, aligned) for x in (logits, other_logits))
-    divergence = (other.exp() * (other - here)).sum(dim=1)
-    cost = _surprise(here, label)
-    if weight is not None:
-        cost = cost * weight
-    return ((-divergence).exp() * cost + divergence).mean()
+
+    def loss(logits: Tensor, other_logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        here, other = logits.log_softmax(dim=1), other_logits.log_softmax(dim=1)
+        divergence = (other.exp() * (other - here)).sum(dim=1)
+        return (-divergence).exp() * _times(_surprise(here, label), weight) + divergence
+
+    return mean_over_pixels(loss, [logits, other_logits], [label, weight], aligned)
 
 
 def entropy_loss(logits: Tensor, power: float | None = None) -> Tensor:

@@ -8,8 +8,10 @@ from torch import nn
 
 from models.contract import CLASSES, SegmenterContract
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.resize import bilinear
 from segrefinery.models import ModelSettings, build_model, wrap
 from segrefinery.models.deeplab import ASPP, DeepLabV2Settings, ResNet101, SEHead
+from segrefinery.models.heads import conv_norm, joined
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.stages.optimizers import OptimizerSettings, parameter_groups
 
@@ -266,3 +268,12 @@ def test_a_head_without_its_last_relu_gives_features_of_both_signs(name, relu):
         seen = model(torch.randn(1, 3, 64, 64))
     assert bool((seen.features < 0).any()) == (not relu)
     torch.testing.assert_close(model.head.classifier(seen.features), seen.logits)  # it reads just these
+
+
+def test_maps_meet_a_convolution_before_or_after_they_are_joined():
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 8, 6), torch.randn(2, 5, 4, 3)]
+    for norm in ("batch", "none"):
+        block = conv_norm(8, 4, norm=norm)
+        dense = block(torch.cat([bilinear(each, (8, 6)) for each in maps], dim=1))
+        torch.testing.assert_close(joined(block, maps, (8, 6)), dense)

@@ -46,13 +46,19 @@ def resample(maps: Tensor, dim: int, length: int, share: float = 1.0, aligned: b
 
     Float32 under autocast, as torch's interpolation is there; else in the type of ``maps``.
     """
-    old = maps.shape[dim]
-    place = torch.arange(length, device=maps.device)
-    centre = (
-        place * ((old - 1) * share / max(length - 1, 1)) if aligned else (place + 0.5) * (old * share / length) - 0.5
-    )
-    distance = (centre.clamp(0, old - 1)[:, None] - torch.arange(old, device=maps.device)).abs()
-    weights = (1 - distance).clamp(min=0)
+    weights = tents(maps.shape[dim], length, maps.device, share, aligned)
     with torch.autocast(maps.device.type, enabled=False):
         found = (wide(maps).transpose(dim, -1) @ weights.to(wide(maps).dtype).T).transpose(dim, -1)
     return found if torch.is_autocast_enabled(maps.device.type) else found.to(maps.dtype)
+
+
+def tents(
+    old: int, length: int, device: torch.device | str | None = None, share: float = 1.0, aligned: bool = False
+) -> Tensor:
+    """``length`` x ``old``: how much of each cell of an axis there is at each place of ``resample``."""
+    place = torch.arange(length, device=device)
+    centre = (
+        place * ((old - 1) * share / max(length - 1, 1)) if aligned else (place + 0.5) * (old * share / length) - 0.5
+    )
+    distance = (centre.clamp(0, old - 1)[:, None] - torch.arange(old, device=device)).abs()
+    return (1 - distance).clamp(min=0)

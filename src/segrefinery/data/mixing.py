@@ -30,8 +30,8 @@ def classmix(
     _check(image_a, label_a, image_b, label_b)
     if len(classes) != len(label_a):
         raise ValueError(f"classes must hold one tensor an image: got {len(classes)} for {len(label_a)} images")
-    chosen = [torch.isin(label, ids.to(label)) for label, ids in zip(label_a, classes, strict=True)]
-    mask = torch.stack(chosen)
+    nothing = torch.zeros(256, dtype=torch.bool, device=label_a.device)
+    mask = torch.stack([nothing.index_fill(0, ids, True)[label] for label, ids in zip(label_a, classes, strict=True)])
     return mix_labels(mask, image_a, image_b), mix_labels(mask, label_a, label_b), mask
 
 
@@ -52,13 +52,23 @@ def draw_mix_classes(
     """
     if len(generators) != len(label):
         raise ValueError(f"generators must hold one an image: got {len(generators)} for {len(label)} images")
-    union = label.unique() if preset == "official" else None
+    present = _values_of(label)
+    if preset == "official":
+        present = present.any(dim=0).expand_as(present)
+    else:
+        present[:, IGNORE] = False
     drawn = []
-    for own, generator in zip(label, generators, strict=True):
-        present = own[own != IGNORE].unique() if union is None else union
-        order = torch.randperm(len(present), generator=generator)[: (len(present) + 1) // 2]
-        drawn.append(present[order.to(present.device)])
+    for own, generator in zip(present, generators, strict=True):
+        classes = own.nonzero()[:, 0]
+        order = torch.randperm(len(classes), generator=generator)[: (len(classes) + 1) // 2]
+        drawn.append(classes[order].to(label.device))
     return drawn
+
+
+def _values_of(label: Tensor) -> Tensor:
+    """B x 256 bool on the CPU: which values are in each image's label. A GPU is waited for here, once a batch."""
+    table = torch.zeros(len(label), 256, dtype=torch.bool, device=label.device)
+    return table.scatter_(1, label.flatten(1), True).cpu()
 
 
 def cutmix(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
@@ -30,6 +31,22 @@ def conv_norm(
         "none": list,
     }
     return nn.Sequential(convolution, *norms[norm](), *([nn.ReLU(inplace=True)] if relu else []))
+
+
+def joined(block: nn.Sequential, maps: Sequence[Tensor], size: Sequence[int], aligned: bool = False) -> Tensor:
+    """``block(torch.cat([bilinear(each, size) for each in maps], dim=1))`` of a ``conv_norm`` of kernel 1: both are
+    linear, so each map meets its part of the convolution on its own grid, before it is enlarged."""
+    convolution, *rest = block
+    assert isinstance(convolution, nn.Conv2d)
+    assert convolution.kernel_size == (1, 1)
+    weights = convolution.weight.split([each.shape[1] for each in maps], dim=1)
+    found = [bilinear(F.conv2d(each, part), size, aligned) for each, part in zip(maps, weights, strict=True)]
+    mixed = torch.stack(found).sum(dim=0)
+    if convolution.bias is not None:
+        mixed = mixed + convolution.bias[:, None, None]
+    for layer in rest:
+        mixed = layer(mixed)
+    return mixed
 
 
 def initialise(head: nn.Module, *classifiers: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.pixelwise import highest, most_probable
 from segrefinery.core.resize import bilinear, nearest
 from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand
@@ -40,12 +41,16 @@ class PseudoLabels:
     @property
     def labels(self) -> Tensor:
         """B x h x w int64: the most probable class, 255 where the weight is 0."""
-        # ``max`` finds the same class as ``argmax`` in a third of the time.
-        return self.probs.max(dim=1).indices.masked_fill(self.weight <= 0, IGNORE)
+        return highest(self.probs).masked_fill(self.weight <= 0, IGNORE)
 
     def weighted(self, factor: Tensor) -> PseudoLabels:
         """The same labels, trusted ``factor`` (B x h x w, in [0, 1]) times as much."""
         return replace(self, weight=self.weight * factor.to(self.weight.dtype))
+
+    def at(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Labels and weights B x H x W at another resolution, as those of ``resize``."""
+        weight = nearest(self.weight, size, self.aligned)
+        return most_probable(self.probs, size, self.aligned).masked_fill(weight <= 0, IGNORE), weight
 
     def resize(self, size: tuple[int, int]) -> PseudoLabels:
         """At another resolution: probabilities bilinear, weights nearest, so that a rejected pixel stays rejected."""

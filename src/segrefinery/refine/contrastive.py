@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segrefinery.core.resize import bilinear, nearest
+from segrefinery.core.pixelwise import most_probable
+from segrefinery.core.resize import nearest
 from segrefinery.labels import IGNORE
 from segrefinery.losses import pixel_contrastive_loss
-from segrefinery.models.heads import Norm, conv_norm
+from segrefinery.models.heads import Norm, conv_norm, joined
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.refine.base import Refiner, Step
 from segrefinery.refine.settings import PixelContrastSettings
@@ -30,8 +31,8 @@ class ProjectionHead(nn.Module):
         self.layers = nn.Sequential(conv_norm(sum(level_channels), width, norm=norm), nn.Conv2d(width, width, 1))
 
     def forward(self, levels: Sequence[Tensor], aligned: bool = False) -> Tensor:
-        size = levels[0].shape[-2:]
-        return self.layers(torch.cat([bilinear(level, size, aligned) for level in levels], dim=1))
+        block, last = self.layers
+        return last(joined(block, levels, levels[0].shape[-2:], aligned))
 
 
 class PixelContrast(Refiner):
@@ -70,7 +71,7 @@ class PixelContrast(Refiner):
         embedding = self.projection(prediction.levels, prediction.aligned)
         size = embedding.shape[-2:]
         label = nearest(label, size, prediction.aligned)
-        said = bilinear(prediction.logits.detach().float(), size, prediction.aligned).argmax(dim=1)
+        said = most_probable(prediction.logits.detach(), size, prediction.aligned)
         return embedding.flatten(2).mT, label.flatten(1), (said != label).flatten(1)
 
 

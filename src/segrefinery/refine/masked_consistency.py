@@ -57,14 +57,13 @@ class MaskedConsistency(Refiner):
         labels = target.labels
         if self.settings.labels == "teacher":
             labels = replace(labels, probs=target.view.probs)
-        labels = labels.resize(size)
+        label, weight = labels.at(size)
 
         if self.settings.strong:
             image = step.strong(image)
         mask = block_mask(size, self.settings.block, self.settings.ratio, step.generators[: len(image)])
         prediction: Prediction = step.student(image * mask.to(image))  # 0 is the mean colour of normalised images
 
-        label, weight = labels.labels, labels.weight
         loss = weighted_cross_entropy(prediction.logits, label, weight, aligned=prediction.aligned)
         if self.settings.aux_weight:
             for learner in prediction.learners[1:]:

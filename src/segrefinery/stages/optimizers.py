@@ -81,11 +81,15 @@ def parameter_groups(
 
 def build_optimizer(groups: list[dict], settings: OptimizerSettings, steps: int) -> ScheduledOptimizer:
     """The optimizer over ready-made groups and its schedule over ``steps``."""
+    # One kernel over all parameters instead of a dozen small ones each, where torch has it.
+    fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"])
     if settings.name == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, fused=fused
+        )
     else:
         kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-        optimizer = kind(groups, lr=settings.lr, betas=settings.betas)
+        optimizer = kind(groups, lr=settings.lr, betas=settings.betas, fused=fused)
     return ScheduledOptimizer(optimizer, schedule(settings, steps))
 
 

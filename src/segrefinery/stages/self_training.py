@@ -112,8 +112,7 @@ class SelfTraining(RefinedStage):
         """Paste parts of the source over the target (ClassMix, CutMix). What is pasted carries its true label and
         weighs 1. Without a source, parts of each target image are pasted over the next, with their labels and weights;
         they are the target's own."""
-        full = labels.resize((target.image.shape[-2], target.image.shape[-1]))
-        label, weight = full.labels, full.weight
+        label, weight = labels.at((target.image.shape[-2], target.image.shape[-1]))
         own = torch.zeros_like(label, dtype=torch.bool)
         if self.settings.mixing == "none":
             return MixedBatch(target.image, label, weight, pasted=own)
@@ -169,8 +168,7 @@ class SelfTraining(RefinedStage):
 
     def label_files(self, target: UnlabeledBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Labels and weights B x H x W at the images' size, and the images' places."""
-        labels = self.label(target)[1].resize((target.image.shape[-2], target.image.shape[-1]))
-        return labels.labels, labels.weight, target.index
+        return *self.label(target)[1].at((target.image.shape[-2], target.image.shape[-1])), target.index
 
     def target_labels(self, folder: Path) -> Path | None:
         return folder / "labels" if self.settings.labels == "offline" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.pixelwise import highest
 from segrefinery.core.resize import nearest
 from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import Prediction
@@ -54,13 +55,12 @@ class LabelWatch(nn.Module):
             prediction: what the student said of the mixed image.
             label: B x H x W, what it was taught there; 255 at all pixels but the target's own that count.
         """
-        classes = torch.arange(len(self.late), device=probs.device)
         shares = (probs == probs.amax(dim=1, keepdim=True)).float().mean(dim=(0, 2, 3))
         shares = shares / shares.sum()
         logits = prediction.logits
         label = nearest(label, logits.shape[-2:], prediction.aligned)
         learned = label != IGNORE
-        right = ((logits.argmax(dim=1) == label) & learned).sum() / learned.sum().clamp(min=1)
+        right = ((highest(logits) == label) & learned).sum() / learned.sum().clamp(min=1)
 
         recent = 1.0 / (self.steps + 1).clamp(max=WINDOW)
         self.late += recent * (shares - self.late)
@@ -68,9 +68,15 @@ class LabelWatch(nn.Module):
         if source_label is None:
             self.source.copy_(self.early)
         else:
-            known = (source_label != IGNORE).sum().clamp(min=1)
-            prior = torch.stack([(source_label == each).sum() for each in classes]) / known
-            self.source += (prior - self.source) / (self.steps + 1)
+            counts = class_counts(source_label, len(self.source))
+            self.source += (counts / counts.sum().clamp(min=1) - self.source) / (self.steps + 1)
         self.agreement += torch.where(learned.any(), recent, 0.0) * (right - self.agreement)
         self.steps += 1
         self.best.copy_(torch.where(self.steps >= WINDOW, torch.maximum(self.best, self.agreement), self.best))
+
+
+def class_counts(label: Tensor, classes: int) -> Tensor:
+    """C pixel counts of labels, 255 ignored. A GPU is not waited for, as ``bincount`` would there."""
+    if label.is_cpu:
+        return label.flatten().bincount(minlength=256)[:classes]
+    return torch.stack([(label == each).sum() for each in range(classes)])

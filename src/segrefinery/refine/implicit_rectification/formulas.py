@@ -165,7 +165,7 @@ def read(rows: Tensor, index: Tensor) -> Tensor:
 
 def sample(grid: Tensor, sites: Sites) -> Tensor:
     """The blended value of a grid at points: B x D x h x w -> B x D x Q; bilinear for the ``four`` ensemble."""
-    rows = grid.flatten(2).transpose(1, 2)
+    rows = grid.flatten(2).transpose(1, 2).contiguous()
     parts = [read(rows, i) * a[..., None] for i, a in zip(sites.index.unbind(1), sites.area.unbind(1), strict=True)]
     return torch.stack(parts).sum(dim=0).transpose(1, 2)
 

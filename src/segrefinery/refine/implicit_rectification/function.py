@@ -52,7 +52,7 @@ class _Reader(nn.Module):
 
     def on_grid(self, latent: Tensor) -> Tensor:
         """B x D x h x w -> B x hw x hidden."""
-        return self.latent(latent.to(self.latent.weight.dtype)).flatten(2).transpose(1, 2)
+        return self.latent(latent.to(self.latent.weight.dtype)).flatten(2).transpose(1, 2).contiguous()
 
     def forward(self, rows: Tensor, sites: Sites) -> Tensor:
         """e: B x Q x hidden, 0 outside the learner's box."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segrefinery.core.pixelwise import highest
 from segrefinery.core.resize import bilinear
 from segrefinery.labels import IGNORE
 from segrefinery.refine.refinement_network.settings import Perturbation
@@ -24,7 +25,7 @@ def noise_mask_loss(noise: Tensor, judged: Tensor, label: Tensor) -> Tensor:
         label: B x h x w int64, 255 ignored.
     """
     known = label != IGNORE
-    wrong = (judged.argmax(dim=1) != label) & known
+    wrong = (highest(judged) != label) & known
     total, mistakes = known.sum(), wrong.sum()
     balance = ((total - mistakes) / mistakes.clamp(min=1)).clamp(1.0, 10.0)
     loss = F.binary_cross_entropy_with_logits(noise.float(), wrong.float(), pos_weight=balance, reduction="none")

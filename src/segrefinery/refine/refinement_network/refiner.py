@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from segrefinery.core.resize import bilinear, nearest
+from segrefinery.core.resize import nearest
 from segrefinery.losses import weighted_cross_entropy
-from segrefinery.models.heads import Norm, conv_norm
+from segrefinery.models.heads import Norm, conv_norm, joined
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.teacher import TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
@@ -69,9 +69,11 @@ class RefinementDecoder(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, levels: Sequence[Tensor], logits: Tensor, aligned: bool = False) -> Refinement:
-        size = logits.shape[-2:]
-        read = [bilinear(project(level), size, aligned) for project, level in zip(self.levels, levels, strict=True)]
-        mixed = self.mix(torch.cat([*read, self.opinion(logits)], dim=1))
+        read = [project(level) for project, level in zip(self.levels, levels, strict=True)]
+        join, *rest = self.mix
+        mixed = joined(join, [*read, self.opinion(logits)], logits.shape[-2:], aligned)
+        for layer in rest:
+            mixed = layer(mixed)
         refined = self.classes(mixed).float()
         if self.residual:
             refined = refined + logits.float()
