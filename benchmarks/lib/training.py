@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
 from segrefinery.data.label_files import PseudoLabeled
-from segrefinery.data.loader import Pass, training_batches
+from segrefinery.data.loader import WholeImages, training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.compilation import compile_networks
@@ -67,7 +67,7 @@ class Training:
         sets = [Remapped(open_dataset(scenes[0]), space), UnlabeledView(open_dataset(scenes[1]))]
         self.stage.eval()
         with tempfile.TemporaryDirectory() as folder:
-            passes = (OnDevice(Pass(one, data, batch), self.fabric.device) for one in sets)
+            passes = (OnDevice(WholeImages(one, data, batch), self.fabric.device) for one in sets)
             names = [sets[1].name(index) for index in range(len(sets[1]))]
             self.stage.prepare(Passes(*passes, folder=Path(folder), target_names=names))
             if (written := self.stage.target_labels(Path(folder))) is not None:
