@@ -44,7 +44,7 @@ from segrefinery.data.loader import WholeImages, training_batches
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.engine.model import Model
-from segrefinery.evaluation.inference import evaluate_network
+from segrefinery.evaluation.scoring import evaluate_network
 from segrefinery.models.teacher import Teacher
 from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.stages.settings import StageSettings

@@ -19,6 +19,7 @@ IGNORE = 255
 """The id of a pixel that is neither learned nor counted."""
 
 UNKNOWN = -1
+_AT_ONCE = 1 << 22
 """What a lookup table holds for an id that no one declared."""
 
 Color = tuple[int, int, int]
@@ -229,6 +230,12 @@ def apply_table(mask: Tensor, table: Tensor) -> Tensor:
     """``table[mask]`` as int64; ids beyond the table are ``UNKNOWN`` too. The mask may have any integer type."""
     import torch
 
+    if mask.ndim == 2 and mask.numel() > _AT_ONCE:  # the numbers of a large mask take eight bytes each, once
+        label = torch.empty(mask.shape, dtype=torch.int64)
+        lines = max(1, _AT_ONCE // mask.shape[1])
+        for top in range(0, len(mask), lines):
+            label[top : top + lines] = apply_table(mask[top : top + lines], table)
+        return label
     index = mask.long()
     fits = mask.dtype == torch.uint8 and len(table) >= 256
     if not fits and index.numel() and int(index.max()) >= len(table):

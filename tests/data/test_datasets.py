@@ -242,6 +242,13 @@ def test_a_wrong_description_names_file_and_field(tmp_path, text, message):
     assert str(tmp_path) in str(error.value)
 
 
+def test_a_pattern_that_begins_with_name_wants_quotes(tmp_path):
+    reference = folder(tmp_path, "")
+    (tmp_path / "dataset.yaml").write_text("images: {name}.png\n")
+    with pytest.raises(SegRefineryError, match=r"is no YAML: .*put what begins with {name} in quotes"):
+        open_dataset(reference)
+
+
 def test_plain_directory_glob_and_single_file(tmp_path):
     for name in ("a/x.jpg", "b/x.png", "b/y@z.png", "b/[1].png"):
         picture(tmp_path / name)

@@ -58,7 +58,7 @@ def written(root: Path, form: str, **settings) -> list[Item]:
         picture(item.file, SIZE)
         assert not writer.finished(item)
         image = torch.zeros(3, *SIZE, dtype=torch.uint8)
-        writer.write(item, image, probs_of(label_of(item.index)))
+        writer.write(item, image, writer.labelled(probs_of(label_of(item.index))))
         assert writer.finished(item)
     writer.finish(items)
     return items
@@ -118,7 +118,7 @@ def test_ignored_pixels_and_what_a_form_cannot_say(tmp_path):
         (remark,) = LABEL_FORMATS[form](tmp_path, SPACE, threshold=0.9).remarks()
         assert "take for background" in remark
     writer = PngLabels(tmp_path, SPACE, threshold=0.9)
-    writer.write(Item(0, "a"), torch.zeros(3, *SIZE, dtype=torch.uint8), probs_of(label_of(0)))
+    writer.write(Item(0, "a"), torch.zeros(3, *SIZE, dtype=torch.uint8), writer.labelled(probs_of(label_of(0))))
     assert np.unique(np.array(Image.open(tmp_path / "000000_a.png"))).tolist() == [IGNORE]
 
 

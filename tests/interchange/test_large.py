@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import warnings
@@ -24,7 +25,9 @@ from segrefinery.engine.model import Model
 from segrefinery.evaluation import strips
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Prediction, Segmenter
+from segrefinery.verbs.evaluate import evaluate
 from segrefinery.verbs.predict import write_predictions
+from segrefinery.verbs.pseudo_label import write_labels
 
 tifffile = pytest.importorskip("tifffile")
 SPACE = LabelSpace.of("two", ["road", "car", "tree"])
@@ -53,8 +56,7 @@ def model():
 
 @pytest.fixture
 def small_is_large(monkeypatch):
-    for module in (large, strips):
-        monkeypatch.setattr(module, "LARGE", 1000)
+    monkeypatch.setattr(strips, "LARGE", 1000)
     monkeypatch.setattr(large, "PART", 5000)
     monkeypatch.setattr(large, "OVERVIEW", 100)
 
@@ -80,7 +82,7 @@ def test_strips_are_what_the_whole_gives(tmp_path, model, images, request):
     assert sum(0 < done < 1 for done in told) > 2
     names = {path.name for path in (tmp_path / "strips").iterdir()}
     assert names == {path.name for path in (tmp_path / "whole").iterdir()}
-    for name in names - {"files.csv", "000000_a.overlay.png", "000001_b.overlay.png"}:
+    for name in names - {"files.csv", "made.json", "000000_a.overlay.png", "000001_b.overlay.png"}:
         assert np.array_equal(read(tmp_path / "whole" / name), read(tmp_path / "strips" / name)), name
     for folder in ("whole", "strips"):
         assert [tag.code for tag in open_tiff(tmp_path / folder / "000000_a.tif", "image").geo] == [33550, 33922]
@@ -111,8 +113,60 @@ def test_what_was_finished_is_not_done_again(tmp_path, model, images, small_is_l
     assert model.network.seen == 0
     with torch.no_grad():
         model.network.layer.bias += 1
-    write_predictions(model, images / "a.tif", tmp_path / "out")
+    with pytest.raises(SegRefineryError, match=r"other settings \(the model or how it reads images changed\)"):
+        write_predictions(model, images / "a.tif", tmp_path / "out")
+    write_predictions(model, images / "a.tif", tmp_path / "other")
     assert model.network.seen == whole
+
+
+def test_images_that_are_finished_are_kept(tmp_path, model, images):
+    (images / "c.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    first = write_predictions(model, images, out)
+    assert (first.written, first.kept, len(first.unreadable)) == (2, 0, 1)
+    before = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+    (out / "000001_b.overlay.png").unlink()
+    told = []
+    again = write_predictions(model, images, out, progress=lambda done, total: told.append((done, total)))
+    assert (again.written, again.kept, len(again.unreadable)) == (2, 1, 1)
+    assert told == [(2, 3), (3, 3)]
+    now = {file.name: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert {name for name in now if now[name] != before[name]} <= {
+        "000001_b.png", "000001_b.overlay.png", "000001_b.confidence.png", "files.csv"
+    }  # fmt: skip
+    assert (out / "files.csv").read_text().count("\n") == 3
+    with pytest.raises(SegRefineryError, match=r"other settings \(factor changed\)"):
+        write_predictions(model, images, out, factor=2)
+
+
+@pytest.mark.parametrize("form", ["png", "coco"])
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_labels_of_large_pictures_are_those_of_the_whole(tmp_path, model, images, request, form, threshold):
+    write_labels(model, images, tmp_path / "whole", threshold, format=form)
+    request.getfixturevalue("small_is_large")
+    model.predict = None  # no probabilities of a whole picture
+    write_labels(model, images, tmp_path / "strips", threshold, format=form)
+    if form == "coco":
+        one, other = (
+            json.loads((tmp_path / f / "annotations.json").read_text())["annotations"] for f in ("whole", "strips")
+        )
+        assert [a["segmentation"] for a in one] == [a["segmentation"] for a in other]
+        assert [a["score"] for a in one] == pytest.approx([a["score"] for a in other], abs=0.005)
+        return
+    for name in ("000000_a.png", "000000_a.weight.png", "000001_b.png"):
+        assert np.array_equal(read(tmp_path / "whole" / name), read(tmp_path / "strips" / name)), name
+
+
+def test_scores_of_large_pictures_are_those_of_the_whole(tmp_path, model, images, request):
+    (images / "masks").mkdir()
+    ids = np.random.default_rng(0).choice([0, 1, 2, 255], RGB.shape[:2]).astype(np.uint8)
+    Image.fromarray(ids).save(images / "masks/a.png")
+    text = "images: '{name}.tif'\nmasks: masks/{name}.png\nclasses: [road, car, tree]\n"
+    (images / "dataset.yaml").write_text(text)
+    model.space = LabelSpace.of("three", ["road", "car", "sky"])
+    whole = evaluate(model, f"folder:{images}")
+    request.getfixturevalue("small_is_large")
+    assert evaluate(model, f"folder:{images}") == whole
 
 
 def test_a_broken_tile_leaves_its_picture_out_and_can_be_mended(tmp_path, model, images, small_is_large):
@@ -137,11 +191,11 @@ def test_sizes(tmp_path, model, images):
         result = write_predictions(model, images, tmp_path / "out", size="native")
     assert result.reading == "300 x 200 pixels are read at 300 x 200: 2 times the zoom of training"
     with pytest.warns(UserWarning, match=r"0.5 times as large .*read it at its own size \(--size native\)"):
-        assert write_predictions(model, images, tmp_path / "out").reading.endswith(
+        assert write_predictions(model, images, tmp_path / "half").reading.endswith(
             "75 x 50: 0.5 times the zoom of training"
         )
     with pytest.warns(UserWarning, match="a window of 64x64 does nothing"):
-        assert "at 60 x 40" in write_predictions(model, images, tmp_path / "out", size="40").reading
+        assert "at 60 x 40" in write_predictions(model, images, tmp_path / "40", size="40").reading
     for wrong in ("big", "0", "-3"):
         with pytest.raises(SegRefineryError, match=f"--size {wrong}: write native, trained, or"):
             write_predictions(model, images, tmp_path / "out", size=wrong)

@@ -177,9 +177,11 @@ class Remapped(_View):
         super().__init__(dataset, space)
         self._labels = dataset
         self._table = lookup_table({**dict(enumerate(dataset.space.classes)), IGNORE: None}, space, merge)
+        self._same = self._table[: dataset.space.num_classes].tolist() == list(range(dataset.space.num_classes))
 
     def label(self, index: int) -> Tensor:
-        return apply_table(self._labels.label(index), self._table)
+        label = self._labels.label(index)
+        return label if self._same else apply_table(label, self._table)
 
     def content_key(self) -> Iterator[str]:
         yield str(self._table[self._table >= 0].tolist())

@@ -187,7 +187,9 @@ def _load(file: Path) -> FolderSettings:
     except OSError as error:
         raise DataError(file, "dataset.yaml", f"cannot be read ({error.strerror})", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(file, "dataset.yaml", f"is no YAML: {' '.join(str(error).split())}", "correct it") from error
+        quoted = "put what begins with {name} in quotes: '{name}.png'"
+        remedy = quoted if re.search(r":\s*\{name\}", str(error)) else "correct it"
+        raise DataError(file, "dataset.yaml", f"is no YAML: {' '.join(str(error).split())}", remedy) from error
     if not isinstance(content, dict):
         raise DataError(file, "dataset.yaml", "has no keys", f"it needs {', '.join(FolderSettings.model_fields)}")
     try:

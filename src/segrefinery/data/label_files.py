@@ -50,9 +50,11 @@ def palette_image(label: Tensor, space: LabelSpace) -> Image.Image:
 
 
 def share_image(share: Tensor) -> Image.Image:
-    """H x W values in [0, 1] as a grey image, 0..255."""
+    """H x W values in [0, 1], or uint8, as a grey image, 0..255."""
     import torch
 
+    if share.dtype == torch.uint8:
+        return Image.fromarray(share.cpu().numpy())
     return Image.fromarray((share * 255).round().to(torch.uint8).cpu().numpy())
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.engine.tracker import Tracker
-from segrefinery.evaluation.inference import Evaluation, evaluate_network
 from segrefinery.evaluation.results import is_evaluated, keep_evaluation, scores_of
+from segrefinery.evaluation.scoring import Evaluation, evaluate_network
 from segrefinery.labels import LabelSpace
 
 

@@ -12,8 +12,8 @@ from segrefinery.core.files import whole_file
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.evaluation.estimate import Scored, estimates
-from segrefinery.evaluation.inference import evaluate_network
 from segrefinery.evaluation.results import read_counts, read_results, write_results
+from segrefinery.evaluation.scoring import evaluate_network
 
 
 class HeldOut(RunEvents):

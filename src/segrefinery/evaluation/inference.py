@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +10,14 @@ from torch import Tensor, nn
 from segrefinery.core.errors import explained_if_out_of_memory
 from segrefinery.core.resize import bilinear
 from segrefinery.data.transforms import DataSettings, resize_for_evaluation
-from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.windows import Size, blended, shares
 from segrefinery.models.segmenter import Segmenter, normalization_of
 
 TO_NEED_LESS = (
     "look through smaller overlapping windows: --window HxW, in Python `model.window`, in a run --set window='[H, W]'. "
-    "`segrefinery predict` writes large pictures strip by strip; wherever else an image's probabilities are asked for "
-    "they need 4 bytes a pixel and class"
+    "`segrefinery predict`, `evaluate` and `pseudo-label` see large pictures strip by strip; wherever else an image's "
+    "probabilities are asked for they need 4 bytes a pixel and class"
 )
-
-
-@dataclass
-class Evaluation:
-    """Counts over a data set.
-
-    Attributes:
-        total: over all images.
-        per_image: N x C x C int64, each image's own counts (rows = reference), for paired comparisons.
-    """
-
-    total: ConfusionMatrix
-    per_image: Tensor
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -114,35 +97,3 @@ def stride_of(network: nn.Module) -> int:
 def windows_at_once(window: Size, device: torch.device) -> int:
     """How many windows are looked at together: what fills a GPU; a processor is no faster with several."""
     return max(1, (1 << 18 if device.type == "cpu" else 1 << 22) // (window[0] * window[1]))
-
-
-@torch.no_grad()
-def evaluate_network(
-    network: nn.Module,
-    dataset: Any,
-    data: DataSettings,
-    num_classes: int,
-    window: Size | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    seen: Callable[[int, Tensor, Tensor], None] = lambda index, probs, label: None,
-) -> Evaluation:
-    """Evaluate on labelled images; predictions are brought to the label's size before they are counted.
-
-    Args:
-        dataset: a labelled data set in the network's label space.
-        seen: called with every image's index, C x H x W probabilities and H x W label.
-    """
-    was_training = network.training
-    network.eval()
-    total, per_image = ConfusionMatrix(num_classes), []
-    for index in range(len(dataset)):
-        label = dataset.label(index).to(device_of(network))
-        probs = predict_probs(network, dataset.image(index), data, window, (label.shape[-2], label.shape[-1]))
-        one = ConfusionMatrix(num_classes)
-        one.update(probs.argmax(dim=0), label)
-        total.merge(one)
-        per_image.append(one.matrix)
-        seen(index, probs, label)
-        progress(index + 1, len(dataset))
-    network.train(was_training)
-    return Evaluation(total, torch.stack(per_image) if per_image else torch.zeros(0, num_classes, num_classes))

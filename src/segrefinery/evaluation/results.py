@@ -13,7 +13,7 @@ import torch
 
 from segrefinery.core.files import read_json, unreadable, whole_file, write_json
 from segrefinery.evaluation.confusion import ConfusionMatrix
-from segrefinery.evaluation.inference import Evaluation
+from segrefinery.evaluation.scoring import Evaluation
 from segrefinery.labels import LabelSpace
 
 REMEDY = "delete it and the folder evaluation/, and continue the run with --resume, which makes them again"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from segrefinery.evaluation.inference import (
     windows_at_once,
 )
 from segrefinery.evaluation.windows import Block, Share, Size, blended, shares
+from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import normalization_of
 
 LARGE = 1 << 23
@@ -38,11 +40,17 @@ DECODED = 1 << 22
 
 @dataclass(frozen=True)
 class Strip:
-    """Finished rows of a picture: the first, and rows x W uint8 class ids and confidences (0..255 for 0..1)."""
+    """Finished rows of a picture: the first, and rows x W uint8 class ids (255 where ignored) and confidences (0..255
+    for 0..1)."""
 
     top: int
     label: Tensor
     confidence: Tensor
+
+
+def is_large(data: DataSettings, size: Size, out: Size) -> bool:
+    """Whether a picture is seen strip by strip: it is large as it lies on disk, as it is read, or as it comes out."""
+    return any(height * width > LARGE for height, width in (size, evaluation_size(size, data), out))
 
 
 def window_for(size: Size, data: DataSettings, window: Size | None) -> Size:
@@ -55,7 +63,13 @@ def window_for(size: Size, data: DataSettings, window: Size | None) -> Size:
 
 @torch.no_grad()
 def label_strips(
-    network: nn.Module, picture: Picture, data: DataSettings, window: Size | None, out: Size, first: int = 0
+    network: nn.Module,
+    picture: Picture,
+    data: DataSettings,
+    window: Size | None,
+    out: Size,
+    first: int = 0,
+    threshold: float = 0.0,
 ) -> Iterator[Strip]:
     """The labels of a picture at size ``out``, from top to bottom.
 
@@ -65,6 +79,7 @@ def label_strips(
     Args:
         network: a segmenter in eval mode.
         first: rows above it are not wanted; a row at which an earlier strip ended.
+        threshold: what is less confident is ignored.
 
     Raises:
         OutOfMemory: names the picture's size and the remedy.
@@ -87,7 +102,8 @@ def label_strips(
         read_ahead(resized.rows, [band for band in down if band.leave > start]) as rows,
     ):
         blocks = blended(look, rows, down, across, windows_at_once(seen, device), start)
-        yield from _labelled(blocks, out) if grid == out else _enlarged(blocks, grid, out, first)
+        best = partial(_best, threshold=threshold)
+        yield from _labelled(blocks, out, best) if grid == out else _enlarged(blocks, grid, out, first, best)
 
 
 @contextmanager
@@ -106,11 +122,14 @@ def read_ahead(read: Callable[[int, int], Tensor], bands: Sequence[Share]) -> It
         yield rows
 
 
-def _labelled(blocks: Iterator[Block], out: Size) -> Iterator[Strip]:
+Best = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _labelled(blocks: Iterator[Block], out: Size, best: Best) -> Iterator[Strip]:
     """Strips of blocks that have the result's own pixels."""
     strip = None
     for block in blocks:
-        label, confidence = _best(block.probs[0])
+        label, confidence = best(block.probs[0])
         if strip is None:
             height = block.rows[1] - block.rows[0]
             strip = Strip(block.rows[0], *(torch.empty(height, out[1], dtype=torch.uint8) for _ in range(2)))
@@ -121,7 +140,7 @@ def _labelled(blocks: Iterator[Block], out: Size) -> Iterator[Strip]:
             strip = None
 
 
-def _enlarged(blocks: Iterator[Block], size: Size, out: Size, first: int) -> Iterator[Strip]:
+def _enlarged(blocks: Iterator[Block], size: Size, out: Size, first: int, best: Best) -> Iterator[Strip]:
     """Strips of blocks on a grid of ``size``, whose probabilities are brought to ``out`` bilinearly, rows by rows."""
     down, across = _Between(size[0], out[0]), _Between(size[1], out[1])
     above = None
@@ -134,7 +153,7 @@ def _enlarged(blocks: Iterator[Block], size: Size, out: Size, first: int) -> Ite
         step = max(1, FLOATS // (band.shape[0] * out[1]))
         for row in range(begin, end, step):
             rows = down.at(band, -2, slice(row, min(row + step, end)), top)
-            label, confidence = _best(across.at(rows, -1, slice(0, out[1]), 0))
+            label, confidence = best(across.at(rows, -1, slice(0, out[1]), 0))
             yield Strip(row, label.cpu(), confidence.cpu())
 
 
@@ -148,8 +167,11 @@ def _bands(blocks: Iterator[Block], width: int) -> Iterator[tuple[int, Tensor]]:
             parts = []
 
 
-def _best(probs: Tensor) -> tuple[Tensor, Tensor]:
+def _best(probs: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     confidence, label = probs.max(dim=0)
+    if threshold:
+        ignored = confidence < threshold
+        label, confidence = label.masked_fill(ignored, IGNORE), confidence.masked_fill(ignored, 0.0)
     return label.to(torch.uint8), (confidence * 255).round().to(torch.uint8)
 
 

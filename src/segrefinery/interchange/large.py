@@ -20,7 +20,7 @@ from segrefinery.data.label_files import file_stem, save_png
 from segrefinery.data.strips import AT_ONCE, Picture
 from segrefinery.data.transforms import evaluation_size
 from segrefinery.engine.model import Model
-from segrefinery.evaluation.strips import LARGE, Strip, label_strips, window_for
+from segrefinery.evaluation.strips import Strip, label_strips, window_for
 from segrefinery.interchange.predictions import overlay
 from segrefinery.interchange.raster import note_of, scaled, write_png, write_tiff
 from segrefinery.labels import LabelSpace
@@ -30,11 +30,6 @@ OVERVIEW = 4096
 PART = 1 << 23
 """Pixels that are finished between two saves, at least."""
 _KEY = "key.json"
-
-
-def is_large(model: Model, size: tuple[int, int], out: tuple[int, int]) -> bool:
-    """Whether a picture is written as it goes: it is large as it lies on disk, as it is read, or as it is written."""
-    return any(height * width > LARGE for height, width in (size, evaluation_size(size, model.data), out))
 
 
 def files_of_large(folder: Path, index: int, name: str, picture: Picture, out: tuple[int, int]) -> dict[str, Path]:

@@ -16,7 +16,8 @@ from segrefinery.data.label_files import file_stem
 from segrefinery.data.strips import Picture
 from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model
-from segrefinery.interchange.large import files_of_large, is_large, write_large
+from segrefinery.evaluation.strips import is_large
+from segrefinery.interchange.large import files_of_large, write_large
 from segrefinery.interchange.predictions import write_labels_of
 from segrefinery.interchange.raster import scaled
 
@@ -89,7 +90,7 @@ class Predictions:
         return self.folder / f"{file_stem(place, name)}.{'tif' if picture.geo else 'png'}"
 
     def _large(self, picture: Picture) -> bool:
-        return is_large(self.model, picture.size, times(picture.size, self.factor))
+        return is_large(self.model.data, picture.size, times(picture.size, self.factor))
 
     @cached_property
     def _digest(self) -> str:

@@ -13,10 +13,14 @@ import torch
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, write_json
 from segrefinery.data.datasets import ImageDataset, files_of, picture_of
+from segrefinery.data.faults import DataError
+from segrefinery.data.strips import Picture
 from segrefinery.engine.model import Model
 from segrefinery.engine.processes import rank
 from segrefinery.engine.shares import ENGINES, Fault, in_shares, on_ray, team, told_by_first, world_size
+from segrefinery.evaluation.strips import is_large, label_strips
 from segrefinery.interchange.labels import Item, LabelWriter
+from segrefinery.interchange.labels.base import Labelled
 from segrefinery.verbs.zoom import reading_of, warn_of_reading
 
 RECORD = "made.json"
@@ -91,12 +95,29 @@ class Job:
 
     def do_one(self, index: int) -> SegRefineryError | None:
         """Write one image's results -> what is wrong with the image, if it cannot be read."""
+        item = self.item(index)
         try:
-            image = self.dataset.image(index)
+            picture = picture_of(self.dataset, index)
+            large = item.file is not None and is_large(self.model.data, picture.size, picture.size)
+            image = None if large else self.dataset.image(index)
         except SegRefineryError as error:
             return error
-        self.writer.write(self.item(index), image, self.model.predict(image))
+        try:
+            labelled = self._by_strips(picture) if image is None else self.writer.labelled(self.model.predict(image))
+        except DataError as error:  # what is wrong in the middle of a large picture
+            return error
+        self.writer.write(item, image, labelled)
         return None
+
+    def _by_strips(self, picture: Picture) -> Labelled:
+        """What the model says of a large picture: of it two bytes a pixel are held, and no probabilities."""
+        found = Labelled(*(torch.empty(picture.size, dtype=torch.uint8) for _ in range(2)))
+        model, threshold = self.model, self.writer.threshold
+        strips = label_strips(model.network, picture, model.data, model.window, picture.size, threshold=threshold)
+        for strip in strips:
+            rows = slice(strip.top, strip.top + len(strip.label))
+            found.label[rows], found.confidence[rows] = strip.label, strip.confidence
+        return found
 
     def finished(self, index: int) -> bool:
         """Whether an image's results are there, and no older than the image."""
@@ -140,7 +161,7 @@ def write_all(
         raise SegRefineryError("--engine ray shares the work itself; start it without torchrun")
     every = range(len(job.dataset))
     with team():
-        todo: list[int] = told_by_first(lambda: _to_do(job, settings))
+        todo: list[int] = told_by_first(lambda: to_do(job, settings))
         result = CorpusResult(0, len(every), len(every) - len(todo))
         tell = lambda done: progress(result.kept + done, result.images)  # noqa: E731
         if rank() == 0 and todo:
@@ -158,8 +179,8 @@ def write_all(
     return result
 
 
-def _to_do(job: Job, settings: Mapping[str, Any]) -> list[int]:
-    """The images that are not finished."""
+def to_do(job: Job, settings: Mapping[str, Any]) -> list[int]:
+    """The images that are not finished; see ``recorded``."""
     for remark in job.writer.remarks():
         warnings.warn(remark, stacklevel=2)
     known = recorded(job, settings)
@@ -197,7 +218,8 @@ def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
         write_json(file, now)
         return False
     before = read_json(file, "remove it, and all results are made again")
-    changed = [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
+    words = {"model": "the model or how it reads images"}
+    changed = [words.get(key, key) for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
     if changed:
         raise SegRefineryError(
             f"{job.folder}: holds results of other settings ({', '.join(changed)} changed); name another folder "

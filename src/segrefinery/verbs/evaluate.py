@@ -8,10 +8,10 @@ from typing import Any
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import evaluation_view
-from segrefinery.data.datasets import open_dataset
+from segrefinery.data.datasets import open_dataset, picture_of
 from segrefinery.engine.model import Model, load
-from segrefinery.evaluation.inference import evaluate_network
 from segrefinery.evaluation.results import scores_of
+from segrefinery.evaluation.scoring import evaluate_network
 from segrefinery.verbs.zoom import warn_of_reading
 
 
@@ -37,7 +37,7 @@ def evaluate(
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
     model.refuse_other_bands(dataset)
-    warn_of_reading(model, dataset, dataset.image(0))
+    warn_of_reading(model, dataset, picture_of(dataset, 0).size)
     view, missing = evaluation_view(dataset, model.space, model.merge, classes)
     scores = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress).total
     if not int(scores.matrix.sum()):

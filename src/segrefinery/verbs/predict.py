@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from segrefinery.engine.model import Model, load
 from segrefinery.engine.shares import world_size
 from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.pictures import Predictions, Seen, times
-from segrefinery.verbs.corpus import CorpusResult, Job, refuse_inside, write_all
+from segrefinery.verbs.corpus import CorpusResult, Job, refuse_inside, to_do, write_all
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
 
 
@@ -89,13 +90,14 @@ def write_predictions(
     dataset = open_dataset(str(images))
     model.refuse_other_bands(dataset)
     choose(LABEL_FORMATS, format, "format")
-    if format == "png" and engine == "local" and world_size() == 1:
-        return write_pictures(model, dataset, Path(output), factor, progress)
     if factor != 1 and format != "png":
         raise SegRefineryError(f"--format {format} labels images at their own size; leave --factor away")
     kind = PictureJob if format == "png" else Job
     job = kind(model, dataset, LABEL_FORMATS[format](Path(output), model.space), factor)
-    return write_all(job, {"format": format, "factor": factor}, progress, engine, workers)
+    settings = {"format": format, "factor": factor}
+    if isinstance(job, PictureJob) and engine == "local" and world_size() == 1:
+        return write_pictures(job, settings, progress)
+    return write_all(job, settings, progress, engine, workers)
 
 
 @dataclass
@@ -117,6 +119,9 @@ class PictureJob(Job):
         return None
 
     def finished(self, index: int) -> bool:
+        stem = file_stem(index, self.dataset.name(index))
+        if not (self.folder / f"{stem}.overlay.png").exists():  # before its header is read, or it is decoded
+            return False
         try:
             image = self.item(index).file
             newest = 0 if image is None else image.stat().st_mtime_ns
@@ -153,12 +158,15 @@ def _beside(dataset: FilmDataset, output: Path, places: Sequence[int]) -> Iterat
 
 
 def write_pictures(
-    model: Model, dataset: ImageDataset, output: Path, factor: float, progress: Callable[[float, int], None]
+    job: PictureJob, settings: Mapping[str, Any], progress: Callable[[float, int], None]
 ) -> CorpusResult:
-    """The predictions of a data set as pictures to look at."""
-    result, kept = CorpusResult(0, len(dataset)), {}
-    work = Predictions(model, dataset, output, factor)
-    told = 0.0
+    """The predictions of a data set as pictures to look at: the next image is read and the last one written while the
+    network looks at one. Those that are finished, by the same model and settings, are kept."""
+    model, dataset, work = job.model, job.dataset, job.work
+    todo = to_do(job, settings)
+    done_before = len(dataset) - len(todo)
+    result, left_out = CorpusResult(0, len(dataset), done_before), set()
+    told = float(done_before)
 
     def tell(done: float) -> None:  # a large picture may have begun before the one in front of it is written
         nonlocal told
@@ -167,27 +175,29 @@ def write_pictures(
 
     def compute(place: int, seen: Seen | SegRefineryError) -> Callable[[], object]:
         if isinstance(seen, SegRefineryError):
-            result.unreadable.append(seen)
-            return lambda: None
+            return leave_out(place, seen)
         if not result.reading:
             warn_of_reading(model, dataset, seen.picture.size)
             result.reading = reading_of(model, seen.picture.size)
         try:
             # The place in the data set: an image that is mended gets the number left for it.
-            write = work.compute(place, seen, lambda share: tell(place + share))
+            return work.compute(place, seen, lambda share: tell(begun[place] + share))
         except DataError as error:  # what is wrong in the middle of a large picture
-            result.unreadable.append(error)
-            return lambda: None
-        kept[place] = work.label_file(place, seen.picture)
-        return write
+            return leave_out(place, error)
 
-    for place in overlapped(range(len(dataset)), work.read, compute):
-        tell(place + 1)
+    def leave_out(place: int, fault: SegRefineryError) -> Callable[[], object]:
+        result.unreadable.append(fault)
+        left_out.add(place)
+        return lambda: None
+
+    begun = {place: done_before + number for number, place in enumerate(todo)}
+    for place in overlapped(todo, work.read, compute):
+        tell(begun[place] + 1)
+    kept = [place for place in range(len(dataset)) if place not in left_out]
     if not kept:
         raise SegRefineryError(
             f"{dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
         )
-    write_manifest(output, [(place, dataset.name(place), file) for place, file in kept.items()])
-    finish_film(dataset, output, list(kept))
+    job.finish(kept)
     result.written = len(kept)
     return result

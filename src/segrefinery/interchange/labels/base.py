@@ -31,7 +31,8 @@ class Item(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """What a model says of an image: label H x W ids, 255 ignored; confidence H x W in [0, 1], 0 where ignored."""
+    """What a model says of an image: label H x W ids, 255 ignored; confidence H x W in [0, 1], or uint8 (255 = 1), 0
+    where ignored."""
 
     label: Tensor
     confidence: Tensor
@@ -58,11 +59,11 @@ class LabelWriter(ABC):
         """What is written of an image; the last of them last."""
 
     @abstractmethod
-    def write(self, item: Item, image: Tensor, probs: Tensor) -> None:
-        """Write what a model sees in an image.
+    def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
+        """Write what a model says of an image.
 
         Args:
-            image: uint8, 3 x H x W. probs: C x H x W class probabilities.
+            image: uint8, 3 x H x W; None of a large one that is a file.
         """
 
     def close(self) -> None:  # noqa: B027
@@ -128,11 +129,12 @@ def picture_name(item: Item, stem: bool = False) -> str:
     return item.name if suffix and item.name.endswith(suffix) and not stem else item.name + suffix
 
 
-def place_picture(folder: Path, item: Item, image: Tensor, name: str) -> None:
+def place_picture(folder: Path, item: Item, image: Tensor | None, name: str) -> None:
     """Put an image into ``folder`` under this name. A file is linked where the disk can (it is the same
     file then) and copied where not; an image that is no file is written as PNG."""
     path = folder / name
     if item.file is None:
+        assert image is not None
         save_png(path, Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,4 +150,5 @@ def regions(labelled: Labelled, places: Sequence[int]) -> list[tuple[int, Tensor
     """Place, pixels (H x W bool) and mean confidence of each of these classes that an image shows."""
     shown = set(torch.unique(labelled.label).tolist())
     covers = ((place, labelled.label == place) for place in places if place in shown)
-    return [(place, cover, float(labelled.confidence[cover].double().mean())) for place, cover in covers]
+    one = 255 if labelled.confidence.dtype == torch.uint8 else 1
+    return [(place, cover, float(labelled.confidence[cover].double().mean()) / one) for place, cover in covers]

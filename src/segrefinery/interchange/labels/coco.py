@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segrefinery.core.files import read_json, whole_file, write_json
 from segrefinery.data.annotations.polygons import tools
-from segrefinery.interchange.labels.base import Item, LabelWriter, picture_name, place_picture, regions
+from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter, picture_name, place_picture, regions
 
 
 @dataclass
@@ -31,8 +31,7 @@ class CocoLabels(LabelWriter):
     def files(self, item: Item) -> Sequence[Path]:
         return (self.folder / "pieces" / f"{picture_name(item)}.json",)
 
-    def write(self, item: Item, image: Tensor, probs: Tensor) -> None:
-        labelled = self.labelled(probs)
+    def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
         height, width = labelled.label.shape
         found = []
         for place, cover, score in regions(labelled, [place for place, _ in self.objects()]):

@@ -16,7 +16,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file, write_json
 from segrefinery.data.label_files import share_image
 from segrefinery.data.numbering import own_numbering
-from segrefinery.interchange.labels.base import Item, LabelWriter
+from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter
 
 
 @dataclass
@@ -33,8 +33,8 @@ class ParquetLabels(LabelWriter):
     def files(self, item: Item) -> Sequence[Path]:
         return (self._part(item.index),)
 
-    def write(self, item: Item, image: Tensor, probs: Tensor) -> None:
-        label, confidence = self.labelled(probs)
+    def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
+        label, confidence = labelled
         numbering = self.numbering or own_numbering(self.space)
         self._rows.append(
             {"number": item.index, "name": item.name, "height": label.shape[0], "width": label.shape[1],

@@ -11,7 +11,7 @@ from torch import Tensor
 from segrefinery.core.files import write_json
 from segrefinery.data.label_files import file_stem, save_png, share_image, write_manifest
 from segrefinery.data.numbering import Numbering, own_numbering
-from segrefinery.interchange.labels.base import Item, LabelWriter, picture_name
+from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter, picture_name
 
 
 @dataclass
@@ -32,8 +32,8 @@ class PngLabels(LabelWriter):
         stem = file_stem(item.index, item.name)
         return self.folder / f"{stem}.weight.png", self.folder / f"{stem}.png"
 
-    def write(self, item: Item, image: Tensor, probs: Tensor) -> None:
-        label, confidence = self.labelled(probs)
+    def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
+        label, confidence = labelled
         weights, labels = self.files(item)
         save_png(weights, share_image(confidence))
         save_png(labels, self._numbering.picture(label))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import write_text
-from segrefinery.interchange.labels.base import Item, LabelWriter, picture_name, place_picture, regions
+from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter, picture_name, place_picture, regions
 
 _FINE = 2
 """Pixels are traced on a raster so many times as fine: an outline then holds the centres of all its pixels, those of a
@@ -41,8 +41,7 @@ class YoloLabels(LabelWriter):
     def files(self, item: Item) -> Sequence[Path]:
         return (self.folder / "labels/train" / Path(picture_name(item, stem=True)).with_suffix(".txt"),)
 
-    def write(self, item: Item, image: Tensor, probs: Tensor) -> None:
-        labelled = self.labelled(probs)
+    def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
         height, width = labelled.label.shape
         lines = []
         ids = self._ids()
