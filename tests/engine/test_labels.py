@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segrefinery.engine.held_out as held_out
 import segrefinery.engine.loop as loop
 from runs import NIGHT, TEST, same, tiny_run, weights
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.data.datasets import open_dataset
+from segrefinery.data.labelled import parts_in_turn
+from segrefinery.data.scan import pixel_digests
 
 LABELS = "scenes:night,count=3,size=32x64"
 
@@ -247,3 +250,91 @@ def test_held_out_labels_teach_nothing_and_score_the_models(tmp_path, batches):
 def test_a_holdout_without_labels_is_refused(tmp_path):
     with pytest.raises(SegRefineryError, match="no labels to hold out"):
         tiny_run(tmp_path / "run", overrides=("training.holdout=0.4",))
+
+
+# -- cross-fitting -----------------------------------------------------------------------------------------------------
+
+PARTS = ("training.cross_fit=2",)
+
+
+def test_each_image_is_scored_by_a_model_that_did_not_learn_it(tmp_path, taught, batches, monkeypatch):
+    scored, evaluate = [], held_out.evaluate_network
+
+    def told(network, images, *rest, **named):
+        scored.append([int(images.name(index)[-5:]) for index in range(len(images))])
+        return evaluate(network, images, *rest, **named)
+
+    monkeypatch.setattr(held_out, "evaluate_network", told)
+    said = []
+    run = tiny_run(tmp_path / "run", labels=LABELS, say=said.append, overrides=PARTS)
+    assert same(weights(run), weights(taught))  # the run itself is as it was
+    adapted = [batch for name, batch in batches if name == "adapt"]
+    assert len(adapted) == 3 * 5
+    assert not any(name == "source" for name, _ in batches[4:])  # taken from the run
+    assert sorted(scored[0] + scored[2]) == [0, 1, 2]
+    for part, own in enumerate((scored[0], scored[2]), start=1):
+        learned = 3 - len(own)  # as many pictures teach, by their places among themselves
+        seen = {place for batch in adapted[5 * part : 5 * part + 5] for place in batch.labeled_target.index.tolist()}
+        assert seen == set(range(learned))
+    found = json.loads((run / "results.json").read_text())["cross_fit"]
+    assert (found["images"], [one["name"] for one in found["models"]]) == (3, ["source-only", "adapted"])
+    assert any("on 3 labelled images, each held out in one of 2 parts" in line for line in said)
+    assert "each scored by another one that was trained the same way without it" in (run / "report.html").read_text()
+    assert {path.name for path in (run / "cross_fit").iterdir()} == {"1.npz", "2.npz"}
+
+
+def test_cross_fitting_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    steps, step = iter(range(100)), loop.one_step
+
+    def mortal(*arguments):
+        if next(steps) == 4 + 5 + 5 + 2:
+            raise Killed
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "one_step", mortal)
+    with pytest.raises(Killed):
+        tiny_run(tmp_path / "run", labels=LABELS, overrides=PARTS)
+    monkeypatch.setattr(loop, "one_step", step)
+    run = tiny_run(tmp_path / "run", labels=LABELS, overrides=PARTS, resume=True)
+    whole = tiny_run(tmp_path / "whole", labels=LABELS, overrides=PARTS)
+    one, other = (json.loads((each / "results.json").read_text())["cross_fit"] for each in (run, whole))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("labels", "overrides", "said"),
+    [
+        (None, PARTS, "no labels to score by"),
+        (LABELS, ("training.cross_fit=1",), "one part leaves no labels"),
+        (LABELS, ("training.cross_fit=4",), "4 parts of 3 labelled images; set 3 or fewer"),
+        (LABELS, (*PARTS, "training.holdout=0.5"), "set one of both"),
+    ],
+)
+def test_cross_fitting_that_cannot_be(tmp_path, labels, overrides, said):
+    with pytest.raises(SegRefineryError, match=said):
+        tiny_run(tmp_path / "run", labels=labels, overrides=overrides)
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_several_evaluation_sets_are_scored_each(tmp_path):
+    other, said = "scenes:fog,count=2,size=32x64@test", []
+    run = tiny_run(tmp_path / "run", evaluation=[TEST, other], say=said.append)
+    found = json.loads((run / "results.json").read_text())["adapted"]
+    assert list(found["sets"]) == [TEST, other]
+    pixels = [each["images_pixels"] for each in found["sets"].values()]
+    assert sum(pixels) == found["images_pixels"]
+    assert any(f"on {TEST}, " in line and f"on {other})" in line for line in said)
+    assert f">{other}</th>" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_parts_are_apart_and_equal_pictures_together(tmp_path):
+    night = open_dataset(NIGHT)
+    copies = open_dataset(written(tmp_path / "copies", night, [0, 1, 2, 3, 4]))
+    twice = open_dataset(f"{NIGHT} + {copies.reference}")
+    digests = pixel_digests(twice)
+    turns = parts_in_turn(twice, 3, seed=1)
+    assert sum(len(own) for _, own in turns) == len(twice)
+    for others, own in turns:
+        assert len(others) + len(own) == len(twice)
+        assert not set(pixel_digests(others)) & set(pixel_digests(own))
+        assert set(pixel_digests(others)) | set(pixel_digests(own)) == set(digests)

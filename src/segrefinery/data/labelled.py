@@ -65,6 +65,24 @@ def hold_out(labels: SegmentationDataset, share: float, seed: int) -> tuple[Segm
     return Chosen(labels, sides[0]), Chosen(labels, sides[1])
 
 
+def parts_in_turn(labels: SegmentationDataset, parts: int, seed: int) -> list[tuple[Chosen, Chosen]]:
+    """Labels parted by the seed into so many parts of about one size -> for each, the others and itself; equal pictures
+    are in one part.
+
+    Raises:
+        SegRefineryError: there are fewer pictures than parts.
+    """
+    digests = pixel_digests(labels)
+    pictures = list(dict.fromkeys(digests))
+    if len(pictures) < parts:
+        raise SegRefineryError(
+            f"training.cross_fit: {parts} parts of {len(pictures)} labelled images; set {len(pictures)} or fewer"
+        )
+    order = torch.randperm(len(pictures), generator=generator(seed, "cross_fit")).tolist()
+    held = [{pictures[place] for place in order[part::parts]} for part in range(parts)]
+    return [(Chosen(labels, _places(digests, one, False)), Chosen(labels, _places(digests, one, True))) for one in held]
+
+
 def _places(digests: Sequence[str], kept: set[str], inside: bool) -> list[int]:
     return [place for place, digest in enumerate(digests) if (digest in kept) is inside]
 

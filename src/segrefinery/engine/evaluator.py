@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from segrefinery.data.datasets import Part, parts_of
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.engine.tracker import Tracker
+from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.results import is_evaluated, keep_evaluation, scores_of
 from segrefinery.evaluation.scoring import Evaluation, evaluate_network
 from segrefinery.labels import LabelSpace
@@ -35,8 +37,23 @@ class Evaluator(RunEvents):
             return
         scores = self._evaluate(end, end.settings.steps, "evaluation")
         kept = scores_of(scores.total, self.space, self.unscored)
+        if parts := parts_of(self.dataset):
+            kept["sets"] = self._by_set(scores, parts)
         keep_evaluation(self.folder, end.name, scores, kept, self.space, source_only=end.source_only)
-        self.told.said(f"{end.name}: {100 * kept['miou']:.1f} mIoU on {self.reference}")
+        each = [f"{100 * one['miou']:.1f} on {name}" for name, one in kept.get("sets", {}).items()]
+        self.told.said(
+            f"{end.name}: {100 * kept['miou']:.1f} mIoU on {self.reference}" + (f" ({', '.join(each)})" if each else "")
+        )
+
+    def _by_set(self, scores: Evaluation, parts: Sequence[Part]) -> dict[str, Any]:
+        """Scores on each of the data sets that the evaluation was joined of."""
+        found, start = {}, 0
+        for part in parts:
+            counts = ConfusionMatrix(self.space.num_classes)
+            counts.matrix += scores.per_image[start : start + part.images].sum(dim=0)
+            found[part.reference] = scores_of(counts, self.space, self.unscored)
+            start += part.images
+        return found
 
     def _evaluate(self, end: StageEnd, step: int, kind: str) -> Evaluation:
         told = lambda done, total: self.told.progressed(f"{end.name}: evaluation images", done, total, {})  # noqa: E731

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from segrefinery.core.files import whole_file
 from segrefinery.data.transforms import DataSettings
@@ -45,19 +47,35 @@ class HeldOut(RunEvents):
     def concluded(self) -> None:
         """Scored the last model and source-only on the same draws of images, and keep it."""
         assert self.last is not None
-        results = read_results(self.folder)
-        last = results.get("chosen", self.last)
+        last = read_results(self.folder).get("chosen", self.last)
         names = dict.fromkeys(name for name in (self.source_only, last) if name is not None)
-        counts = {name: read_counts(self.path(name)) for name in names}
-        count = len(self.images)
-        found = estimates(counts, [1.0] * count, [0] * count, self.source_only)
-        results["held_out"] = {"images": count, "models": [plain(one) for one in found]}
-        write_results(self.folder, results)
-        for one in found:
-            self.told.said(f"{one.name}: {sentence(one)} on {count} labelled images held out")
+        counts = {name: self.counts(name) for name in names}
+        keep_estimates(self.folder, "held_out", counts, self.source_only, self.told, "labelled images held out")
+
+    def counts(self, stage: str | None) -> Tensor:
+        """N x C x C of a stage's model."""
+        assert stage is not None
+        return read_counts(self.path(stage))
 
     def path(self, stage: str) -> Path:
         return self.folder / "held_out" / f"{stage}.npz"
+
+
+def keep_estimates(
+    folder: Path, key: str, counts: Mapping[str, Tensor], reference: str | None, told: RunEvents, images: str
+) -> None:
+    """Add what labelled images say of models to ``results.json`` under ``key``, and tell it.
+
+    Args:
+        counts: N x C x C of each model. reference: that the others are compared with. images: what they are, in words.
+    """
+    count = len(next(iter(counts.values())))
+    found = estimates(counts, [1.0] * count, [0] * count, reference)
+    results = read_results(folder)
+    results[key] = {"images": count, "models": [plain(one) for one in found]}
+    write_results(folder, results)
+    for one in found:
+        told.said(f"{one.name}: {sentence(one)} on {count} {images}")
 
 
 def plain(one: Scored) -> dict[str, Any]:

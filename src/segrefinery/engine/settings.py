@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from segrefinery.core.settings import Settings
 
@@ -44,9 +44,21 @@ class TrainingSettings(Settings):
     holdout: float = Field(default=0.0, ge=0, lt=1)
     """Takes this share of the labelled target images (``--labels``) from training: they score the run's models instead,
     which gives an estimate for the target with its interval. By default all teach, and nothing is estimated."""
+    cross_fit: int = Field(default=0, ge=0)
+    """Parts the labelled target images (``--labels``) into so many parts and trains once more for each, without it: the
+    part scores that model. All labels teach the model that is shipped, and the scores of all parts together estimate
+    it, with an interval. Costs the stages that labels teach as often again; 0 = no estimate."""
     compile: str | None = None
     """Compiles the networks in training by this backend of torch.compile (``inductor``); null for none. Its first steps
     take minutes; what the others gain depends on the device."""
+
+    @model_validator(mode="after")
+    def _one_way_to_score(self) -> TrainingSettings:
+        if self.cross_fit == 1:
+            raise ValueError("cross_fit: one part leaves no labels to teach; set 2 or more, or 0")
+        if self.cross_fit and self.holdout:
+            raise ValueError("cross_fit: holdout takes images from training for the same purpose; set one of both")
+        return self
 
     @field_validator("compile")
     @classmethod

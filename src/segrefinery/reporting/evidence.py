@@ -14,6 +14,11 @@ SENTENCES = {
     "worse": "Worse: by label-free evidence, the adapted model falls behind source-only; use the source-only model.",
     "no evidence": "No evidence that adaptation made the model better or worse than source-only.",
 }
+HELD_OUT = {
+    "held_out": "that were held out from training",
+    "cross_fit": "that teach this model, each scored by another one that was trained the same way without it",
+}
+"""How labelled images came to score, by where ``results.json`` keeps what they say."""
 
 
 def headline(material: Material) -> Markup:
@@ -29,7 +34,7 @@ def headline(material: Material) -> Markup:
         "div",
         element("p", sentence, class_="sentence"),
         element("p", "By labels: ", labelled) if labelled else None,
-        _held_out(material.results.get("held_out")),
+        *(_estimated(material.results.get(key), how) for key, how in HELD_OUT.items()),
         element("ul", reasons, class_="reasons") if reasons else None,
         _tiles(material.results),
         class_=f"verdict {mood}",
@@ -63,15 +68,15 @@ def scores_sentence(material: Material) -> str | None:
     return None
 
 
-def _held_out(found: dict[str, Any] | None) -> Markup | None:
-    """What the labelled target images that taught nothing say."""
+def _estimated(found: dict[str, Any] | None, how: str) -> Markup | None:
+    """What labelled target images say of models that they did not teach."""
     if not found:
         return None
     said = [f"{one['name']} {percent(one['miou'])} mIoU ({_span(one['interval'])})" for one in found["models"]]
     for one in found["models"]:
         if one["difference"] is not None:
             said.append(f"difference {signed(one['difference'])} ({_span(one['difference_interval'], signed)})")
-    lead = f"By {found['images']} labelled target images that were held out from training (95 % intervals): "
+    lead = f"By {found['images']} labelled target images {how} (95 % intervals): "
     return element("p", lead, ", ".join(said), ".")
 
 
@@ -123,7 +128,17 @@ def classes_section(material: Material) -> Markup | None:
         f"Intersection over union on {material.recipe.get('evaluation')}, in per cent, of every pixel with a label. "
         "A class that occurs neither in the labels nor in the predictions is absent and does not count in the mean."
     )
-    return section("Class by class", table(head, [*rows, mean], class_="scores"), lead=lead)
+    return section("Class by class", table(head, [*rows, mean], class_="scores"), *_by_set(columns), lead=lead)
+
+
+def _by_set(columns: list[tuple[str, dict[str, Any]]]) -> list[Markup]:
+    """The mean on each of several data sets that were scored on."""
+    sets = [part.get("sets") or {} for _, part in columns]
+    if not sets[0]:
+        return []
+    rows = [_row(name, [(own.get(name) or {}).get("miou") for own in sets]) for name in sets[0]]
+    head = ["mean on", *(name for name, _ in columns), *(["difference"] if len(columns) == 2 else [])]
+    return [table(head, rows, class_="scores")]
 
 
 def _row(name: str, values: list[float | None]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segrefinery.engine.cross_fit import cross_fit
 from segrefinery.engine.environment import deterministic
 from segrefinery.engine.evaluator import Evaluator
 from segrefinery.engine.events import Listeners, RunEvents
@@ -49,23 +50,17 @@ def carry_out(
     )  # fmt: skip
     with deterministic(recipe.training.deterministic), together(fabric):
         run.execute()
+        if recipe.training.cross_fit:
+            cross_fit(run, recipe.training.cross_fit, recipe.window, told)
     tracker.close()
-
-
-class Reporter(RunEvents):
-    """Writes the report once all is done."""
-
-    def __init__(self, folder: Path, told: RunEvents) -> None:
-        self.folder, self.told = folder, told
-
-    def concluded(self) -> None:
-        self.told.said(f"report: {write_report(self.folder)}")
+    if main:
+        told.said(f"report: {write_report(folder)}")
 
 
 def listeners_of(
     folder: Path, recipe: Recipe, network: ModelSettings, sets: RunData, tracker: Tracker, told: RunEvents
 ) -> RunEvents:
-    """Who is told of a run, in this order: the user, and those who look, keep, score and report."""
+    """Who is told of a run, in this order: the user, and those who look, keep and score."""
     space, data, window = sets.space, recipe.target_data, recipe.window
     height, width = sets.target.image(0).shape[-2:]
     origin = Origin(
@@ -83,4 +78,4 @@ def listeners_of(
         parts.append(Evaluator(folder, sets.evaluation, named, space, data, window, tracker, told, sets.unscored))
     if sets.held_out is not None:
         parts.append(HeldOut(folder, sets.held_out, data, space.num_classes, window, told))
-    return Listeners(*parts, Reporter(folder, told))
+    return Listeners(*parts)

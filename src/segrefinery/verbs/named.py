@@ -94,6 +94,8 @@ def open_labels(recipe: Recipe) -> SegmentationDataset | None:
     if recipe.labels is None:
         if recipe.training.holdout:
             raise SegRefineryError("training.holdout: there are no labels to hold out; name them with --labels")
+        if recipe.training.cross_fit:
+            raise SegRefineryError("training.cross_fit: there are no labels to score by; name them with --labels")
         return None
     if not any(stage.labelled.weight for stage in recipe.stages.values()):
         names = " or ".join(f"stages.{name}.labelled.weight" for name in recipe.stages)

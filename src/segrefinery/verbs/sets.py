@@ -8,7 +8,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align, align_to_model
 from segrefinery.data.check import overlaps, refuse_faults
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, UnlabeledView, parts_of
-from segrefinery.data.labelled import hold_out, refuse_scored, shared_images
+from segrefinery.data.labelled import hold_out, parts_in_turn, refuse_scored, shared_images
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.feed import RunData
 from segrefinery.engine.processes import rank
@@ -65,6 +65,8 @@ def in_one_space(recipe: Recipe, named: Named, events: RunEvents, model: StartMo
     taught, held_out = None, None
     if common.labels is not None:
         taught, held_out = hold_out(common.labels, recipe.training.holdout, recipe.seed)
+        if recipe.training.cross_fit:
+            parts_in_turn(taught, recipe.training.cross_fit, recipe.seed)  # too few are an error before training
         events.said(f"labels: {len(taught)} images teach" + (f", {len(held_out)} are held out" if held_out else ""))
     return RunData(
         common.source, common.target, common.space, common.evaluation, unscored, oracle, translated, taught, held_out
