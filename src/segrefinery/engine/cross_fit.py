@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def cross_fit(run: Run, parts: int, window: tuple[int, int] | None, told: RunEve
     Args:
         run: which has ended. window: that images are predicted in.
     """
-    labels = run.sets.labels
+    labels: Any = run.sets.labels
     turns = parts_in_turn(labels, parts, run.seed)
     for number, (taught, held_out) in enumerate(turns, start=1):
         kept = run.folder / FOLDER / f"{number}.npz"
@@ -50,7 +51,7 @@ def cross_fit(run: Run, parts: int, window: tuple[int, int] | None, told: RunEve
             if scored.source_only is not None:
                 counts["source-only"] = scored.counts(scored.source_only)
             with whole_file(kept) as file:
-                np.savez_compressed(file, **{name: each.numpy() for name, each in counts.items()})
+                np.savez_compressed(file, **{name: each.numpy() for name, each in counts.items()})  # pyright: ignore
             shutil.rmtree(folder)
         run.fabric.barrier()
     if run.fabric.global_rank == 0:
