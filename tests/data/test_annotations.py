@@ -21,7 +21,7 @@ from segrefinery.data.annotations import painting
 from segrefinery.data.annotations.brush import encode_brush
 from segrefinery.data.annotations.polygons import crosses_itself
 from segrefinery.data.check import check_datasets, refuse_faults
-from segrefinery.data.datasets import open_dataset
+from segrefinery.data.datasets import notes_of, open_dataset
 from segrefinery.data.scan import scan
 
 mask_tools = pytest.importorskip("pycocotools.mask")
@@ -261,6 +261,7 @@ def changed(folder: Path, **more) -> Path:
     [
         ({"shapes": [{"label": "a", "points": [[1, 1], [9, 9]], "shape_type": "polygon"}]}, "shape 1: .* 2 points"),
         ({"shapes": [{"label": "a", "points": [[1, 1], [9, 9]], "shape_type": "line"}]}, "a line, which covers no"),
+        ({"shapes": [{"label": "a", "points": [[1, 1]], "shape_type": "point"}]}, "a point, which covers no area"),
         ({"shapes": [{"label": "a", "points": [[1, 1]], "shape_type": "rectangle"}]}, "rectangle that cannot be read"),
         ({"imageHeight": 99}, "was annotated at 32 x 99"),
         ({"imagePath": "..\\\\lost.png"}, r"'../lost.png' is not in"),
@@ -292,6 +293,19 @@ def yolo(folder: Path, lines: str = "", val: str = "images/val") -> Path:
         label.write_text(lines or f"0 0 0 1 0 1 1 0 1\n1 {' '.join(map(str, share))}\n")
     (folder / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: {val}\nnames: [road, car]\n")
     return folder
+
+
+def test_yolo_names_that_are_not_as_many_as_nc_says_are_refused(tmp_path):
+    file = yolo(tmp_path) / "data.yaml"
+    file.write_text(file.read_text() + "nc: 3\n")
+    with pytest.raises(SegRefineryError, match="nc: is 3, and there are 2 names"):
+        open_dataset(f"yolo:{tmp_path}")
+
+
+def test_categories_of_one_name_are_one_class(tmp_path):
+    regions = [{"category_id": 5, "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]]}]
+    both = [{"id": 3, "name": "car"}, {"id": 5, "name": "car"}]
+    assert notes_of(open_dataset(coco(tmp_path, regions, categories=both))) == ()
 
 
 @pytest.mark.parametrize("split", ["", "@val"])
@@ -374,7 +388,7 @@ def test_a_file_of_cvats(tmp_path):
         ("1, 2, 1", "1, 2", "image 0: mask: cannot be read .*3 of 4 pixels"),
         ('left="2"', 'left="31"', "outside its picture"),
         ("20.00,4.00;20.00,10.00;", "", "polygon of 2 points"),
-        ("box", "polyline", "covers no area"),
+        ("box", "polyline", "is no region that is read"),
         ('xbr="32"', 'xbr="32" rotation="20"', "is rotated"),
         ('width="32"', 'width="33"', "was annotated at 33 x 24"),
         ("<image", "<picture", "is no XML"),

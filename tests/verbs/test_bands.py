@@ -100,12 +100,18 @@ def test_a_run_learns_from_the_bands_and_its_model_keeps_them(tmp_path, bands, r
         assert model.bands == len(model.data.pixel_mean) == bands
         scores = api.evaluate(model, target)
         (_, image, _), *_ = api.predict(model, target)
+        api.audit(run, target, count=2)
+        assert len(api.compare([run], target)) >= 1
     assert image.shape[0] == bands
     assert scores["miou"] > 0.6  # by the last band alone can they be told apart
     assert (run / "report.html").exists()
     Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
     with pytest.raises(SegRefineryError, match=f"its images have 3 bands and the model reads {bands}"):
         list(api.predict(model, tmp_path / "a.png"))
+    Image.new("RGB", (96, 64)).save(tmp_path / "b.png")
+    for verb in (lambda on: api.audit(run, on, tmp_path / "other"), lambda on: api.compare([run], on)):
+        with pytest.raises(SegRefineryError, match=f"its images have 3 bands and the model reads {bands}"):
+            verb(f"{tmp_path}/*.png")
 
 
 def test_bands_that_differ_are_an_error_before_training(tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import write_json, write_text
+from segrefinery.core.pixels import shown
 from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.decoding import read_ids
@@ -130,6 +131,7 @@ def prepare_audit(
     model, dataset = load(run), UnlabeledView(open_dataset(target))
     if len(dataset) < 2 or count < 2:
         raise SegRefineryError(f"an audit needs at least two images: {target} has {len(dataset)}, -n asks for {count}")
+    model.refuse_other_bands(dataset)
     before = Path(run) / SOURCE_ONLY
     other = load(before) if (before / CONFIG).exists() else None
     pool = sample_images(dataset, max(POOL, count), seed)
@@ -146,7 +148,7 @@ def prepare_audit(
         height, width = image.shape[-2:]
         one = Picked(index, name, file_stem(index, name), height, width, doubts[place], stratum, weight)
         mask = model.predict(image).argmax(dim=0).to(torch.uint8).cpu().numpy()
-        save_png(folder / "images" / f"{one.stem}.png", Image.fromarray(image.permute(1, 2, 0).numpy()))
+        save_png(folder / "images" / f"{one.stem}.png", Image.fromarray(shown(image).permute(1, 2, 0).numpy()))
         save_png(folder / "masks" / f"{one.stem}.png", Image.fromarray(mask))
         picked.append(one)
         masks[one.stem] = mask

@@ -63,7 +63,7 @@ def compare(
         images: how many of them are looked at.
 
     Raises:
-        SegRefineryError: no model, different classes or targets, or fewer than two images.
+        SegRefineryError: no model, different classes, bands or targets, or fewer than two images.
     """
     found = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
     check_classes(found)
@@ -78,10 +78,9 @@ def compare(
     different = list(dict.fromkeys(firsts.values()))
     total, observed = len(different) * len(chosen), {}
     for number, name in enumerate(different):
-        before = number * len(chosen)
-        observed[name] = observe(
-            load(found[name]), dataset, chosen, lambda done, _, before=before: progress(before + done, total)
-        )
+        before, model = number * len(chosen), load(found[name])
+        model.refuse_other_bands(dataset)
+        observed[name] = observe(model, dataset, chosen, lambda done, _, before=before: progress(before + done, total))
     result = ranked(found, {name: observed[first] for name, first in firsts.items()})
     for model in result:
         model.same_as = firsts[model.name] if firsts[model.name] != model.name else None

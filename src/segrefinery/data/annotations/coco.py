@@ -147,8 +147,8 @@ def _read(path: Path, _changed: object) -> CocoFile:
 
 
 def _notes(by_image: dict[Any, list], known: set[Any], categories: dict[Any, str], path: Path) -> list[str]:
-    used = {each["category_id"] for annotations in by_image.values() for each in annotations}
-    empty = [name for id, name in categories.items() if id not in used]
+    used = {key(categories[each["category_id"]]) for annotations in by_image.values() for each in annotations}
+    empty = [name for name in dict.fromkeys(categories.values()) if key(name) not in used]
     notes = [f"{path.name}: no region is of the class {', '.join(empty)}"] if empty and used else []
     stray = sum(len(annotations) for image, annotations in by_image.items() if image not in known)
     return notes + ([f"{path.name}: {stray} annotations of images that it does not list are left out"] if stray else [])

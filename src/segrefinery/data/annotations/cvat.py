@@ -129,7 +129,7 @@ def _cover(shape: ElementTree.Element, size: Size, file: Path, place: str) -> np
             return _mask(shape, size)
     except (KeyError, ValueError) as error:
         raise DataError(file, place, f"cannot be read ({error})", "export it anew") from error
-    raise DataError(file, place, "covers no area", f"use {', '.join(SHAPES)}, or remove it")
+    raise DataError(file, place, "is no region that is read", f"use {', '.join(SHAPES)}, or remove it")
 
 
 def _mask(shape: ElementTree.Element, size: Size) -> np.ndarray:

@@ -116,6 +116,8 @@ def _cover(shape: dict[str, Any], size: Size, file: Path, place: str) -> np.ndar
         corners = corners_of(points, size, file, place)
         draw.polygon([(x, y) for x, y in corners.tolist()], fill=1, outline=1)
         return np.array(picture)
+    if kind not in ("circle", "rectangle", "mask"):
+        raise DataError(file, place, f"is a {kind}, which covers no area", "draw a polygon, or remove it")
     try:
         (left, top), (right, bottom) = ((float(x), float(y)) for x, y in points or ())
         if kind == "circle":
@@ -126,11 +128,9 @@ def _cover(shape: dict[str, Any], size: Size, file: Path, place: str) -> np.ndar
         if kind == "rectangle":
             draw.rectangle([left, top, right, bottom], fill=1, outline=1)
             return np.array(picture)
-        if kind == "mask":
-            covered = np.zeros(size, dtype=bool)
-            own = decoded(file, "mask", data=base64.b64decode(shape["mask"]))
-            covered[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = own > 0
-            return covered
+        covered = np.zeros(size, dtype=bool)
+        own = decoded(file, "mask", data=base64.b64decode(shape["mask"]))
+        covered[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = own > 0
+        return covered
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(file, place, f"is a {kind} that cannot be read ({error})", "draw it anew") from error
-    raise DataError(file, place, f"is a {kind}, which covers no area", "draw a polygon, or remove it")

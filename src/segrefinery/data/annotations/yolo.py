@@ -120,6 +120,8 @@ def _load(file: Path) -> dict[str, Any]:
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names or not all(isinstance(id, int) for id in names):
         raise DataError(file, "names", "is no list of class names", "write names: {0: road, 1: car}")
+    if content.get("nc", len(names)) != len(names):
+        raise DataError(file, "nc", f"is {content['nc']}, and there are {len(names)} names", "correct one of them")
     return {**content, "names": {id: str(name) for id, name in names.items()}}
 
 
