@@ -4,7 +4,8 @@ import torch
 from data.memory import MemoryPseudo, MemorySource, MemoryTarget
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
-from segrefinery.data.loader import Cached, WholeImages, training_batches, with_cache
+from segrefinery.data.cached import Cached, with_cache
+from segrefinery.data.loader import WholeImages, training_batches
 from segrefinery.data.sampling import RareClassSampler, UniformSampler
 from segrefinery.data.transforms import DataSettings, normalize
 

@@ -7,7 +7,8 @@ from data.memory import MemorySource
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
 from segrefinery.data.batch import TranslatedBatch
-from segrefinery.data.loader import WithTranslations, training_batches, with_cache
+from segrefinery.data.cached import with_cache
+from segrefinery.data.loader import WithTranslations, training_batches
 from segrefinery.data.photometric import denormalize, normalize
 from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -16,15 +15,17 @@ from torch.utils.data import Dataset as TorchDataset
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, TranslatedBatch, UnlabeledBatch
+from segrefinery.data.cached import Cached, has_labels
+from segrefinery.data.datasets import picture_of
 from segrefinery.data.sampling import Draw, Sampler
+from segrefinery.data.strips import IN_PARTS, Picture, WholePicture
 from segrefinery.data.transforms import (
     DataSettings,
     TrainTransform,
     View,
-    evaluation_size,
     resize_for_evaluation,
-    resize_image,
     resize_map,
+    size_of,
 )
 
 _Sample = tuple[int, View] | SegRefineryError
@@ -44,61 +45,6 @@ class Images(Protocol):
     def image(self, index: int) -> Tensor:
         """uint8 3 x H x W."""
         ...
-
-
-class Cached:
-    """A data set whose decoded images, resized to ``short_side``, stay in memory as uint8 once they have been read.
-
-    Forked workers (on Linux) share what was read before they started, so the loader fills the cache before it starts
-    any; elsewhere each gets a copy, so there ``workers: 0`` suits a cache.
-    """
-
-    def __init__(self, dataset: Any, settings: DataSettings) -> None:
-        self.dataset, self.settings = dataset, settings
-        self.has_labels = has_labels(dataset)
-        self._images: dict[int, Tensor] = {}
-        self._labels: dict[int, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @property
-    def space(self) -> Any:
-        """The label space of the data set."""
-        return self.dataset.space
-
-    def name(self, index: int) -> str:
-        """The name of an image."""
-        return self.dataset.name(index)
-
-    def image(self, index: int) -> Tensor:
-        """The resized image, uint8 3 x h x w."""
-        if index not in self._images:
-            image = self.dataset.image(index)
-            size = evaluation_size(image.shape[-2:], self.settings)
-            # Channels last, as decoders give it: torch resizes that several times as fast.
-            self._images[index] = resize_image(image, size).permute(1, 2, 0).contiguous().permute(2, 0, 1)
-        return self._images[index]
-
-    def label(self, index: int) -> Tensor:
-        """The resized label, uint8 h x w (255 ignored)."""
-        if index not in self._labels:
-            label = self.dataset.label(index)
-            size = evaluation_size(label.shape[-2:], self.settings)
-            self._labels[index] = resize_map(label, size).to(torch.uint8)
-        return self._labels[index]
-
-    def fill(self, threads: int = 2) -> None:
-        """Read everything that has not been read yet."""
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            list(pool.map(self.image, range(len(self))))
-            if self.has_labels:
-                list(pool.map(self.label, range(len(self))))
-
-
-def with_cache(dataset: Any, settings: DataSettings) -> Any:
-    """The data set, cached if the settings ask for it."""
-    return Cached(dataset, settings) if settings.cache else dataset
 
 
 class WithTranslations:
@@ -134,11 +80,6 @@ class WithTranslations:
         for part in (self.source, self.translations):
             if isinstance(part, Cached):
                 part.fill(threads)
-
-
-def has_labels(dataset: Any) -> bool:
-    """Whether a data set offers reference labels."""
-    return bool(getattr(dataset, "has_labels", hasattr(dataset, "label")))
 
 
 def training_batches(
@@ -252,14 +193,22 @@ class _Crops(TorchDataset):
         return _safely(self._crop, draw)
 
     def _crop(self, draw: Draw) -> tuple[int, View]:
-        image, label, weight = self.dataset.image(draw.index), None, None
+        image, label, weight = self._image(draw.index), None, None
         if self.pseudo:
-            label, weight = (resize_map(each, image.shape[-2:]) for each in self.dataset.pseudo(draw.index))
+            label, weight = (resize_map(each, size_of(image)) for each in self.dataset.pseudo(draw.index))
         elif self.labeled:
             label = self.dataset.label(draw.index)
         translated = self.dataset.translated(draw.index) if self.translated else None
         random = generator(draw.seed, "crop")
         return draw.index, self.transform(image, label, random, draw.wanted_class, weight, translated)
+
+    def _image(self, index: int) -> Tensor | Picture:
+        """The image, or a large picture of which parts can be read."""
+        picture = picture_of(self.dataset, index)
+        if isinstance(picture, WholePicture):
+            return picture.image
+        large = picture.size[0] * picture.size[1] > IN_PARTS
+        return picture if large else self.dataset.image(index)
 
 
 class _Whole(TorchDataset):

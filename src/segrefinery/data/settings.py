@@ -66,8 +66,9 @@ class DataSettings(Settings):
     """Takes so many source and target images per step, each, over all ranks."""
     workers: Annotated[int, BUDGET] = Field(default=2, ge=0)
     """Reads and augments ahead in so many processes; 0 = in the training process. Batches do not depend on it."""
-    cache: Annotated[bool, BUDGET] = False
-    """Keeps decoded and resized images in memory."""
+    cache: Annotated[bool | Literal["disk"], BUDGET] = False
+    """Keeps decoded and resized images in memory (true), or in files below ``SEGREFINERY_CACHE`` (``disk``), of which
+    only the part that a crop shows is read."""
     pixel_mean: PerBand | None = None
     """Takes this mean of each colour channel, in [0, 1], from every image; by default the network's own."""
     pixel_std: PerBand | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MEASURED = 1 << 22
 """Pixels by which the range of a picture is measured; of a larger one every n-th row is taken."""
+IN_PARTS = 1 << 23
+"""Pixels from which training reads the part of a picture that a crop shows, where it can be had."""
 AT_ONCE = 1 << 23
 """Pixels of a picture that are resized at once."""
 
@@ -37,6 +40,10 @@ class Picture(Protocol):
 
     def rows(self, top: int, bottom: int) -> Tensor:
         """uint8, bands x (bottom - top) x W."""
+        ...
+
+    def part(self, top: int, left: int, bottom: int, right: int) -> Tensor:
+        """uint8, bands x (bottom - top) x (right - left)."""
         ...
 
 
@@ -59,6 +66,9 @@ class WholePicture:
     def rows(self, top: int, bottom: int) -> Tensor:
         return self.image[:, top:bottom]
 
+    def part(self, top: int, left: int, bottom: int, right: int) -> Tensor:
+        return self.image[:, top:bottom, left:right]
+
 
 class TiffRows:
     """A TIFF of which only those tiles or strips are read that hold the rows."""
@@ -69,26 +79,34 @@ class TiffRows:
         self.path, self._picture = path, picture
         self.size, self.geo = picture.size, picture.geo
         self.rows_at_once = picture.rows_at_once
-        self._reading = self._settled(reading)
+        self._reading = reading
 
     def rows(self, top: int, bottom: int) -> Tensor:
+        return self.part(top, 0, bottom, self.size[1])
+
+    def part(self, top: int, left: int, bottom: int, right: int) -> Tensor:
         import torch
 
-        pixels = torch.from_numpy(colors_of(self.path, self._stored(top, bottom), self._reading))
+        stored = self._stored(top, bottom, left, right)
+        pixels = torch.from_numpy(colors_of(self.path, stored, self._reading))
         if pixels.ndim == 2:
             return pixels.expand(self._reading.count, *pixels.shape)
         return pixels.permute(2, 0, 1).contiguous()
 
-    def _stored(self, top: int, bottom: int) -> np.ndarray:
+    def _stored(self, top: int, bottom: int, left: int = 0, right: int | None = None) -> np.ndarray:
         try:
-            return self._picture.part((top, 0, bottom, self.size[1]), rgb=True)
+            return self._picture.part((top, left, bottom, self.size[1] if right is None else right), rgb=True)
         except Exception as error:
             raise undecodable(self.path, "image", error) from error
 
-    def _settled(self, reading: Reading) -> Reading:
+    @property
+    def settled(self) -> bool:
+        """Whether every part is read alike, whatever the others hold."""
+        return self._reading.range is not None or (self._picture.dtype == np.uint8 and self._reading.percentile is None)
+
+    def measured(self) -> Reading:
         """The reading with a range that is the picture's, where each strip would have one of its own."""
-        if reading.range is not None or (self._picture.dtype == np.uint8 and reading.percentile is None):
-            return reading
+        reading = self._reading
         if reading.percentile is not None:
             step = max(1, -(-self.size[0] * self.size[1] // MEASURED))
             rows = [self._stored(*ends)[(-ends[0]) % step :: step] for ends in self._ends()]
@@ -115,4 +133,14 @@ def open_picture(path: Path, reading: Reading | None = None) -> Picture:
     if picture.rows_at_once * picture.size[1] > AT_ONCE * 4:  # one strip, compressed
         open_tiff(path, "image")
         return WholePicture(picture.size, lambda: read_image(path, reading), picture.geo)
-    return TiffRows(path, picture, reading)
+    rows = TiffRows(path, picture, reading)
+    if rows.settled:
+        return rows
+    changed = path.stat()
+    return TiffRows(path, picture, _measured(path, (changed.st_size, changed.st_mtime_ns), reading))
+
+
+@lru_cache(maxsize=4096)
+def _measured(path: Path, _changed: object, reading: Reading) -> Reading:
+    """Read once as long as the file stays as it is: a picture is opened anew for each crop."""
+    return TiffRows(path, open_tiff(path, "image", in_parts=True), reading).measured()

@@ -18,6 +18,7 @@ from segrefinery.data.photometric import (
     uniform,
 )
 from segrefinery.data.settings import DataSettings
+from segrefinery.data.strips import Picture
 from segrefinery.labels import IGNORE
 
 __all__ = [
@@ -67,7 +68,7 @@ class TrainTransform:
 
     def __call__(
         self,
-        image: Tensor,
+        image: Tensor | Picture,
         label: Tensor | None,
         generator: torch.Generator,
         wanted_class: int | None = None,
@@ -77,7 +78,7 @@ class TrainTransform:
         """Draw one view; the same generator state gives the same view.
 
         Args:
-            image: uint8 3 x H x W.
+            image: uint8 3 x H x W, or a picture, of which the part is read that the view shows.
             label: integer H x W, 255 ignored, or None.
             generator: the only source of randomness.
             wanted_class: draw again, up to ten times, until the crop has more than ``rare_crop_ratio *
@@ -91,9 +92,9 @@ class TrainTransform:
         """
         plane = None if translated is None else translated[0]
         for name, aligned in (("label", label), ("weight", weight), ("translated", plane)):
-            if aligned is not None and aligned.shape != image.shape[-2:]:
-                raise ValueError(f"{name} is {tuple(aligned.shape)}, its image {tuple(image.shape[-2:])}")
-        window = self._choose(image.shape[-2:], label, generator, wanted_class)
+            if aligned is not None and tuple(aligned.shape) != size_of(image):
+                raise ValueError(f"{name} is {tuple(aligned.shape)}, its image {size_of(image)}")
+        window = self._choose(size_of(image), label, generator, wanted_class)
         flip = uniform(0, 1, generator) < self.settings.flip
         picture = self._colors(self._cut(image, window, bilinear=True), generator)
         return View(
@@ -106,7 +107,7 @@ class TrainTransform:
         )
 
     def _choose(
-        self, size: torch.Size, label: Tensor | None, generator: torch.Generator, wanted_class: int | None
+        self, size: tuple[int, int], label: Tensor | None, generator: torch.Generator, wanted_class: int | None
     ) -> _Window:
         """The first window that fulfils the wishes on its classes, or the best of ten."""
         limit = self.settings.max_class_share
@@ -127,7 +128,7 @@ class TrainTransform:
             tried.append((pixels, -share, window))
         return max(tried, key=lambda one: one[:2])[-1]
 
-    def _draw(self, size: torch.Size, generator: torch.Generator) -> _Window:
+    def _draw(self, size: tuple[int, int], generator: torch.Generator) -> _Window:
         zoom = _zoom(size, self.settings.short_side) * uniform(*self.settings.scale, generator)
         starts, extents, outputs = [], [], []
         for length, crop in zip(size, self.settings.crop, strict=True):
@@ -138,9 +139,12 @@ class TrainTransform:
             outputs.append(output)
         return _Window((starts[0], starts[1], extents[0], extents[1]), (outputs[0], outputs[1]))
 
-    def _cut(self, source: Tensor, window: _Window, bilinear: bool = False) -> Tensor:
+    def _cut(self, source: Tensor | Picture, window: _Window, bilinear: bool = False) -> Tensor:
         top, left, height, width = window.box
-        part = source[..., top : top + height, left : left + width]
+        if isinstance(source, Tensor):
+            part = source[..., top : top + height, left : left + width]
+        else:
+            part = source.part(top, left, top + height, left + width)
         return resize_image(part, window.size) if bilinear else resize_map(part, window.size)
 
     def _colors(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -162,6 +166,11 @@ class TrainTransform:
         if cut.shape[-2:] != (height, width):
             cut = F.pad(cut, (0, width - cut.shape[-1], 0, height - cut.shape[-2]), value=fill)
         return cut.contiguous()
+
+
+def size_of(image: Tensor | Picture) -> tuple[int, int]:
+    """Height and width."""
+    return (image.shape[-2], image.shape[-1]) if isinstance(image, Tensor) else image.size
 
 
 def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:

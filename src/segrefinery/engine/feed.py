@@ -13,9 +13,10 @@ from torch import Tensor
 
 from segrefinery.core.pixels import Normalization
 from segrefinery.core.randomness import seed_of
+from segrefinery.data.cached import with_cache
 from segrefinery.data.datasets import parts_of
 from segrefinery.data.label_files import PseudoLabeled
-from segrefinery.data.loader import WholeImages, WithTranslations, training_batches, with_cache
+from segrefinery.data.loader import WholeImages, WithTranslations, training_batches
 from segrefinery.data.sampling import RareClassSampler, Sampler, UniformSampler, WeightedSampler, sampler_of
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.data.transforms import DataSettings
