@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ class OnGpu(Tensor):
         return self.to("cpu")
 
     def tolist(self) -> Any:
+        wait("tolist")
         return self.here.tolist()
 
     def numpy(self, *_: Any, **__: Any) -> Any:
@@ -151,6 +153,7 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         RuntimeError: a GPU would not take these arguments.
     """
     tensors, device = tensors_in(args, kwargs), kwargs.get("device")
+    look_for_waits(func, args, kwargs)
     to_gpu = any(isinstance(tensor, OnGpu) for tensor in tensors)
     if to_gpu and func not in COPIES:
         refuse_mixed(func, args, tensors)
@@ -175,6 +178,43 @@ def refuse_mixed(func: Any, args: Any, tensors: list[Tensor]) -> None:
     if any(not isinstance(tensor, OnGpu) and tensor.dim() > 0 for tensor in tensors):
         found = ", ".join(f"{tuple(tensor.shape)} {tensor.device}" for tensor in tensors)
         raise RuntimeError(f"Expected all tensors to be on the same device ({func}): {found}")
+
+
+# -- waits -------------------------------------------------------------------------------------------------------------
+
+ASKS = {
+    aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten._unique2.default,
+    aten.unique_dim.default, aten.unique_consecutive.default, aten.bincount.default, aten.equal.default,
+    aten.repeat_interleave.Tensor,
+}  # fmt: skip
+"""Operations whose result the processor needs before it can go on."""
+WAITED: Counter[str] = Counter()
+"""How often the processor waited for the GPU: by the place in the package, and why."""
+
+
+def look_for_waits(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """A copy between the devices that is not asked to go on alone waits for all that came before it."""
+    if func in ASKS and any(isinstance(each, OnGpu) for each in tensors_in(args)):
+        wait(func._schema.name.removeprefix("aten::"))
+    elif func in INDEXED and any(isinstance(each, OnGpu) and each.dtype == torch.bool for each in tensors_in(args[1])):
+        wait("index by a mask")
+    elif func in COPIES and not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
+        ends = [isinstance(each, OnGpu) for each in args[:2] if isinstance(each, Tensor)]
+        if kwargs.get("device") is not None:
+            ends.append(torch.device(kwargs["device"]).type == "cuda" or (ends[0] and not Now.leaving))
+        if len(set(ends)) > 1:
+            wait("to the GPU" if ends[-1] == (kwargs.get("device") is not None) else "from the GPU")
+
+
+def wait(why: str) -> None:
+    """Note the place in the package that waits."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        _, inside, path = frame.f_code.co_filename.partition("src/segrefinery/")
+        if inside:
+            WAITED[f"{path}:{frame.f_code.co_name}: {why}"] += 1
+            return
+        frame = frame.f_back
 
 
 # -- autocast ----------------------------------------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def affine_strong_view(
         views.append(image)
         matrices.append(torch.linalg.inv(forward)[:2])
         holes.append(_hole(settings.cutout, height, width, own))
-    warp = Warp(torch.stack(matrices).float().to(images.device), torch.tensor(holes).to(images.device))
+    moves = (torch.stack(matrices).float(), torch.tensor(holes))
+    warp = Warp(*(each.to(images.device, non_blocking=True) for each in moves))
     moved, _ = apply_affine(torch.stack(views), warp, fill=GREY)
     return normalize(moved, mean, std), warp
 

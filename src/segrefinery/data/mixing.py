@@ -61,7 +61,7 @@ def draw_mix_classes(
     for own, generator in zip(present, generators, strict=True):
         classes = own.nonzero()[:, 0]
         order = torch.randperm(len(classes), generator=generator)[: (len(classes) + 1) // 2]
-        drawn.append(classes[order].to(label.device))
+        drawn.append(classes[order].to(label.device, non_blocking=True))
     return drawn
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segrefinery.core.lazy import OnUse
 from segrefinery.core.pixels import IMAGENET, PerBand
+from segrefinery.core.precision import constant
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET
 T: Any = OnUse("torchvision.transforms.v2.functional")
@@ -96,4 +97,4 @@ def gaussian_blur(image: Tensor, sigma: float, kernel_size: int | None = None) -
 
 
 def _channels(values: PerBand, image: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=image.dtype, device=image.device).view(-1, 1, 1)
+    return constant(values, image).view(-1, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -147,10 +148,7 @@ def one_step(
                 break
             if not losses:  # every weight is 0
                 continue
-            total = torch.stack([loss.float() for loss in losses.values()]).sum() / settings.accumulate
-            if not torch.isfinite(total):
-                raise NonFiniteLoss(describe_non_finite(name, number, losses))
-            total.backward()
+            (torch.stack([loss.float() for loss in losses.values()]).sum() / settings.accumulate).backward()
             for key, loss in losses.items():
                 values[key] = values.get(key, 0.0) + loss.detach().float() / settings.accumulate
     if not values:
@@ -158,6 +156,9 @@ def one_step(
             f"stage {name!r}, step {number}: there is no loss to train on, for every weight is 0; set one above 0 "
             f"(stages.{name}.weights, source_weight, target_weight)"
         )
+    numbers = gather_numbers(fabric, values)  # the one time that a step waits for its device
+    if not all(map(math.isfinite, numbers.values())):
+        raise NonFiniteLoss(describe_non_finite(name, number, numbers))
     parameters = [
         parameter for item in trained.values() for group in item.optimizer.param_groups for parameter in group["params"]
     ]
@@ -169,7 +170,7 @@ def one_step(
     with torch.no_grad():
         stage.after_step(batch)
     average_state(fabric, stage)
-    return gather_numbers(fabric, values)
+    return numbers
 
 
 def micro_batches(
@@ -193,10 +194,10 @@ def nth_part(images: int, turn: int, parts: int) -> slice:
     return slice(turn * images // parts, (turn + 1) * images // parts)
 
 
-def describe_non_finite(name: str, number: int, losses: dict[str, Tensor]) -> str:
-    bad = [key for key, loss in losses.items() if not torch.isfinite(loss)]
+def describe_non_finite(name: str, number: int, losses: dict[str, float]) -> str:
+    bad = [key for key, loss in losses.items() if not math.isfinite(loss)]
     return (
-        f"stage {name!r}, step {number}: the loss {', '.join(bad) or 'sum'} is not finite. The last good checkpoint is "
+        f"stage {name!r}, step {number}: the loss {', '.join(bad)} is not finite. The last good checkpoint is "
         "kept. Start a new run with a lower rate (--set stages.STAGE.optimizer.lr=...), a smaller "
         "training.clip_norm or training.precision=32-true; --reuse with the folder of this one takes over the stages "
         "that it finished with the same settings"

@@ -76,11 +76,12 @@ def confidence_histogram(probs: Tensor, bins: int) -> Tensor:
     Non-finite confidences are not counted.
     """
     confidence, label = probs.float().max(dim=1)
-    known = confidence.isfinite()
+    known, classes = confidence.isfinite(), probs.shape[1]
     # In float64 a pixel never lies below the float32 edge of the bin it was counted in.
-    place = (confidence[known].double() * bins).long().clamp(0, bins - 1)
-    classes = probs.shape[1]
-    return torch.bincount(label[known] * bins + place, minlength=classes * bins).view(classes, bins)
+    place = (confidence.double().nan_to_num() * bins).long().clamp(0, bins - 1)
+    counts = torch.zeros(classes * bins, dtype=torch.int64, device=probs.device)  # ``bincount`` waits for a GPU
+    counts.scatter_add_(0, (label * bins + place).flatten(), known.long().flatten())
+    return counts.view(classes, bins)
 
 
 class ConfidenceThreshold(Refiner):

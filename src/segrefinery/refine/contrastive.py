@@ -49,19 +49,21 @@ class PixelContrast(Refiner):
             return {}
         # Of the mixed image the target's pixels alone: what was pasted from the source is in the pool already.
         domains = ((source.prediction, source.batch.label), (target.prediction, target.mixed.target_label))
-        vectors, labels, wrong = [], [], []
+        vectors, labels, kinds = [], [], []
         for prediction, label in domains:
-            for collected, new in zip((vectors, labels, wrong), self._embed(prediction, label)):
-                collected.extend(new)
+            embedding, label, wrong = self._embed(prediction, label)
+            vectors.extend(embedding)
+            labels.extend(label)
+            kinds.extend(torch.stack([label, wrong.long()], dim=1).cpu())  # drawn from on the CPU; waited for once
         chosen = sample_anchors(
-            [label.cpu() for label in labels],
-            [one.cpu() for one in wrong],
+            [label for label, _ in kinds],
+            [wrong.bool() for _, wrong in kinds],
             step.generators,
             self.settings.min_pixels,
             self.settings.samples,
             self.settings.samples_per_class,
         )
-        chosen = [pixels.to(source.batch.image.device) for pixels in chosen]
+        chosen = [pixels.to(source.batch.image.device, non_blocking=True) for pixels in chosen]
         pool = torch.cat([one[pixels] for one, pixels in zip(vectors, chosen)])
         label = torch.cat([one[pixels] for one, pixels in zip(labels, chosen)])
         return {"pixel_contrast": self.settings.weight * pixel_contrastive_loss(pool, label, self.settings.temperature)}

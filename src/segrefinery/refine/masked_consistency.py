@@ -62,7 +62,8 @@ class MaskedConsistency(Refiner):
         if self.settings.strong:
             image = step.strong(image)
         mask = block_mask(size, self.settings.block, self.settings.ratio, step.generators[: len(image)])
-        prediction: Prediction = step.student(image * mask.to(image))  # 0 is the mean colour of normalised images
+        mask = mask.to(image.device, non_blocking=True)
+        prediction: Prediction = step.student(image * mask)  # 0 is the mean colour of normalised images
 
         loss = weighted_cross_entropy(prediction.logits, label, weight, aligned=prediction.aligned)
         if self.settings.aux_weight:

@@ -194,9 +194,9 @@ def target_stream(
     if settings.translation is None:
         return target, None
     chosen = [torch.rand((), generator=own).item() < settings.translated_share for own in random]
-    places = torch.tensor(chosen, device=target.device).nonzero()[:, 0]
-    if not len(places):
+    if not any(chosen):
         return target, None
+    places = torch.tensor(chosen).nonzero()[:, 0].to(target.device, non_blocking=True)
     partners = places % len(source)
     content, label = source.image[partners], source.label[partners]
     from_folder = settings.translation.kind == "folder"

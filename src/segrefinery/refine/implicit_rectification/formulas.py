@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefinery.core.precision import wide
+from segrefinery.core.precision import constant, wide
 from segrefinery.labels import IGNORE
 
 
@@ -72,7 +72,7 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 def pixel_centres(size: tuple[int, int], device: torch.device | str | None = None, aligned: bool = False) -> Tensor:
     """Coordinates of the pixels (or cells) of an H x W grid in reading order: HW x 2."""
-    rows, columns = (_centres(n, aligned).to(device) for n in size)
+    rows, columns = (_centres(n, aligned).to(device, non_blocking=True) for n in size)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
 
 
@@ -84,7 +84,7 @@ def _centres(n: int, aligned: bool) -> Tensor:
 
 def nearest_pixel(pixels: Tensor, coordinates: Tensor) -> Tensor:
     """The value of the pixel that each point lies in: B x H x W, B x Q x 2 -> B x Q."""
-    size = coordinates.new_tensor(pixels.shape[-2:])
+    size = constant(pixels.shape[-2:], coordinates)
     place = ((coordinates + 1) / 2 * size).floor().clamp_min(0).minimum(size - 1).long()
     return pixels.flatten(1).gather(1, place[..., 0] * pixels.shape[-1] + place[..., 1])
 
@@ -131,7 +131,7 @@ def locate(
         area = torch.ones_like(cells[..., 0])
     else:
         first = place.floor()
-        shift = coordinates.new_tensor([[0, 0], [0, 1], [1, 0], [1, 1]])[None, :, None]
+        shift = constant([[0, 0], [0, 1], [1, 0], [1, 1]], coordinates)[None, :, None]
         cells = _on_grid(first[:, None] + shift, size)
         part = (place - first)[:, None]
         area = torch.where(shift > 0, part, 1 - part).prod(dim=-1)
@@ -172,7 +172,7 @@ def sample(grid: Tensor, sites: Sites) -> Tensor:
 
 def _place(coordinates: Tensor, size: Sequence[int], box: Box, aligned: bool) -> tuple[Tensor, Tensor]:
     """Points in units of cells (a whole number at a cell's centre), and whether they lie in the box."""
-    low, high = coordinates.new_tensor(box[:2]), coordinates.new_tensor(box[2:])
+    low, high = constant(box[:2], coordinates), constant(box[2:], coordinates)
     fraction = ((coordinates + 1) / 2 - low) / (high - low)
     inside = ((fraction >= 0) & (fraction <= 1)).all(dim=-1)
     cells = _pair(coordinates, size)

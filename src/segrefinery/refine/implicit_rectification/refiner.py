@@ -108,7 +108,7 @@ class ImplicitRectifier(Refiner):
     ) -> Tensor:
         """The mixture's loss at random points, each with the label of the pixel it lies in."""
         drawn = [torch.rand(self.settings.queries, 2, generator=generator) for generator in generators[: len(label)]]
-        points = (2 * torch.stack(drawn) - 1).to(label.device)
+        points = (2 * torch.stack(drawn) - 1).to(label.device, non_blocking=True)
         labels = nearest_pixel(label, points)
         weights = None if weight is None else nearest_pixel(weight.float(), points)
         regularizer = labels.new_zeros((), dtype=torch.float32)

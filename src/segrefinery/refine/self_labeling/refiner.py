@@ -124,7 +124,9 @@ class SelfLabeling(Refiner):
         maps = labels.labels.flatten(1).cpu(), view.features.flatten(2), view.logits.flatten(2)
         features, logits, counts = [], [], []
         for own_labels, own_features, own_logits, generator in zip(*maps, generators, strict=True):
-            positions = positions_of(own_labels, self.settings.samples, generator).to(own_features.device)
+            positions = positions_of(own_labels, self.settings.samples, generator).to(
+                own_features.device, non_blocking=True
+            )
             features.append(own_features[:, positions].T)
             logits.append(own_logits[:, positions].T)
             counts.append(len(positions))
