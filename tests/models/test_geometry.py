@@ -25,12 +25,18 @@ from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.refine import PseudoLabels, SourceStep, Step, TargetStep
 from segrefinery.refine.class_balanced import ClassBalanced, ClassBalancedSettings
 from segrefinery.refine.class_features import gather_statistics
+from segrefinery.refine.confidence import normalized_entropy
 from segrefinery.refine.contrastive import PixelContrastSettings
+from segrefinery.refine.entropy_mixture import class_entropies
 from segrefinery.refine.implicit_rectification import ImplicitRectification
 from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
 from segrefinery.refine.pixel_attention import PixelAttentionSettings
-from segrefinery.refine.refinement_network import RefinementDecoder
+from segrefinery.refine.refinement_network import Refinement, RefinementDecoder, RefinementNetworkSettings
+from segrefinery.stages.adversarial import Adversarial, AdversarialSettings
+from segrefinery.stages.base import StageContext
 from segrefinery.stages.distillation import confident_labels
+from segrefinery.stages.kinds import SelfTrainingSettings
+from segrefinery.stages.settings import LossWeights
 from segrefinery.stages.watch import LabelWatch
 
 SIDE, ROW = 65, 48
@@ -62,13 +68,16 @@ def row_of(score: Tensor) -> int:
     return int(score.mean(dim=-1).argmax())
 
 
+def labelled_line(row: int) -> Tensor:
+    """Labels that say of one row alone that it is class 1."""
+    label = torch.full((2, SIDE, SIDE), IGNORE)
+    label[:, row] = 1
+    return label
+
+
 def best_row(loss) -> int:
     """The row of a line of class 1 that a loss likes best."""
-    costs = []
-    for row in range(ROW - 6, ROW + 7):
-        label = torch.full((2, SIDE, SIDE), IGNORE)
-        label[:, row] = 1
-        costs.append(float(loss(label).detach()))
+    costs = [float(loss(labelled_line(row)).detach()) for row in range(ROW - 6, ROW + 7)]
     return ROW - 6 + costs.index(min(costs))
 
 
@@ -146,6 +155,19 @@ def test_continuous_decoding(weighting, ensemble):
     torch.testing.assert_close(own, view.probs, rtol=1e-3, atol=1e-4)
 
 
+def test_an_implicit_function_reads_latents_where_the_cells_lie():
+    """All cells alike, and points on them: the function sees the same everywhere, whatever it has learned."""
+    torch.manual_seed(0)
+    function = ImplicitRectification((3, 3), 2, hidden=8).eval()
+    for parameter in function.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    learners = Teacher(Corners()).view(torch.ones(1, 3, SIDE, SIDE)).learners
+    weights = function.decode_weights(learners, (9, 9), aligned=True)[0, 0]
+    torch.testing.assert_close(weights, weights[:1, :1].expand_as(weights), rtol=1e-3, atol=1e-4)
+    amiss = [replace(learner, aligned=False) for learner in learners]
+    assert function.decode_weights(amiss, (9, 9), aligned=True)[0, 0].std() > 1e-3
+
+
 def test_the_loss_that_trains_sams_attention():
     network = Corners()
     refiner = PixelAttentionSettings(train=True).build(network)
@@ -168,6 +190,30 @@ def test_prns_network_brings_levels_to_the_grid_of_the_logits(aligned):
     with torch.no_grad():
         decoder([picture()[:, :1, ::8, ::8]], torch.zeros(2, 2, SIDE, SIDE), aligned)
     assert (row_of(shown[0][0, 0]) == ROW) == aligned
+
+
+def test_prn_learns_labels_under_the_cells_and_tells_its_network_where_they_lie():
+    network, space = Corners(), LabelSpace.of("two", ["ground", "line"])
+    refiner = RefinementNetworkSettings(perturbation="none", width=8).build(network, space)
+    view, told = Teacher(network).view(picture()), []
+
+    def says_the_line(levels, logits, aligned=False):
+        told.append(aligned)
+        return Refinement(view.logits / 20, view.logits[:, 0])
+
+    refiner.decoder.forward = says_the_line
+    refiner.examine(view)
+
+    def loss(label: Tensor) -> Tensor:
+        source = SourceStep(LabeledBatch(picture(), label, torch.arange(2)), network(picture()))
+        mixed = MixedBatch.unmixed(picture(), label)
+        target = TargetStep(Teacher(network), view, PseudoLabels.from_view(view), mixed, network(picture()))
+        return refiner.losses(Step(0, network, source, target, generators=[torch.Generator()] * 2))["refinement"]
+
+    costs = {row: float(loss(labelled_line(row))) for row in (43, ROW)}  # 43 is the first pixel of a tile
+    assert costs[ROW] > 0
+    assert costs[43] == 0  # no cell lies there, so nothing of it is learned
+    assert set(told) == {True}
 
 
 def test_pixel_contrast_reads_labels_and_levels_in_register():
@@ -250,11 +296,29 @@ def test_fcn_8s_cells_tile_images_of_any_size(side):
 
 
 def test_an_aligned_network_inside_the_stages_is_asked():
-    from segrefinery.stages.adversarial import Adversarial, AdversarialSettings
-    from segrefinery.stages.base import StageContext
-
     network = Corners()
     space = LabelSpace("two", ("ground", "line"), ((0, 0, 0), (255, 255, 255)))
     stage = Adversarial(AdversarialSettings(steps=1), StageContext(network, network, network, space))
     shown = stage.levels(network(picture()), picture())["main"]
     assert row_of(shown[0, 1]) == ROW
+
+
+@pytest.mark.parametrize("target_loss", ["cross_entropy", "symmetric", "variance_regularized"])
+def test_self_training_learns_labels_where_they_lie(target_loss):
+    network, space = Corners(), LabelSpace.of("two", ["ground", "line"])
+    settings = SelfTrainingSettings(steps=1, target_loss=target_loss, weights=LossWeights(main=1.0, aux=0.5))
+    stage = settings.build(StageContext(network, network, network, space))
+    seen = network(picture())
+
+    def loss(label: Tensor) -> Tensor:
+        return torch.stack(list(stage.target_losses(seen, MixedBatch.unmixed(picture(), label)).values())).sum()
+
+    assert best_row(loss) == ROW
+
+
+def test_uncertainty_is_that_of_the_pixels_as_they_are_shown():
+    image = picture() * torch.linspace(0.3, 0.7, SIDE)  # unsure in different degrees
+    found = class_entropies(Corners(), [UnlabeledBatch(image, torch.arange(2))])
+    probs = bilinear(Corners()(image).logits, (SIDE, SIDE), aligned=True).softmax(dim=1)
+    entropy, label = normalized_entropy(probs), probs.argmax(dim=1)
+    torch.testing.assert_close(found, torch.stack([entropy[label == c].double().mean() for c in range(2)]).detach())
