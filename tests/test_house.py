@@ -111,6 +111,21 @@ def test_no_two_things_have_one_name():
     assert not shared, shared
 
 
+def test_names_say_what_a_thing_is():
+    """Not how we came by it. Rooms that read the world's files name what they find there."""
+    vague = []
+    for path in ROOT.rglob("*.py"):
+        if room_of(path) in ("data", "models", "interchange", "verbs"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = node.arg if isinstance(node, ast.arg) else None
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                named = node.id
+            if named in ("found", "seen", "own"):
+                vague.append(f"{path.relative_to(ROOT)}:{node.lineno}: {named}")
+    assert not vague, vague
+
+
 # -- the verbs ---------------------------------------------------------------------------------------------------------
 
 

@@ -287,8 +287,8 @@ def audit(
     from segrefinery.verbs.audit import audit
 
     with counting_progress(console, "audit" if masks is None else "score") as progress:
-        found = audit(run, target, output, count, masks=masks, others=others or (), seed=seed, progress=progress)
-    terminal.show_audit(console, found)
+        result = audit(run, target, output, count, masks=masks, others=others or (), seed=seed, progress=progress)
+    terminal.show_audit(console, result)
 
 
 @app.command()
@@ -311,12 +311,12 @@ def check(
         raise SegRefineryError(f"check: name a source and a target, not {len(data)} data sets; join several as 'A + B'")
     source, target = (None, data[0]) if len(data) == 1 else data
     with counting_progress(console, "check") as progress:
-        found = check(
+        checkup = check(
             source, target, start=start, labels=labels, evaluation=evaluation, recipe=recipe, scale=scale,
             overrides=overrides or (), progress=progress,
         )  # fmt: skip
-    terminal.show_checkup(console, found)
-    raise typer.Exit(0 if found.ok else 2)
+    terminal.show_checkup(console, checkup)
+    raise typer.Exit(0 if checkup.ok else 2)
 
 
 @app.command()

@@ -56,19 +56,19 @@ class LabelSpace:
                 f"label space {self.name!r} has {len(self.classes)} classes ({', '.join(self.classes)}); "
                 f"segmentation needs 2 to {IGNORE}, so add the missing ones (a 'background' counts as a class)."
             )
-        seen: dict[str, str] = {}
+        known: dict[str, str] = {}
         for class_name in self.classes:
             if not class_name.strip() or len(class_name) > 200 or any(map(is_control, class_name)):
                 raise SegRefineryError(
                     f"label space {self.name!r}: {class_name[:40]!r} is no name of a class; use "
                     "1 to 200 characters of one line"
                 )
-            if key(class_name) in seen:
+            if key(class_name) in known:
                 raise SegRefineryError(
-                    f"label space {self.name!r} names a class twice: {seen[key(class_name)]!r} and {class_name!r}; "
+                    f"label space {self.name!r} names a class twice: {known[key(class_name)]!r} and {class_name!r}; "
                     "rename one, or join them with merge."
                 )
-            seen[key(class_name)] = class_name
+            known[key(class_name)] = class_name
         if len(self.colors) != len(self.classes):
             raise SegRefineryError(
                 f"label space {self.name!r} has {len(self.classes)} classes but {len(self.colors)} colours; "
@@ -99,12 +99,12 @@ class LabelSpace:
         Raises:
             SegRefineryError: no class, or more than one synonym, answers to the name.
         """
-        found = match(name, self.classes)
-        if found is None:
+        matched = match(name, self.classes)
+        if matched is None:
             raise SegRefineryError(
                 f"label space {self.name!r} has no class {name!r}. Choose one of: {', '.join(self.classes)}."
             )
-        return found
+        return matched
 
 
 def key(name: str) -> str:
@@ -145,12 +145,12 @@ def merged(space: LabelSpace, merge: Merge | None, name: str | None = None) -> L
 
     A new class has the colour of the class that already had its name, else its customary colour.
     """
-    own = {key(class_name): color for class_name, color in zip(space.classes, space.colors)}
+    colors_by_key = {key(class_name): color for class_name, color in zip(space.classes, space.colors)}
     left: dict[str, str] = {}
     for class_name in renamed(space.classes, merge):
         if class_name is not None:
             left.setdefault(key(class_name), class_name)
-    colors = {class_name: own[k] for k, class_name in left.items() if k in own}
+    colors = {class_name: colors_by_key[k] for k, class_name in left.items() if k in colors_by_key}
     return LabelSpace.of(name or space.name, tuple(left.values()), colors)
 
 
@@ -221,8 +221,8 @@ def lookup_table(ids: Mapping[int, str | None], space: LabelSpace, merge: Merge 
     table = torch.full((256 if max(ids, default=0) < 256 else 1 << 16,), UNKNOWN, dtype=torch.int64)
     for file_id, class_name in ids.items():
         name = None if class_name is None else renamed([class_name], merge)[0]
-        found = None if name is None else match(name, space.classes)
-        table[file_id] = IGNORE if found is None else found
+        matched = None if name is None else match(name, space.classes)
+        table[file_id] = IGNORE if matched is None else matched
     return table
 
 
@@ -291,8 +291,8 @@ _CAMVID: dict[str, Color] = {
 
 
 def _customary_color(name: str) -> Color | None:
-    found = match(name, tuple(_CITYSCAPES))
-    return None if found is None else tuple(_CITYSCAPES.values())[found]
+    matched = match(name, tuple(_CITYSCAPES))
+    return None if matched is None else tuple(_CITYSCAPES.values())[matched]
 
 
 def _distinct_color(index: int) -> Color:

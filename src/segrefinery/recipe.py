@@ -81,11 +81,11 @@ class Recipe(Settings):
         """``target_data`` says only what differs from ``data``; a null crop is that of ``data``."""
         if not isinstance(given, Mapping) or not isinstance(given.get("data"), Mapping):
             return given
-        own = given.get("target_data") or {}
-        if not isinstance(own, Mapping):
+        differing = given.get("target_data") or {}
+        if not isinstance(differing, Mapping):
             return given
-        own = {key: value for key, value in own.items() if key != "crop" or value is not None}
-        return {**given, "target_data": {**given["data"], **own}}
+        differing = {key: value for key, value in differing.items() if key != "crop" or value is not None}
+        return {**given, "target_data": {**given["data"], **differing}}
 
     @model_validator(mode="after")
     def _mixed_images_have_one_size(self) -> Self:
@@ -111,8 +111,8 @@ class Recipe(Settings):
         parts = self.training.accumulate
         for name, stage in self.stages.items():
             field, data = ("target_data", self.target_data) if stage.reads_target_labels else ("data", self.data)
-            own = (f"{field}.batch", data.batch) if stage.batch is None else (f"stages.{name}.batch", stage.batch)
-            for field, batch in (own, (f"stages.{name}.labelled.batch", stage.labelled.batch or parts)):
+            images = (f"{field}.batch", data.batch) if stage.batch is None else (f"stages.{name}.batch", stage.batch)
+            for field, batch in (images, (f"stages.{name}.labelled.batch", stage.labelled.batch or parts)):
                 if batch % parts == 0:
                     continue
                 divisors = " or ".join(str(number) for number in range(1, batch + 1) if batch % number == 0)
@@ -140,17 +140,17 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
         SegRefineryError: names the file, the place in it and the valid choices.
     """
     *_, (_, raw) = layers(name, scale, overrides, fields)
-    found = recipe_or_mistakes(raw)
-    if isinstance(found, Recipe):
+    result = recipe_or_mistakes(raw)
+    if isinstance(result, Recipe):
         refuse_another_method(name, scale)
-        return found
+        return result
     # Whoever a mistake came with is to blame. We look for them only now: parts of a recipe need not be valid.
     blamed: dict[Mistake, str] = {}
     for who, so_far in layers(name, scale, overrides, fields):
         now = recipe_or_mistakes(so_far)
         now = [] if isinstance(now, Recipe) else now
         blamed = {mistake: blamed.get(mistake, who) for mistake in now}
-    raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}" for mistake in found))
+    raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}" for mistake in result))
 
 
 def refuse_another_method(name: str | Path, scale: str | None) -> None:
@@ -205,39 +205,39 @@ def _for_every_stage(change: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[
     return {**change, "stages": stages} if stages else {key: value for key, value in change.items() if key != "stages"}
 
 
-def _over(below: Any, own: Any) -> Any:
+def _over(below: Any, above: Any) -> Any:
     """Mappings laid over each other key by key; unlike ``merge`` it keeps nulls, which have yet to remove something."""
-    if not (isinstance(below, Mapping) and isinstance(own, Mapping)):
-        return own
-    return {**below, **{key: _over(below.get(key), value) for key, value in own.items()}}
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{key: _over(below.get(key), value) for key, value in above.items()}}
 
 
 def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
     """The YAML of a recipe with what it ``extends`` filled in, and where it was read."""
-    found = read_files(name)
+    files_read = read_files(name)
     raw: dict[str, Any] = {}
-    for _, change in found:
+    for _, change in files_read:
         raw = extend(raw, change)
-    return raw, found[-1][0]
+    return raw, files_read[-1][0]
 
 
 def read_files(name: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """The recipe's file and those it extends, the base first, each with its place."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    seen: set[str | Path] = set()
+    files_read: list[tuple[str, dict[str, Any]]] = []
+    identities: set[str | Path] = set()
     asked: Any = name
     while asked is not None:
         try:
             place, identity, raw = _read(asked)
         except SegRefineryError as error:
-            raise SegRefineryError(f"{found[-1][0]}: extends: {error}" if found else str(error)) from error
-        if identity in seen:
-            way = " -> ".join([*(before for before, _ in found), place])
-            raise SegRefineryError(f"{found[-1][0]}: extends: the recipe extends itself: {way}")
-        seen.add(identity)
+            raise SegRefineryError(f"{files_read[-1][0]}: extends: {error}" if files_read else str(error)) from error
+        if identity in identities:
+            way = " -> ".join([*(before for before, _ in files_read), place])
+            raise SegRefineryError(f"{files_read[-1][0]}: extends: the recipe extends itself: {way}")
+        identities.add(identity)
         asked = raw.pop("extends", None)
-        found.append((place, raw))
-    return found[::-1]
+        files_read.append((place, raw))
+    return files_read[::-1]
 
 
 def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
@@ -270,9 +270,9 @@ def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
 
 def recipe_or_mistakes(raw: dict[str, Any]) -> Recipe | list[Mistake]:
     """A recipe from its mapping, or all that is wrong with it."""
-    found = raw.get("format", FORMAT)
-    if found != FORMAT:
-        return [Mistake((), f"recipe format {found}; this version reads format {FORMAT}")]
+    version = raw.get("format", FORMAT)
+    if version != FORMAT:
+        return [Mistake((), f"recipe format {version}; this version reads format {FORMAT}")]
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -284,19 +284,19 @@ def recipe_or_mistakes(raw: dict[str, Any]) -> Recipe | list[Mistake]:
 
 def _is_copied(mistake: Mistake, mistakes: list[Mistake], raw: Mapping[str, Any]) -> bool:
     """Whether ``target_data`` has a mistake from ``data`` only, of which it is told already."""
-    (first, *rest), data, own = mistake.location or ("",), raw.get("data"), raw.get("target_data")
+    (first, *rest), data, target_data = mistake.location or ("",), raw.get("data"), raw.get("target_data")
     if first != "target_data" or not isinstance(data, Mapping):
         return first == "target_data"
-    own_value = own.get(rest[0]) if isinstance(own, Mapping) and rest else None
+    own_value = target_data.get(rest[0]) if isinstance(target_data, Mapping) and rest else None
     return own_value is None and Mistake(("data", *rest), mistake.text) in mistakes
 
 
 def validate_recipe(raw: dict[str, Any], place: str) -> Recipe:
     """A recipe from its mapping; errors name the place and the valid choices."""
-    found = recipe_or_mistakes(raw)
-    if isinstance(found, Recipe):
-        return found
-    raise SegRefineryError("; ".join(f"{place}: {mistake}" for mistake in found))
+    result = recipe_or_mistakes(raw)
+    if isinstance(result, Recipe):
+        return result
+    raise SegRefineryError("; ".join(f"{place}: {mistake}" for mistake in result))
 
 
 def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

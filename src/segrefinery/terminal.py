@@ -120,23 +120,23 @@ def show_checkup(console: Console, checkup: Checkup) -> None:
         show_estimate(console, checkup.recipe.name, checkup.estimate)
 
 
-def show_data(console: Console, found: CheckReport) -> None:
+def show_data(console: Console, report: CheckReport) -> None:
     """Counts, sizes, classes, and the problems with their remedies."""
     sides = Table("", "data set", "images", "sizes", title="Data", title_justify="left")
-    for side in found.sides:
+    for side in report.sides:
         add_row(sides, side.role, side.reference, str(side.images), most_frequent(side.sizes))
     console.print(sides)
-    if found.space is not None:
-        say(console, found.sentence)
-        measured = [(side.role, side.shares) for side in found.sides if side.shares is not None]
+    if report.space is not None:
+        say(console, report.sentence)
+        measured = [(side.role, side.shares) for side in report.sides if side.shares is not None]
         classes = Table("class", *(role for role, _ in measured), title="Share of the pixels, %", title_justify="left")
-        for place, name in enumerate(found.space.classes):
+        for place, name in enumerate(report.space.classes):
             shares = (shares[place] for _, shares in measured if shares)
             add_row(classes, name, *("absent" if share == 0 else f"{100 * share:.2f}" for share in shares))
         console.print(classes)
-    if not found.problems:
+    if not report.problems:
         console.print("No problem found.")
-    for problem in found.problems:
+    for problem in report.problems:
         color = "red" if problem.severity == "error" else "yellow"
         console.print(Text.assemble((problem.severity, f"bold {color}"), " ", printable(problem)), soft_wrap=True)
 

@@ -21,6 +21,11 @@ def test_a_warm_up_rises_in_equal_parts_by_default():
     assert [rate(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
+def test_a_rate_drops_to_a_tenth_again_and_again():
+    rate = schedule(OptimizerSettings(power=0, drop_every=50_000), 120_000)
+    assert [rate(step) for step in (0, 49_999, 50_000, 99_999, 100_000)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
 def test_poly_decay_ends_at_its_horizon():
     rate = schedule(OptimizerSettings(power=0.9, horizon=100), 50)
     assert rate(0) == 1.0

@@ -89,8 +89,8 @@ def cannot_write(path: Path, error: Exception) -> SegRefineryError:
 
 def cache_folder() -> Path:
     """``SEGREFINERY_CACHE`` if set, else the platform's folder for caches."""
-    if own := os.environ.get("SEGREFINERY_CACHE"):
-        return Path(own).expanduser()
+    if named := os.environ.get("SEGREFINERY_CACHE"):
+        return Path(named).expanduser()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segrefinery" / "cache"
     if sys.platform == "darwin":

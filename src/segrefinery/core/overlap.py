@@ -27,10 +27,10 @@ def overlapped(
         writing: tuple[Item, Future[object]] | None = None
         while ahead is not None:
             (item, reading), ahead = ahead, None
-            found = reading.result()
+            ready = reading.result()
             ahead = _next(reader, left, read)
-            write = compute(item, found)
-            del found
+            write = compute(item, ready)
+            del ready
             if writing is not None:
                 writing[1].result()
                 yield writing[0]

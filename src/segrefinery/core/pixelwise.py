@@ -84,12 +84,12 @@ def most_probable(maps: Tensor, size: Sequence[int], aligned: bool = False) -> T
         maps = wide(maps)
         maps = maps if maps.shape[3] == width else resample(maps, 3, width, aligned=aligned)
         down = tents(maps.shape[2], height, maps.device, aligned=aligned).to(maps.dtype)
-        found = torch.empty(len(maps), height, width, dtype=torch.int64, device=maps.device)
+        classes = torch.empty(len(maps), height, width, dtype=torch.int64, device=maps.device)
         for rows in strips(maps, height):
             lines = cells_around(rows, maps.shape[2], height, aligned)
             cells = maps[:, :, lines]
-            found[:, rows] = highest(cells if maps.shape[2] == height else down[rows, lines] @ cells)
-    return found
+            classes[:, rows] = highest(cells if maps.shape[2] == height else down[rows, lines] @ cells)
+    return classes
 
 
 def highest(maps: Tensor) -> Tensor:

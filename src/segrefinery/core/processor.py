@@ -24,14 +24,14 @@ def _quota(proc: Path, groups: Path) -> float | None:
         lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    found = []
+    limits = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         root = groups if not controllers else groups / "cpu" if "cpu" in controllers.split(",") else None
         if root is not None:
             inner = root / path.lstrip("/")
-            found += [_own_quota(folder) for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
-    return min((quota for quota in found if quota is not None), default=None)
+            limits += [_own_quota(folder) for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    return min((quota for quota in limits if quota is not None), default=None)
 
 
 def _own_quota(folder: Path) -> float | None:

@@ -48,8 +48,8 @@ def resample(maps: Tensor, dim: int, length: int, share: float = 1.0, aligned: b
     """
     weights = tents(maps.shape[dim], length, maps.device, share, aligned)
     with torch.autocast(maps.device.type, enabled=False):
-        found = (wide(maps).transpose(dim, -1) @ weights.to(wide(maps).dtype).T).transpose(dim, -1)
-    return found if torch.is_autocast_enabled(maps.device.type) else found.to(maps.dtype)
+        resampled = (wide(maps).transpose(dim, -1) @ weights.to(wide(maps).dtype).T).transpose(dim, -1)
+    return resampled if torch.is_autocast_enabled(maps.device.type) else resampled.to(maps.dtype)
 
 
 def tents(

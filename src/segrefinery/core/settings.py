@@ -48,11 +48,11 @@ def beyond_budget(paper: Settings, scaled: Settings) -> list[tuple[str, ...]]:
     """The keys in which two settings differ though none of them is marked as budget, each with the way to it."""
     if type(paper) is not type(scaled):
         return [()]
-    found: list[tuple[str, ...]] = []
+    keys: list[tuple[str, ...]] = []
     for key, field in type(paper).model_fields.items():
         if not any(isinstance(mark, Budget) for mark in field.metadata):
-            found += [(key, *rest) for rest in _differences(getattr(paper, key), getattr(scaled, key))]
-    return found
+            keys += [(key, *rest) for rest in _differences(getattr(paper, key), getattr(scaled, key))]
+    return keys
 
 
 def _differences(old: Any, new: Any) -> list[tuple[str, ...]]:
@@ -97,9 +97,9 @@ def two_sides(option: str, text: str) -> tuple[int, int]:
     Raises:
         SegRefineryError: it is written otherwise than HEIGHTxWIDTH.
     """
-    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+    if not (sides := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
         raise SegRefineryError(f"{option} {text}: write it as HEIGHTxWIDTH, for instance 512x1024")
-    return int(found[1]), int(found[2])
+    return int(sides[1]), int(sides[2])
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -121,7 +121,7 @@ class Mistake(NamedTuple):
 
 def mistakes_of(error: ValidationError, model: type[Settings]) -> list[Mistake]:
     """The mistakes that ``model`` found, each once: what to write instead, and the valid keys where one is unknown."""
-    found = []
+    mistakes = []
     for item in error.errors():
         location, given, text = item["loc"], item["input"], item["msg"].removeprefix("Value error, ")
         got = "" if item["type"] == "mistake" or isinstance(given, Mapping) else f" (got {given!r})"
@@ -139,8 +139,8 @@ def mistakes_of(error: ValidationError, model: type[Settings]) -> list[Mistake]:
                 text += f"; valid keys: {', '.join(owner.model_fields)}{hint and '.'}{hint}"
         elif item["type"] in ("tuple_type", "too_long", "missing") and field and _values_of(field.annotation):
             text = _how_to_write(field, given)
-        found.append(Mistake(location, text + got))
-    return list(dict.fromkeys(found))
+        mistakes.append(Mistake(location, text + got))
+    return list(dict.fromkeys(mistakes))
 
 
 def as_validation_error(mistakes: Iterable[Mistake]) -> ValidationError:

@@ -59,14 +59,14 @@ def _check(loader: yaml.SafeLoader, node: yaml.Node, sizes: dict[int, int], bool
         if not booleans and node.tag.endswith(":bool"):
             node.tag = "tag:yaml.org,2002:str"
     elif isinstance(node, yaml.MappingNode):
-        seen = set()
+        keys = set()
         for key, value in node.value:
             size += _check(loader, key, sizes, booleans) + _check(loader, value, sizes, booleans)
             if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
                 name = loader.construct_object(key)
-                if name in seen:
+                if name in keys:
                     raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
-                seen.add(name)
+                keys.add(name)
     else:
         size += sum(_check(loader, value, sizes, booleans) for value in node.value)
     if size > MOST_VALUES:

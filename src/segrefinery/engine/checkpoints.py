@@ -33,24 +33,24 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 def checksum(state: Any) -> str:
     """Of all that a state holds, tensors bit for bit; an archive's own is not looked at when it is read."""
-    found = hashlib.blake2b(digest_size=16)
-    _add(found, state)
-    return found.hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    _add(digest, state)
+    return digest.hexdigest()
 
 
-def _add(found: Any, part: Any) -> None:
+def _add(digest: Any, part: Any) -> None:
     if isinstance(part, torch.Tensor):
-        found.update(f"{part.dtype}{tuple(part.shape)}".encode())
-        found.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     elif isinstance(part, Mapping):
         for key, value in part.items():
-            _add(found, key)
-            _add(found, value)
+            _add(digest, key)
+            _add(digest, value)
     elif isinstance(part, list | tuple):
         for value in part:
-            _add(found, value)
+            _add(digest, value)
     else:
-        found.update(repr(part).encode())
+        digest.update(repr(part).encode())
 
 
 def load_safely(path: Path) -> dict[str, Any]:
@@ -67,10 +67,10 @@ def load_safely(path: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SegRefineryError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from error
     if not isinstance(state, dict) or state.get("format") not in READABLE:
-        found = state.get("format") if isinstance(state, dict) else None
+        version = state.get("format") if isinstance(state, dict) else None
         raise SegRefineryError(
-            f"{path}: written in checkpoint format {found}, this version reads format {FORMAT}; start the run anew in "
-            "an empty folder"
+            f"{path}: written in checkpoint format {version}, this version reads format {FORMAT}; start the run anew "
+            "in an empty folder"
         )
     if state["format"] == FORMAT and state.pop("checksum", None) != checksum(state):
         raise SegRefineryError(
@@ -94,8 +94,8 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """Oldest first."""
         pattern = re.compile(re.escape(self.stage) + r"-\d{7}\.pt")
-        found = self.folder.glob("*.pt") if self.folder.exists() else ()
-        return sorted(path for path in found if pattern.fullmatch(path.name))
+        files = self.folder.glob("*.pt") if self.folder.exists() else ()
+        return sorted(path for path in files if pattern.fullmatch(path.name))
 
     def save(self, step: int, module: nn.Module, trained: dict[str, ScheduledOptimizer]) -> None:
         """Keep the state after ``step`` steps; older checkpoints beyond ``keep`` go only once this one is safe."""

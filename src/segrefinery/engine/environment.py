@@ -19,15 +19,15 @@ PACKAGES = ("segrefinery", "torch", "torchvision", "timm", "lightning-fabric", "
 
 def environment(device: str = "cpu", processes: int = 1) -> dict[str, Any]:
     """Versions, processor, accelerator and what was used of it; no user or host names."""
-    found = {}
+    facts = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            facts[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
+            facts[package] = "not installed"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "packages": found,
+        "packages": facts,
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": processor(),
@@ -62,11 +62,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
 def code_digest() -> str:
     """A digest of this package's sources and of torch's version, without which the same settings may train another
     network."""
-    found = hashlib.blake2b(torch.__version__.encode(), digest_size=12)
+    digest = hashlib.blake2b(torch.__version__.encode(), digest_size=12)
     package = Path(__file__).resolve().parents[1]
     for source in sorted(package.rglob("*.py")):
-        found.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
-    return found.hexdigest()
+        digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
+    return digest.hexdigest()
 
 
 def processor() -> str:

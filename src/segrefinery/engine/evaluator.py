@@ -47,19 +47,19 @@ class Evaluator(RunEvents):
 
     def _by_set(self, scores: Evaluation, parts: Sequence[Part]) -> dict[str, Any]:
         """Scores on each of the data sets that the evaluation was joined of."""
-        found, start = {}, 0
+        by_set, start = {}, 0
         for part in parts:
             counts = ConfusionMatrix(self.space.num_classes)
             counts.matrix += scores.per_image[start : start + part.images].sum(dim=0)
-            found[part.reference] = scores_of(counts, self.space, self.unscored)
+            by_set[part.reference] = scores_of(counts, self.space, self.unscored)
             start += part.images
-        return found
+        return by_set
 
     def _evaluate(self, end: StageEnd, step: int, kind: str) -> Evaluation:
         told = lambda done, total: self.told.progressed(f"{end.name}: evaluation images", done, total, {})  # noqa: E731
         scores = evaluate_network(
             end.predictor, self.dataset, self.data, self.space.num_classes, self.window, progress=told
         )
-        found = scores_of(scores.total, self.space, self.unscored)
-        self.tracker.write(end.name, step, kind, {name: found[name] for name in ("miou", "pixel_accuracy")})
+        record = scores_of(scores.total, self.space, self.unscored)
+        self.tracker.write(end.name, step, kind, {name: record[name] for name in ("miou", "pixel_accuracy")})
         return scores

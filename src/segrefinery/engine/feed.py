@@ -116,9 +116,11 @@ class Feed:
             sampler = self.sampler(name, "target", "uniform", self.sets.target)
             targets = training_batches(target, target_data, sampler, **position)
         if (labelled := self.sets.labels_for(settings)) is not None:
-            own = labeled_data.model_copy(update=settings.labelled.model_dump(include={"batch"}, exclude_none=True))
+            label_data = labeled_data.model_copy(
+                update=settings.labelled.model_dump(include={"batch"}, exclude_none=True)
+            )
             sampler = self.sampler(name, "labels", settings.labelled.sampling, labelled)
-            labels = training_batches(self.read.labels, own, sampler, **position)
+            labels = training_batches(self.read.labels, label_data, sampler, **position)
         return zip(sources, targets, labels, strict=False)
 
     def source_sampler(self, name: str, settings: StageSettings, stage: Stage, source: Any) -> Sampler:
@@ -136,12 +138,12 @@ class Feed:
         rare = sampling == "rare_class" and probabilities is None
         counts = class_pixel_counts(dataset, self.walked(name, "masks counted")) if rare else None
 
-        def build(own: slice, seed: int) -> Sampler:
+        def build(places: slice, seed: int) -> Sampler:
             if probabilities is not None:
-                return WeightedSampler(probabilities[own], seed)
+                return WeightedSampler(probabilities[places], seed)
             if counts is not None:
-                return RareClassSampler(counts[own], seed, min_pixels=self.data.rare_min_pixels)
-            return UniformSampler(own.stop - own.start, seed)
+                return RareClassSampler(counts[places], seed, min_pixels=self.data.rare_min_pixels)
+            return UniformSampler(places.stop - places.start, seed)
 
         parts = [(part.images, part.share) for part in parts_of(dataset)]
         return sampler_of(len(dataset), parts, seed_of(self.seed, name, role), build)

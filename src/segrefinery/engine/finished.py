@@ -74,10 +74,10 @@ class FinishedStages:
         """Take the result of the very same stage from the folder to reuse, if only that has it -> whence."""
         if not self._writes or self.reuse is None or self.path(name).exists():
             return None
-        found = self._of_run(key) if is_run(self.reuse) else self._kept(self._shared(key))
-        if found is None:
+        kept = self._of_run(key) if is_run(self.reuse) else self._kept(self._shared(key))
+        if kept is None:
             return None
-        path, state = found
+        path, state = kept
         save_state(state, self.path(name))
         return path
 

@@ -68,6 +68,7 @@ def learns_statistics(network: nn.Module) -> bool:
     """Whether a batch norm of the network uses the statistics of its batch in training."""
     was_training = network.training
     network.train()
-    found = any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in network.modules())
+    norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    learns = any(module.training for module in norms)
     network.train(was_training)
-    return found
+    return learns

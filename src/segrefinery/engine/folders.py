@@ -45,9 +45,9 @@ def model_folders(run: Path) -> dict[str, Path]:
     if (run / CONFIG).exists():
         return {str(run): run}
     parts = [run / "model", run / SOURCE_ONLY, *sorted((run / "candidates").glob("*"))]
-    found = {
+    folders = {
         str(run) if part.name == "model" else f"{run}/{part.name}": part for part in parts if (part / CONFIG).exists()
     }
-    if not found:
+    if not folders:
         raise SegRefineryError(f"{run}: holds no trained model; name a run folder or a model folder")
-    return found
+    return folders

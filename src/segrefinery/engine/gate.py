@@ -37,21 +37,21 @@ def suspicions(watch: LabelWatch) -> list[str]:
     early, late, source = (part.double().cpu() for part in (watch.early, watch.late, watch.source))
     if float(watch.steps) < 2 * WINDOW:
         return []
-    found = []
+    reasons = []
     alive = (early >= PRESENT) & (source >= PRESENT)
     dead = int((alive & (late < DEAD * early)).sum())
     if dead >= 2 and dead >= 0.2 * int(alive.sum()):
-        found.append(f"{dead} of {int(alive.sum())} classes have vanished from the pseudo-labels")
+        reasons.append(f"{dead} of {int(alive.sum())} classes have vanished from the pseudo-labels")
     if float(late.max()) > max(LARGEST, float(early.max()), float(source.max())):
-        found.append(f"one class fills {100 * float(late.max()):.0f} % of the pseudo-labels")
+        reasons.append(f"one class fills {100 * float(late.max()):.0f} % of the pseudo-labels")
     if (jump := 0.5 * float((late - early).abs().sum())) > JUMP:
-        found.append(f"{100 * jump:.0f} % of the pseudo-labels moved to other classes")
+        reasons.append(f"{100 * jump:.0f} % of the pseudo-labels moved to other classes")
     if float(watch.best) > 0.4 and float(watch.agreement) < DISAGREEMENT * float(watch.best):
-        found.append(
+        reasons.append(
             f"the student agrees with {100 * float(watch.agreement):.0f} % of its labels, "
             f"down from {100 * float(watch.best):.0f} %"
         )
-    return found
+    return reasons
 
 
 @dataclass
@@ -88,8 +88,8 @@ class Gate:
         watch = self.watch
         if watch is None or float(watch.steps) == 0:
             return False
-        found = self._of_any_rank(suspicions(watch))
-        if not found:
+        reasons = self._of_any_rank(suspicions(watch))
+        if not reasons:
             if int(watch.suspected) < 0:
                 watch.last_clean.fill_(step)
                 self.checkpoints.pin(step)
@@ -97,7 +97,7 @@ class Gate:
         if int(watch.suspected) >= 0:
             return False  # told before
         watch.suspected.fill_(step)
-        return self._act(step, "; ".join(found))
+        return self._act(step, "; ".join(reasons))
 
     def not_finite(self, step: int, error: SegRefineryError) -> bool:
         """A loss is not finite -> whether the stage was rolled back and is to end here; else the error stands."""
@@ -125,12 +125,12 @@ class Gate:
             return True
         return False
 
-    def _of_any_rank(self, found: list[str]) -> list[str]:
+    def _of_any_rank(self, reasons: list[str]) -> list[str]:
         if self.fabric.world_size == 1:
-            return found
-        flag = torch.tensor(float(bool(found)), device=self.fabric.device)
+            return reasons
+        flag = torch.tensor(float(bool(reasons)), device=self.fabric.device)
         anywhere = self.fabric.all_reduce(flag, reduce_op="sum")
-        return found or (["another rank's labels look like a collapse"] if float(anywhere) else [])  # pyright: ignore[reportArgumentType]
+        return reasons or (["another rank's labels look like a collapse"] if float(anywhere) else [])  # pyright: ignore[reportArgumentType]
 
 
 def good_checkpoints(folder: Path) -> list[Path]:

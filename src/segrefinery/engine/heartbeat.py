@@ -53,9 +53,9 @@ class Heartbeat:
                 beat += 1
                 self.store.set(str(self.rank), str(beat))
                 for other, (last, _) in self.seen.items():
-                    found = self.store.get(str(other)) if self.store.check([str(other)]) else b""
-                    if found != last:
-                        self.seen[other] = (found, time.monotonic())
+                    message = self.store.get(str(other)) if self.store.check([str(other)]) else b""
+                    if message != last:
+                        self.seen[other] = (message, time.monotonic())
                 self.exchanged = time.monotonic()
             self.store.set(str(self.rank), ENDED)
         except RuntimeError:  # who held the store has ended: training notices by itself

@@ -35,11 +35,11 @@ class HeldOut(RunEvents):
         path = self.path(end.name)
         if not path.exists():
             told = lambda done, total: self.told.progressed(f"{end.name}: held-out images", done, total, {})  # noqa: E731
-            found = evaluate_network(
+            evaluation = evaluate_network(
                 end.predictor, self.images, self.data, self.num_classes, self.window, progress=told
             )
             with whole_file(path) as file:
-                np.savez_compressed(file, per_image=found.per_image.numpy())
+                np.savez_compressed(file, per_image=evaluation.per_image.numpy())
         if end.source_only:
             self.source_only = end.name
         self.last = end.name
@@ -70,11 +70,11 @@ def keep_estimates(
         counts: N x C x C of each model. reference: that the others are compared with. images: what they are, in words.
     """
     count = len(next(iter(counts.values())))
-    found = estimates(counts, [1.0] * count, [0] * count, reference)
+    scored = estimates(counts, [1.0] * count, [0] * count, reference)
     results = read_results(folder)
-    results[key] = {"images": count, "models": [plain(one) for one in found]}
+    results[key] = {"images": count, "models": [plain(one) for one in scored]}
     write_results(folder, results)
-    for one in found:
+    for one in scored:
         told.said(f"{one.name}: {sentence(one)} on {count} {images}")
 
 

@@ -181,10 +181,10 @@ def micro_batches(
     size = len(source if source is not None else target)  # pyright: ignore[reportArgumentType]
     for turn in range(settings.accumulate):
         part = nth_part(size, turn, settings.accumulate)
-        own = labeled and labeled[nth_part(len(labeled), turn, settings.accumulate)]
+        taught = labeled and labeled[nth_part(len(labeled), turn, settings.accumulate)]
         places = range(fabric.global_rank * size + part.start, fabric.global_rank * size + part.stop)
         random = [generator(settings.seed, name, "sample", number, place) for place in places]
-        yield StepBatch(number, source and source[part], target and target[part], random, own)
+        yield StepBatch(number, source and source[part], target and target[part], random, taught)
 
 
 def nth_part(images: int, turn: int, parts: int) -> slice:

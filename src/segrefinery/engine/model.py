@@ -103,11 +103,11 @@ class Model:
 
     def digest(self) -> str:
         """Of all that its answers depend on: its weights, its classes, and how it reads images."""
-        found = hashlib.blake2b(f"{self.space} {self.data} {self.window}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.space} {self.data} {self.window}".encode(), digest_size=16)
         for name, tensor in sorted(self.network.state_dict().items()):
-            found.update(name.encode())
-            found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return found.hexdigest()
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @property
     def bands(self) -> int:
@@ -137,16 +137,16 @@ def as_image(image: Any, bands: int = 3) -> Tensor:
         image = to_image(image).as_subclass(Tensor)
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == bands:
         return image
-    found = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
-    raise ValueError(f"image: uint8 3 x H x W tensor, H x W x 3 array or PIL image in RGB expected, got {found}")
+    given = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+    raise ValueError(f"image: uint8 3 x H x W tensor, H x W x 3 array or PIL image in RGB expected, got {given}")
 
 
 def default_device() -> torch.device:
     """A CUDA GPU where there is one, else the processor. Not Apple's GPU, which has no float64."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    own = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device("cuda", own % torch.cuda.device_count()) if own else torch.device("cuda")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", local_rank % torch.cuda.device_count()) if local_rank else torch.device("cuda")
 
 
 def load(path: str | Path, device: torch.device | str | None = None, *, network: Segmenter | None = None) -> Model:

@@ -75,9 +75,9 @@ def mean(fabric: Fabric, values: Tensor) -> Tensor:
     """The mean over ranks."""
     if fabric.world_size == 1:
         return values
-    found = fabric.all_reduce(values, reduce_op="mean")
-    assert isinstance(found, Tensor)
-    return found
+    means = fabric.all_reduce(values, reduce_op="mean")
+    assert isinstance(means, Tensor)
+    return means
 
 
 def mean_of_each(fabric: Fabric, values: list[Tensor]) -> Iterator[Tensor]:

@@ -48,10 +48,10 @@ class Work(Protocol):
 
 def chunks(places: Sequence[int], size: int) -> list[list[int]]:
     """Places by the chunk they belong to."""
-    found: dict[int, list[int]] = {}
+    by_rank: dict[int, list[int]] = {}
     for place in places:
-        found.setdefault(place // size, []).append(place)
-    return list(found.values())
+        by_rank.setdefault(place // size, []).append(place)
+    return list(by_rank.values())
 
 
 def world_size() -> int:

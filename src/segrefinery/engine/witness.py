@@ -83,9 +83,9 @@ class Witness(RunEvents):
         judged = chosen if chosen in adapted else adapted[-1]
         shares = None if self.source is None else label_shares(self.source)
         prior = None if shares is None else torch.tensor(shares)
-        found = verdict(self.seen[judged], self.seen[self.source_only], prior)
+        conclusion = verdict(self.seen[judged], self.seen[self.source_only], prior)
         results = read_results(self.folder)
-        kept = {"stage": judged, **found.as_dict()}
+        kept = {"stage": judged, **conclusion.as_dict()}
         if self.choose == "score":
             self._ship(chosen)
             kept["chosen"] = results["chosen"] = chosen
@@ -97,7 +97,7 @@ class Witness(RunEvents):
             results["verdict"] = _plain(kept)
             write_results(self.folder, results)
             self.tracker.write(judged, self.steps[judged], "verdict", results["verdict"])
-        return found
+        return conclusion
 
     def _ship(self, chosen: str) -> None:
         """Copy the chosen stage's model to ``model/``; every candidate was kept for it."""
@@ -108,9 +108,9 @@ class Witness(RunEvents):
     def _look(self, end: StageEnd) -> Observation:
         return look(end.predictor, self.target, self.data, self.num_classes, self.window)
 
-    def _record(self, name: str, step: int, seen: Observation) -> None:
+    def _record(self, name: str, step: int, observation: Observation) -> None:
         reference = self.seen.get(self.source_only or "")
-        self.tracker.write(name, step, "trust", single_scores(seen, reference))
+        self.tracker.write(name, step, "trust", single_scores(observation, reference))
 
 
 def label_shares(source: Any) -> list[float]:

@@ -39,18 +39,18 @@ def estimates(
         weights: how many images each of the N stands for. strata: which were drawn from one another.
         reference: the model that the others are compared with, or None.
     """
-    own = torch.tensor(weights, dtype=torch.float64)
-    draws = stratified_draws(strata) * own
-    value = {name: float(miou(own, matrices)) for name, matrices in counts.items()}
+    stands_for = torch.tensor(weights, dtype=torch.float64)
+    draws = stratified_draws(strata) * stands_for
+    value = {name: float(miou(stands_for, matrices)) for name, matrices in counts.items()}
     drawn = {name: miou(draws, matrices) for name, matrices in counts.items()}
-    found = []
+    scored = []
     for name in counts:
         one = Scored(name, value[name], interval(drawn[name]))
         if reference is not None and name != reference:
             one.difference = value[name] - value[reference]
             one.difference_interval = interval(drawn[name] - drawn[reference])
-        found.append(one)
-    return found
+        scored.append(one)
+    return scored
 
 
 def miou(weights: Tensor, counts: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ def predict_probs(
     """
     size = out or (image.shape[-2], image.shape[-1])
     with explained_if_out_of_memory(f"an image of {image.shape[-1]} x {image.shape[-2]}", TO_NEED_LESS):
-        own = data.read_by(normalization_of(network))
-        resized = resize_for_evaluation(image, own).unsqueeze(0).to(device_of(network))
+        read_as = data.read_by(normalization_of(network))
+        resized = resize_for_evaluation(image, read_as).unsqueeze(0).to(device_of(network))
         if window is None or (resized.shape[-2] <= window[0] and resized.shape[-1] <= window[1]):
             return probs_of(network, resized, size)[0]
         return sliding_probs(network, resized, window, size)[0]
@@ -53,8 +53,8 @@ def logits_at(network: nn.Module, image: Tensor, size: Size) -> Tensor:
     """B x C x ``size`` logits: decoded there by a network that can (IR2F), up-sampled bilinearly otherwise."""
     if decodes(network):
         return network.predict(image, size)  # pyright: ignore[reportCallIssue]
-    seen = network(image)
-    return bilinear(seen.logits.float(), size, seen.aligned)
+    prediction = network(image)
+    return bilinear(prediction.logits.float(), size, prediction.aligned)
 
 
 def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) -> Tensor:
@@ -62,8 +62,8 @@ def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) ->
     windows is in memory; a network that does not decode at any resolution (IR2F does) also needs the probabilities at
     the image's own size, where that is another."""
     sides = (image.shape[-2], image.shape[-1])
-    own, total = out if decodes(network) else sides, None
-    down, across = (shares(*axis, stride_of(network)) for axis in zip(sides, window, own, strict=True))
+    grid, total = out if decodes(network) else sides, None
+    down, across = (shares(*axis, stride_of(network)) for axis in zip(sides, window, grid, strict=True))
     batch = windows_at_once(window, image.device) // len(image)
 
     def rows(top: int, bottom: int) -> Tensor:
@@ -71,7 +71,7 @@ def sliding_probs(network: nn.Module, image: Tensor, window: Size, out: Size) ->
 
     for block in blended(partial(probs_of, network), rows, down, across, max(1, batch)):
         if total is None:
-            total = block.probs.new_empty(*block.probs.shape[:2], *own)
+            total = block.probs.new_empty(*block.probs.shape[:2], *grid)
         total[..., slice(*block.rows), slice(*block.columns)] = block.probs
     assert total is not None
     return bilinear(total, out)
@@ -89,8 +89,8 @@ def decodes(network: nn.Module) -> bool:
 
 def stride_of(network: nn.Module) -> int:
     """Pixels a cell of the coarsest level of the segmenter inside; 32, a multiple of most, where it says none."""
-    found = (module.largest_stride for module in network.modules() if isinstance(module, Segmenter))
-    stride = next(found, 1)
+    strides = (module.largest_stride for module in network.modules() if isinstance(module, Segmenter))
+    stride = next(strides, 1)
     return stride if stride > 1 else 32
 
 

@@ -50,7 +50,7 @@ def evaluation_file(folder: Path, stage: str) -> Path:
 
 
 def keep_evaluation(
-    folder: Path, stage: str, found: Evaluation, scores: dict[str, Any], space: LabelSpace, source_only: bool
+    folder: Path, stage: str, evaluation: Evaluation, scores: dict[str, Any], space: LabelSpace, source_only: bool
 ) -> None:
     """Add a stage's ``scores_of`` to ``results.json`` and keep its per-image counts as ``evaluation/STAGE.npz``."""
     results = read_results(folder)
@@ -59,7 +59,7 @@ def keep_evaluation(
     results["source_only" if source_only else "adapted"] = scores | {"stage": stage}
     write_results(folder, results)
     with whole_file(evaluation_file(folder, stage)) as file:
-        np.savez_compressed(file, per_image=found.per_image.numpy())
+        np.savez_compressed(file, per_image=evaluation.per_image.numpy())
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

@@ -84,24 +84,24 @@ def label_strips(
     Raises:
         OutOfMemory: names the picture's size and the remedy.
     """
-    own = data.read_by(normalization_of(network))
-    size = evaluation_size(picture.size, own)
-    seen = window_for(size, own, window)
+    read_as = data.read_by(normalization_of(network))
+    size = evaluation_size(picture.size, read_as)
+    side = window_for(size, read_as, window)
     share = out[0] * out[1] / (size[0] * size[1])
-    grid = out if decodes(network) and seen[0] * seen[1] * share <= DECODED else size
-    down, across = (shares(*axis, stride_of(network)) for axis in zip(size, seen, grid, strict=True))
+    grid = out if decodes(network) and side[0] * side[1] * share <= DECODED else size
+    down, across = (shares(*axis, stride_of(network)) for axis in zip(size, side, grid, strict=True))
     device = device_of(network)
     resized = Resized(picture, size)
     start = first if grid == out else _Between(grid[0], out[0]).lower(first)
 
     def look(windows: Tensor, place: Size) -> Tensor:
-        return probs_of(network, normalize(windows.to(device), *own.normalization).contiguous(), place)
+        return probs_of(network, normalize(windows.to(device), *read_as.normalization).contiguous(), place)
 
     with (
         explained_if_out_of_memory(f"an image of {picture.size[1]} x {picture.size[0]}", TO_NEED_LESS),
         read_ahead(resized.rows, [band for band in down if band.leave > start]) as rows,
     ):
-        blocks = blended(look, rows, down, across, windows_at_once(seen, device), start)
+        blocks = blended(look, rows, down, across, windows_at_once(side, device), start)
         best = partial(_best, threshold=threshold)
         yield from _labelled(blocks, out, best) if grid == out else _enlarged(blocks, grid, out, first, best)
 
@@ -114,10 +114,10 @@ def read_ahead(read: Callable[[int, int], Tensor], bands: Sequence[Share]) -> It
         reading = [thread.submit(read, *left.popleft())] if left else []
 
         def rows(top: int, bottom: int) -> Tensor:
-            found = reading.pop().result()
+            strip = reading.pop().result()
             if left:
                 reading.append(thread.submit(read, *left.popleft()))
-            return found[None]
+            return strip[None]
 
         yield rows
 

@@ -110,15 +110,15 @@ def gather_statistics(
         for view, labels in views:
             yield F.normalize(view.features.float(), dim=1) if normalize else view.features, labels
 
-    seen = ((view, view.logits.argmax(dim=1)) for view in (teacher.view(batch.image, batch.index) for batch in target))
-    prototypes, weights, pixels = _class_means(labelled(seen), len(classes), mean, least)
+    views = ((view, view.logits.argmax(dim=1)) for view in (teacher.view(batch.image, batch.index) for batch in target))
+    prototypes, weights, pixels = _class_means(labelled(views), len(classes), mean, least)
     missing = weights == 0
     if bool(missing.any()):
         known = ((teacher.view(batch.image, batch.index), batch.label) for batch in source)
         fitted = ((view, nearest(label, view.features.shape[-2:], view.aligned)) for view, label in known)
-        from_source, found, _ = _class_means(labelled(fitted), len(classes), "pixels", least, missing, prototypes)
-        prototypes = torch.where((missing & (found > 0))[:, None], from_source, prototypes)
-        nowhere = missing & (found == 0)
+        from_source, in_source, _ = _class_means(labelled(fitted), len(classes), "pixels", least, missing, prototypes)
+        prototypes = torch.where((missing & (in_source > 0))[:, None], from_source, prototypes)
+        nowhere = missing & (in_source == 0)
         # A random direction is far from every pixel, and its length, unlike zero, keeps gradients finite.
         random = torch.randn(prototypes.shape, generator=generator("prototypes", *classes)).to(prototypes)
         length = prototypes.norm(dim=1)[~nowhere].mean() if bool((~nowhere).any()) else 1.0

@@ -147,5 +147,5 @@ class ConfidenceShare(Refiner):
         height = confidence.shape[1]
         top, bottom = (round(part * height) for part in settings.ignored_rows)
         row = torch.arange(height, device=share.device)
-        seen = (row >= top) & (row < height - bottom)
-        return labels.weighted(share * seen[:, None])
+        inside = (row >= top) & (row < height - bottom)
+        return labels.weighted(share * inside[:, None])

@@ -78,12 +78,12 @@ def _over_the_run(
 
 def series(records: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
     """Every number of the records over the step; long runs are thinned evenly."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_name: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         for name, value in record.items():
             if name not in TOLD and isinstance(value, int | float) and not isinstance(value, bool):
-                found.setdefault(name, []).append((float(record["step"]), float(value)))
-    return {name: points[:: max(1, -(-len(points) // MOST_POINTS))] for name, points in found.items()}
+                by_name.setdefault(name, []).append((float(record["step"]), float(value)))
+    return {name: points[:: max(1, -(-len(points) // MOST_POINTS))] for name, points in by_name.items()}
 
 
 def _caption(stage: str, trained: list[dict[str, Any]]) -> str:

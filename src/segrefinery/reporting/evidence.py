@@ -68,15 +68,15 @@ def scores_sentence(material: Material) -> str | None:
     return None
 
 
-def _estimated(found: dict[str, Any] | None, how: str) -> Markup | None:
+def _estimated(estimated: dict[str, Any] | None, how: str) -> Markup | None:
     """What labelled target images say of models that they did not teach."""
-    if not found:
+    if not estimated:
         return None
-    said = [f"{one['name']} {percent(one['miou'])} mIoU ({_span(one['interval'])})" for one in found["models"]]
-    for one in found["models"]:
+    said = [f"{one['name']} {percent(one['miou'])} mIoU ({_span(one['interval'])})" for one in estimated["models"]]
+    for one in estimated["models"]:
         if one["difference"] is not None:
             said.append(f"difference {signed(one['difference'])} ({_span(one['difference_interval'], signed)})")
-    lead = f"By {found['images']} labelled target images {how} (95 % intervals): "
+    lead = f"By {estimated['images']} labelled target images {how} (95 % intervals): "
     return element("p", lead, ", ".join(said), ".")
 
 
@@ -136,7 +136,7 @@ def _by_set(columns: list[tuple[str, dict[str, Any]]]) -> list[Markup]:
     sets = [part.get("sets") or {} for _, part in columns]
     if not sets[0]:
         return []
-    rows = [_row(name, [(own.get(name) or {}).get("miou") for own in sets]) for name in sets[0]]
+    rows = [_row(name, [(scores.get(name) or {}).get("miou") for scores in sets]) for name in sets[0]]
     head = ["mean on", *(name for name, _ in columns), *(["difference"] if len(columns) == 2 else [])]
     return [table(head, rows, class_="scores")]
 

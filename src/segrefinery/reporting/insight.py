@@ -32,17 +32,17 @@ def attention_section(material: Material) -> Markup | None:
     shot = material.shots[0]
     logits = material.last.view(shot.image).logits
     probs = logits.float().softmax(dim=1)[0]
-    found = probs.argmax(dim=0)
-    frequent = torch.bincount(found.flatten(), minlength=space.num_classes).argsort(descending=True)[:3].tolist()
+    predicted = probs.argmax(dim=0)
+    frequent = torch.bincount(predicted.flatten(), minlength=space.num_classes).argsort(descending=True)[:3].tolist()
     rows = []
     for place in frequent:
-        if not (found == place).any():
+        if not (predicted == place).any():
             continue
-        surest = int(probs[place].masked_fill(found != place, -1).argmax())
-        position = (surest // found.shape[1], surest % found.shape[1])
+        surest = int(probs[place].masked_fill(predicted != place, -1).argmax())
+        position = (surest // predicted.shape[1], surest % predicted.shape[1])
         before, after = attention_map(logits, module.embed(logits.float()), position)
         name = space.classes[place]
-        center = ((position[1] + 0.5) / found.shape[1], (position[0] + 0.5) / found.shape[0])
+        center = ((position[1] + 0.5) / predicted.shape[1], (position[0] + 0.5) / predicted.shape[0])
         rows.append(
             element(
                 "div",

@@ -44,9 +44,9 @@ def _class_shares(material: Material) -> Markup | None:
     if not shares:
         where = "on the images shown above"
         for name, side in (("source-only", "before"), ("adapted", "after")):
-            seen = [probs for shot in material.shots if (probs := getattr(shot, side)) is not None]
-            if seen:
-                counted = sum(torch.bincount(p.argmax(dim=0).flatten(), minlength=space.num_classes) for p in seen)
+            maps = [probs for shot in material.shots if (probs := getattr(shot, side)) is not None]
+            if maps:
+                counted = sum(torch.bincount(p.argmax(dim=0).flatten(), minlength=space.num_classes) for p in maps)
                 shares[f"labels of {name}"] = _normalized(torch.as_tensor(counted).double())
     for refiner in material.refiners.values():
         if isinstance(refiner, SelfLabeling):
@@ -105,12 +105,12 @@ def mixture_section(material: Material) -> Markup | None:
     view = material.last.view(shot.image)
     labels = refiner(view, PseudoLabels.from_view(view))
     labels = PseudoLabels(labels.probs.cpu(), labels.weight.cpu(), labels.aligned)
-    entropy, found = normalized_entropy(labels.probs)[0], labels.probs.argmax(dim=1)[0]
-    frequent = torch.bincount(found.flatten(), minlength=space.num_classes).argsort(descending=True)[:3].tolist()
+    entropy, predicted = normalized_entropy(labels.probs)[0], labels.probs.argmax(dim=1)[0]
+    frequent = torch.bincount(predicted.flatten(), minlength=space.num_classes).argsort(descending=True)[:3].tolist()
     charts = [
-        _mixture(space.classes[place], entropy[found == place], labels.weight[0][found == place])
+        _mixture(space.classes[place], entropy[predicted == place], labels.weight[0][predicted == place])
         for place in frequent
-        if int((found == place).sum()) > 1
+        if int((predicted == place).sum()) > 1
     ]
     full = labels.resize((shot.image.shape[-2], shot.image.shape[-1]))
     kept = f"kept: {percent(float((full.weight > 0).float().mean()), 0)} % of the pixels"

@@ -41,8 +41,8 @@ class ShownModel(Model):
     def view(self, image: Tensor) -> TeacherView:
         """What the segmenter, as a teacher, sees of a uint8 3 x H x W image."""
         device = device_of(self.segmenter)
-        seen = resize_for_evaluation(image, self.data).unsqueeze(0).to(device)
-        return Teacher(self.segmenter, TeacherSettings()).view(seen, torch.zeros(1, dtype=torch.int64, device=device))
+        read = resize_for_evaluation(image, self.data).unsqueeze(0).to(device)
+        return Teacher(self.segmenter, TeacherSettings()).view(read, torch.zeros(1, dtype=torch.int64, device=device))
 
 
 @dataclass
@@ -148,14 +148,14 @@ class Material:
     @property
     def finished(self) -> list[str]:
         """The stages that left a model, in order, generations and rounds written out."""
-        found = []
+        names = []
         for name, settings in self.recipe["stages"].items():
-            own = [
+            rounds = [
                 path.parent.name for path in self.folder.glob("stages/*/result.pt") if _belongs(path.parent.name, name)
             ]
             if settings.get("hands_on", "model") == "model":
-                found += sorted(own, key=lambda stage: (len(stage), stage))
-        return found
+                names += sorted(rounds, key=lambda stage: (len(stage), stage))
+        return names
 
     @cached_property
     def final(self) -> dict[str, Any]:

@@ -73,10 +73,10 @@ class Adversarial(Stage):
         image, label = target_stream(source, target.image, settings, self.normalization, batch.generators)
         on_target = self.model(image)
         losses = {}
-        for level, seen in self.levels(on_target, image).items():
+        for level, level_map in self.levels(on_target, image).items():
             if level in self.discriminators:
                 with frozen(self.discriminators[level]):
-                    scores = self.discriminators[level](seen)
+                    scores = self.discriminators[level](level_map)
                 weight = getattr(settings.adversarial, level)
                 losses[f"fool_{level}"] = weight * domain_loss(scores, SOURCE, settings.objective)
         losses |= self.entropy_losses(on_target)
@@ -100,7 +100,7 @@ class Adversarial(Stage):
     def levels(self, prediction: Prediction, image: Tensor, detach: bool = False) -> dict[str, Tensor]:
         """What the discriminators look at, by learner: B x C x H x W."""
         height, width = image.shape[-2:]
-        seen = {}
+        shown = {}
         for level, logits in (("main", prediction.logits), ("aux", prediction.aux_logits)):
             if logits is None or level not in self.discriminators:
                 continue
@@ -109,8 +109,8 @@ class Adversarial(Stage):
                 height, width = logits.shape[-2:]
             size = (max(height, STRIDE), max(width, STRIDE))
             logits = bilinear(logits, size, prediction.aligned)
-            seen[level] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
-        return seen
+            shown[level] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
+        return shown
 
     def entropy_losses(self, prediction: Prediction) -> dict[str, Tensor]:
         weights, power = self.settings.entropy, self.settings.entropy_power
@@ -145,14 +145,14 @@ class Adversarial(Stage):
         groups = parameter_groups(self.model, settings.optimizer)
         trained = {"model": build_optimizer(groups, settings.optimizer, settings.steps)}
         if self.discriminators:
-            own = settings.discriminator_optimizer
+            of_discriminators = settings.discriminator_optimizer
             group = {
                 "params": list(self.discriminators.parameters()),
-                "lr": own.lr,
-                "base_lr": own.lr,
-                "weight_decay": own.weight_decay,
+                "lr": of_discriminators.lr,
+                "base_lr": of_discriminators.lr,
+                "weight_decay": of_discriminators.weight_decay,
             }
-            trained["discriminator"] = build_optimizer([group], own, settings.steps)
+            trained["discriminator"] = build_optimizer([group], of_discriminators, settings.steps)
         return trained
 
     def handed_on(self) -> dict[str, nn.Module]:

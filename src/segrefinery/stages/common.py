@@ -44,10 +44,10 @@ def labels_losses(
 ) -> dict[str, Tensor]:
     """``labels`` and ``labels_aux``: cross-entropy on the step's labelled target images; nothing without them. They are
     seen as other target images are, so batch norm counts them among those."""
-    seen = batch.labeled_target
-    if seen is None:
+    taught = batch.labeled_target
+    if taught is None:
         return {}
-    losses = head_losses("labels", model(seen.image), seen.label, None, weights)
+    losses = head_losses("labels", model(taught.image), taught.label, None, weights)
     return {name: settings.labelled.weight * loss for name, loss in losses.items()}
 
 
@@ -57,8 +57,8 @@ def build_refiners(chain: Mapping[str, RefinerSettings], context: StageContext) 
     for name, settings in chain.items():
         refiner = settings.build(context.initial, context.space)
         if name in context.handed_on:
-            own, given = refiner.state_dict(), context.handed_on[name]
-            refiner.load_state_dict({key: given.get(key, value) for key, value in own.items()})
+            state, given = refiner.state_dict(), context.handed_on[name]
+            refiner.load_state_dict({key: given.get(key, value) for key, value in state.items()})
         refiners[name] = refiner
     return refiners
 

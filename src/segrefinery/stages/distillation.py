@@ -36,12 +36,12 @@ def confident_labels(network: Segmenter | Teacher, image: Tensor, confidence: fl
     Returns:
         B x H x W int64: the class of the highest mean probability, 255 where that is not above ``confidence``.
     """
-    seen = network(image)
-    probs = seen.logits.float().softmax(dim=1)
+    prediction = network(image)
+    probs = prediction.logits.float().softmax(dim=1)
     probs = (probs + network(image.flip(-1)).logits.float().softmax(dim=1).flip(-1)) / 2
     labels = []
     for one in probs.split(1):  # one image at a time: C maps at full size are many times the image
-        best, label = bilinear(one, image.shape[-2:], seen.aligned).max(dim=1)
+        best, label = bilinear(one, image.shape[-2:], prediction.aligned).max(dim=1)
         labels.append(label.masked_fill(best <= confidence, IGNORE))
     return torch.cat(labels)
 
@@ -89,18 +89,18 @@ class Distillation(RefinedStage):
             self.micro_steps.append(step)
         yield losses
 
-    def refined(self, batch: StepBatch, source: SourceStep, seen: MixedBatch, student: Prediction) -> Step:
+    def refined(self, batch: StepBatch, source: SourceStep, mixed: MixedBatch, student: Prediction) -> Step:
         """The step as refiners see it: the teacher's view of the weak images, and its confident labels."""
         assert batch.target is not None
         view = self.teacher.view(batch.target.image, batch.target.index)
-        label = nearest(seen.label, view.logits.shape[-2:], view.aligned)
+        label = nearest(mixed.label, view.logits.shape[-2:], view.aligned)
         labels = from_hard_labels(label, torch.ones_like(label, dtype=torch.float32), self.space.num_classes)
         labels = replace(labels, aligned=view.aligned)
         return Step(
             batch.number,
             self.model,
             source,
-            TargetStep(self.teacher, view, labels, seen, student),
+            TargetStep(self.teacher, view, labels, mixed, student),
             strong=partial(self.strong, random=batch.generators),
             normalization=self.normalization,
             generators=batch.generators,

@@ -46,9 +46,9 @@ class EntropyMinimization(Stage):
             yield {"entropy": entropy_loss(self.model(batch.target.image).logits)}
 
     def optimizers(self) -> dict[str, ScheduledOptimizer]:
-        own = self.settings.optimizer
-        group = {"params": self.learned, "lr": own.lr, "base_lr": own.lr, "weight_decay": 0.0}
-        return {"model": build_optimizer([group], own, self.settings.steps)}
+        settings = self.settings.optimizer
+        group = {"params": self.learned, "lr": settings.lr, "base_lr": settings.lr, "weight_decay": 0.0}
+        return {"model": build_optimizer([group], settings, self.settings.steps)}
 
 
 @contextmanager

@@ -53,11 +53,11 @@ def parameter_groups(
     if above is None:
         log.warning("optimizer.layer_decay: where the layers of this network begin is not known; all train at one rate")
     rates: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    seen: set[int] = set()
+    entered: set[int] = set()
 
     def add(parameter: nn.Parameter, factor: float) -> None:
-        if parameter.requires_grad and id(parameter) not in seen:
-            seen.add(id(parameter))
+        if parameter.requires_grad and id(parameter) not in entered:
+            entered.add(id(parameter))
             rates.setdefault((factor, parameter.ndim > 1), []).append(parameter)
 
     for parameter in model.parameters():

@@ -55,7 +55,7 @@ def parse_stage(name: str, settings: Any, stages: Mapping[str, Any]) -> StageSet
         raise as_validation_error([Mistake(("kind",), str(error))]) from error
     mistakes = _mistakes_of_refiners(settings.get("refine")) if "refine" in kind.model_fields else []
     try:
-        stage = kind.model_validate({key: own for key, own in settings.items() if not mistakes or key != "refine"})
+        stage = kind.model_validate({key: value for key, value in settings.items() if not mistakes or key != "refine"})
     except ValidationError as error:
         mistakes += mistakes_of(error, kind)
     else:
@@ -75,8 +75,8 @@ def _mistakes_of_refiners(chain: Any) -> list[Mistake]:
             try:
                 parse_chain({name: settings})
             except ValidationError as error:
-                found = mistakes_of(error, REFINERS[name])
-                mistakes += [Mistake(("refine", name, *location), text) for location, text in found]
+                of_refiner = mistakes_of(error, REFINERS[name])
+                mistakes += [Mistake(("refine", name, *location), text) for location, text in of_refiner]
             except SegRefineryError as error:
                 mistakes.append(Mistake(("refine",), str(error)))
     return mistakes

@@ -113,9 +113,9 @@ class SelfTraining(RefinedStage):
         weighs 1. Without a source, parts of each target image are pasted over the next, with their labels and weights;
         they are the target's own."""
         label, weight = labels.at((target.image.shape[-2], target.image.shape[-1]))
-        own = torch.zeros_like(label, dtype=torch.bool)
+        none_pasted = torch.zeros_like(label, dtype=torch.bool)
         if self.settings.mixing == "none":
-            return MixedBatch(target.image, label, weight, pasted=own)
+            return MixedBatch(target.image, label, weight, pasted=none_pasted)
         if source is None:
             theirs, their_label, their_weight = (part.roll(1, dims=0) for part in (target.image, label, weight))
         else:
@@ -126,7 +126,7 @@ class SelfTraining(RefinedStage):
         else:
             image, label, pasted = cutmix(theirs, their_label, target.image, label, random)
         weight = mix_labels(pasted, their_weight, weight)
-        return MixedBatch(image, label, weight, own if source is None else pasted)
+        return MixedBatch(image, label, weight, none_pasted if source is None else pasted)
 
     def target_losses(self, prediction: Prediction, mixed: MixedBatch) -> dict[str, Tensor]:
         """How the student learns from refined labels."""

@@ -129,7 +129,9 @@ class StageSettings(Settings):
     @property
     def needs_source(self) -> str | None:
         """Why the stage cannot do without source images, in words; None if it can."""
-        return next((f"{name} learns from the source" for name, own in self.chain.items() if own.needs_source), None)
+        return next(
+            (f"{name} learns from the source" for name, refiner in self.chain.items() if refiner.needs_source), None
+        )
 
     def beside_a_model(self) -> StageSettings | None:
         """What is left of the stage in a run that starts from a trained model: all of it, or less, or None."""

@@ -193,7 +193,7 @@ def target_stream(
     labels B x H x W of those that were (255 elsewhere), or None where nothing is to be learned from them."""
     if settings.translation is None:
         return target, None
-    chosen = [torch.rand((), generator=own).item() < settings.translated_share for own in random]
+    chosen = [torch.rand((), generator=generator).item() < settings.translated_share for generator in random]
     if not any(chosen):
         return target, None
     places = torch.tensor(chosen).nonzero()[:, 0].to(target.device, non_blocking=True)

@@ -202,8 +202,8 @@ def score_audit(
         counts[name] = torch.stack([count_image(model, dataset.image(one.index), labels[one.stem]) for one in picked])
         progress(number + 1, len(folders))
     reference = next((name for name, folder in folders.items() if folder.name == SOURCE_ONLY), None)
-    found = sorted(estimate_scores(counts, picked, reference), key=lambda model: -model.miou)
-    return Audit(Path(output), picked, found, told)
+    scored = sorted(estimate_scores(counts, picked, reference), key=lambda model: -model.miou)
+    return Audit(Path(output), picked, scored, told)
 
 
 def keep_labelled(folder: Path, labels: dict[str, Tensor], space: LabelSpace) -> None:
@@ -248,8 +248,8 @@ def remarks(masks: str, labels: dict[str, Tensor], starting: dict[str, Tensor], 
                 "export every class"
             )
     absent = [name for index, name in enumerate(classes) if index not in present]
-    found = [f"{100 * float((flat == IGNORE).double().mean()):.1f} % of the pixels are unlabelled and do not count"]
-    return found + ([f"no mask has a pixel of {', '.join(absent)}"] if absent else [])
+    lines = [f"{100 * float((flat == IGNORE).double().mean()):.1f} % of the pixels are unlabelled and do not count"]
+    return lines + ([f"no mask has a pixel of {', '.join(absent)}"] if absent else [])
 
 
 def starting_mask(folder: Path, stem: str) -> Tensor:
@@ -260,12 +260,12 @@ def starting_mask(folder: Path, stem: str) -> Tensor:
 
 def doubt(model: Model, other: Model | None, image: Tensor) -> float:
     """Share of the pixels on which two models, or a model and its mirror image, disagree."""
-    own = model.predict(image).argmax(dim=0)
+    predicted = model.predict(image).argmax(dim=0)
     if other is not None:
         second = other.predict(image).argmax(dim=0)
     else:
         second = model.predict(image.flip(-1)).argmax(dim=0).flip(-1)
-    return float((own != second).double().mean())
+    return float((predicted != second).double().mean())
 
 
 def stratify(doubts: Sequence[float], count: int, total: int, seed: int = 0) -> list[tuple[int, int, float]]:

@@ -65,8 +65,8 @@ def compare(
     Raises:
         SegRefineryError: no model, different classes, bands or targets, or fewer than two images.
     """
-    found = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
-    check_classes(found)
+    folders = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
+    check_classes(folders)
     reference = target or common_target(runs)
     dataset = UnlabeledView(open_dataset(reference))
     if len(dataset) < 2:
@@ -74,14 +74,14 @@ def compare(
             f"{reference}: holds one image; a comparison draws images anew and needs at least two, better thirty"
         )
     chosen = sample_images(dataset, images)
-    firsts = first_of_each(found)
+    firsts = first_of_each(folders)
     different = list(dict.fromkeys(firsts.values()))
     total, observed = len(different) * len(chosen), {}
     for number, name in enumerate(different):
-        before, model = number * len(chosen), load(found[name])
+        before, model = number * len(chosen), load(folders[name])
         model.refuse_other_bands(dataset)
         observed[name] = observe(model, dataset, chosen, lambda done, _, before=before: progress(before + done, total))
-    result = ranked(found, {name: observed[first] for name, first in firsts.items()})
+    result = ranked(folders, {name: observed[first] for name, first in firsts.items()})
     for model in result:
         model.same_as = firsts[model.name] if firsts[model.name] != model.name else None
     return result
@@ -112,20 +112,24 @@ def observe(
 def ranked(folders: dict[str, Path], observed: dict[str, Observation]) -> list[Ranked]:
     """Order observed models by the combined score; all are measured against the same reference, the source-only models
     together, or the mean of all models where there is none."""
-    first_name = {id(seen): name for name, seen in reversed(observed.items())}
+    first_name = {id(observation): name for name, observation in reversed(observed.items())}
     different = {name: observed[name] for name in first_name.values()}  # the same weights have one vote
-    sources = [seen for name, seen in different.items() if folders[name].name == SOURCE_ONLY]
+    sources = [observation for name, observation in different.items() if folders[name].name == SOURCE_ONLY]
     reference = pooled(sources or list(different.values()))
     expected = expected_classes(*different.values())
     votes = ensemble_agreement(different)
     result = []
-    for name, seen in observed.items():
-        scores = single_scores(seen, reference)
-        scores["trust"] = float(trust(seen, reference, expected))
-        scores["balanced_scale"] = float(steadiness(seen, expected))  # over the same classes as trust
-        scores["ensemble"] = votes[first_name[id(seen)]]
-        own = observed.get(f"{run_name(name)}/{SOURCE_ONLY}")
-        word = None if own is None or own is seen else verdict(seen, own, source_shares(Path(run_name(name))))
+    for name, observation in observed.items():
+        scores = single_scores(observation, reference)
+        scores["trust"] = float(trust(observation, reference, expected))
+        scores["balanced_scale"] = float(steadiness(observation, expected))  # over the same classes as trust
+        scores["ensemble"] = votes[first_name[id(observation)]]
+        source_only = observed.get(f"{run_name(name)}/{SOURCE_ONLY}")
+        word = (
+            None
+            if source_only is None or source_only is observation
+            else verdict(observation, source_only, source_shares(Path(run_name(name))))
+        )
         result.append(Ranked(name, folders[name], scores, word))
     return sorted(result, key=lambda model: -model.scores["trust"])
 

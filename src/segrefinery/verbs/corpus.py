@@ -111,13 +111,13 @@ class Job:
 
     def _by_strips(self, picture: Picture) -> Labelled:
         """What the model says of a large picture: of it two bytes a pixel are held, and no probabilities."""
-        found = Labelled(*(torch.empty(picture.size, dtype=torch.uint8) for _ in range(2)))
+        labelled = Labelled(*(torch.empty(picture.size, dtype=torch.uint8) for _ in range(2)))
         model, threshold = self.model, self.writer.threshold
         strips = label_strips(model.network, picture, model.data, model.window, picture.size, threshold=threshold)
         for strip in strips:
             rows = slice(strip.top, strip.top + len(strip.label))
-            found.label[rows], found.confidence[rows] = strip.label, strip.confidence
-        return found
+            labelled.label[rows], labelled.confidence[rows] = strip.label, strip.confidence
+        return labelled
 
     def finished(self, index: int) -> bool:
         """Whether an image's results are there, and no older than the image."""

@@ -146,8 +146,8 @@ def timed_pass(
     begin = time.perf_counter()
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        seen = network(image)
-        losses = head_losses("timed", seen, label, None, LossWeights(main=1.0, aux=1.0))
+        prediction = network(image)
+        losses = head_losses("timed", prediction, label, None, LossWeights(main=1.0, aux=1.0))
         loss = torch.stack(list(losses.values())).sum()
     loss.backward()
     _wait(device)

@@ -213,17 +213,17 @@ def compared(
     """
     largest, equal, pixels = 0.0, 0, 0
     for image in (plain[None] for plain in images):
-        found = runner(image if reads == "uint8" else image.float() / 255)
+        exported = runner(image if reads == "uint8" else image.float() / 255)
         read = normalize(image, *model.data.normalization)
         size = (image.shape[-2], image.shape[-1])
-        own = logits_at(model.network, read, size) if grid == "image" else model.network(read).logits
+        ours = logits_at(model.network, read, size) if grid == "image" else model.network(read).logits
         if output == "labels":
-            label = found.long()
+            label = exported.long()
         else:
-            label = found.argmax(dim=1)
-            values = own if output == "logits" else own.softmax(dim=1)
-            largest = max(largest, float((found - values).abs().max() / values.abs().max()))
-        equal += int((label == own.argmax(dim=1)).sum())
+            label = exported.argmax(dim=1)
+            values = ours if output == "logits" else ours.softmax(dim=1)
+            largest = max(largest, float((exported - values).abs().max() / values.abs().max()))
+        equal += int((label == ours.argmax(dim=1)).sum())
         pixels += label.numel()
     return (None if output == "labels" else largest), equal / pixels
 

@@ -109,11 +109,11 @@ class PictureJob(Job):
         return Predictions(self.model, self.dataset, self.folder, self.factor)
 
     def do_one(self, index: int) -> SegRefineryError | None:
-        seen = self.work.read(index)
-        if isinstance(seen, SegRefineryError):
-            return seen
+        picture = self.work.read(index)
+        if isinstance(picture, SegRefineryError):
+            return picture
         try:
-            self.work.compute(index, seen, lambda share: None)()
+            self.work.compute(index, picture, lambda share: None)()
         except DataError as error:
             return error
         return None
@@ -173,15 +173,15 @@ def write_pictures(
         told = max(told, done)
         progress(told, result.images)
 
-    def compute(place: int, seen: Seen | SegRefineryError) -> Callable[[], object]:
-        if isinstance(seen, SegRefineryError):
-            return leave_out(place, seen)
+    def compute(place: int, picture: Seen | SegRefineryError) -> Callable[[], object]:
+        if isinstance(picture, SegRefineryError):
+            return leave_out(place, picture)
         if not result.reading:
-            warn_of_reading(model, dataset, seen.picture.size)
-            result.reading = reading_of(model, seen.picture.size)
+            warn_of_reading(model, dataset, picture.picture.size)
+            result.reading = reading_of(model, picture.picture.size)
         try:
             # The place in the data set: an image that is mended gets the number left for it.
-            return work.compute(place, seen, lambda share: tell(begun[place] + share))
+            return work.compute(place, picture, lambda share: tell(begun[place] + share))
         except DataError as error:  # what is wrong in the middle of a large picture
             return leave_out(place, error)
 

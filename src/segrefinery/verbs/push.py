@@ -117,9 +117,9 @@ def known_licence(config: ModelConfig) -> str:
     """Of the weights that training began with."""
     if config.trained_on.start is None:
         return licence_of(config.model)
-    found = licence_of(config.model.model_copy(update={"weights": None}))
+    licence = licence_of(config.model.model_copy(update={"weights": None}))
     origin = f"that of {named(config.trained_on.start)}, which it started from"
-    return origin if found in (UNKNOWN, "Apache-2.0", "BSD-3-Clause") else f"{found}; and {origin}"
+    return origin if licence in (UNKNOWN, "Apache-2.0", "BSD-3-Clause") else f"{licence}; and {origin}"
 
 
 def of_run(run: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

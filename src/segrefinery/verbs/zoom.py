@@ -46,28 +46,28 @@ def zoom_of(model: Model, size: tuple[int, int]) -> float | None:
 
 def reading_of(model: Model, size: tuple[int, int]) -> str:
     """One line: at which size an image is read, and the zoom against training."""
-    seen, zoom = evaluation_size(size, model.data), zoom_of(model, size)
+    size_read, zoom = evaluation_size(size, model.data), zoom_of(model, size)
     against = "the size of training's images is not known" if zoom is None else f"{zoom:.2g} times the zoom of training"
-    return f"{size[1]} x {size[0]} pixels are read at {seen[1]} x {seen[0]}: {against}"
+    return f"{size[1]} x {size[0]} pixels are read at {size_read[1]} x {size_read[0]}: {against}"
 
 
 def warn_of_reading(model: Model, dataset: ImageDataset, image: Tensor | tuple[int, int]) -> None:
     """Warn of what is left out of ``dataset``, and of what is odd in how ``model`` reads its image, 3 x H x W or its
     height and width."""
     size = image if isinstance(image, tuple) else (image.shape[-2], image.shape[-1])
-    seen, zoom = evaluation_size(size, model.data), zoom_of(model, size)
+    size_read, zoom = evaluation_size(size, model.data), zoom_of(model, size)
     remarks = [*notes_of(dataset)]
-    shown = f"an image of {size[1]} x {size[0]}, which is read at {seen[1]} x {seen[0]}"
+    shown = f"an image of {size[1]} x {size[0]}, which is read at {size_read[1]} x {size_read[0]}"
     if zoom is not None and not 1 / FAR < zoom < FAR and model.image_size is not None:
         trained = f"{model.image_size[1]} x {model.image_size[0]}"
-        remedy = "read it at its own size (--size native)" if seen != size else "cut it into tiles of that size"
+        remedy = "read it at its own size (--size native)" if size_read != size else "cut it into tiles of that size"
         if model.trained is not None:
             remedy = "all is well, else leave --size away"
         remarks.append(
             f"{shown}: its pixels are {zoom:.2g} times as large as those of training's images ({trained}); if objects "
             f"have as many pixels here as there, {remedy}"
         )
-    if model.window is not None and seen[0] <= model.window[0] and seen[1] <= model.window[1]:
+    if model.window is not None and size_read[0] <= model.window[0] and size_read[1] <= model.window[1]:
         asked = f"{model.window[0]}x{model.window[1]}"
         remarks.append(f"a window of {asked} does nothing for {shown} whole; name a smaller one")
     for remark in remarks:

@@ -146,17 +146,17 @@ def look(
         size = (image.shape[-2], image.shape[-1])
         at = sample_pixels(name, size, pixels, seed).to(image.device)
         sampled = probs_at(network, image, size, window)[0].flatten(1)[:, at]
-        own = sampled.argmax(dim=0)
+        labels = sampled.argmax(dim=0)
         kept = torch.ones(len(at), dtype=torch.bool)
         for view in ("photometric", "flip", "scale"):
-            seen = perturbed(network, image, view, data, window, generator(seed, "trust view", view, name))
-            classes = seen[0].flatten(1)[:, at].argmax(dim=0)
-            views[view].append(joint_counts(own, classes, num_classes))
-            kept &= (own == classes).cpu()
+            moved = perturbed(network, image, view, data, window, generator(seed, "trust view", view, name))
+            classes = moved[0].flatten(1)[:, at].argmax(dim=0)
+            views[view].append(joint_counts(labels, classes, num_classes))
+            kept &= (labels == classes).cpu()
         other = resize_image(dataset.image(chosen[done % len(chosen)]), size)
         partner = normalize(other, *data.normalization)[None].to(image)
-        expected, seen = mixed(network, image, own, partner, at, window, generator(seed, "trust mix", name))
-        views["mix"].append(joint_counts(expected, seen, num_classes))
+        expected, moved_labels = mixed(network, image, labels, partner, at, window, generator(seed, "trust mix", name))
+        views["mix"].append(joint_counts(expected, moved_labels, num_classes))
         sampled = sampled.T.cpu()
         names.append(name)
         probs.append(sampled.half())
@@ -192,7 +192,7 @@ def perturbed(
 def mixed(
     network: nn.Module,
     image: Tensor,
-    own: Tensor,
+    labels: Tensor,
     partner: Tensor,
     at: Tensor,
     window: Size | None,
@@ -207,8 +207,8 @@ def mixed(
     none = torch.zeros(1, *size, dtype=torch.int64, device=image.device)
     both, _, pasted = cutmix(partner, none, image, none, [random])
     theirs = probs_at(network, partner, size, window)[0].flatten(1)[:, at].argmax(dim=0)
-    seen = probs_at(network, both, size, window)[0].flatten(1)[:, at].argmax(dim=0)
-    return torch.where(pasted.flatten()[at], theirs, own), seen
+    mixed_labels = probs_at(network, both, size, window)[0].flatten(1)[:, at].argmax(dim=0)
+    return torch.where(pasted.flatten()[at], theirs, labels), mixed_labels
 
 
 def probs_at(network: nn.Module, image: Tensor, size: Size, window: Size | None) -> Tensor:

@@ -71,31 +71,32 @@ class Verdict:
 
 def expected_classes(*observations: Observation) -> Tensor:
     """C bool: the classes that any of the models gives at least ``EXPECTED`` of the pixels; all if none does."""
-    found = torch.stack([seen.shares for seen in observations]).amax(dim=0) >= EXPECTED
-    return found if found.any() else torch.ones_like(found)
+    expected = torch.stack([observation.shares for observation in observations]).amax(dim=0) >= EXPECTED
+    return expected if expected.any() else torch.ones_like(expected)
 
 
-def steadiness(seen: Observation, expected: Tensor, weights: Tensor | None = None) -> Tensor:
+def steadiness(candidate: Observation, expected: Tensor, weights: Tensor | None = None) -> Tensor:
     """Class-balanced agreement under a change of scale: B values for B x N image weights."""
-    return scores.balanced_agreement(_summed(seen.views["scale"], weights), expected)
+    return scores.balanced_agreement(_summed(candidate.views["scale"], weights), expected)
 
 
-def consistency(seen: Observation, expected: Tensor, weights: Tensor | None = None) -> Tensor:
+def consistency(candidate: Observation, expected: Tensor, weights: Tensor | None = None) -> Tensor:
     """Class-balanced agreement under perturbation, mean over all perturbations: B values for B x N image weights."""
     per_view = [
-        scores.balanced_agreement(_summed(counts, weights), expected) for name, counts in sorted(seen.views.items())
+        scores.balanced_agreement(_summed(counts, weights), expected)
+        for name, counts in sorted(candidate.views.items())
     ]
     return torch.stack(per_view).mean(dim=0)
 
 
-def anchors(seen: Observation, reference: Observation, weights: Tensor | None = None) -> Tensor:
+def anchors(candidate: Observation, reference: Observation, weights: Tensor | None = None) -> Tensor:
     """Share of the reference's sure pixels on which the model agrees with it, balanced over classes: B values."""
     confidence, theirs = reference.probs.float().max(dim=-1)
     stable = confidence[reference.stable]
     bar = min(CONFIDENT, float(stable.median())) if len(stable) else CONFIDENT
     sure = reference.stable & (confidence >= bar)
-    one_hot = torch.nn.functional.one_hot(theirs, seen.num_classes) * sure.unsqueeze(-1)
-    kept = (one_hot * (seen.classes == theirs).unsqueeze(-1)).sum(dim=1)
+    one_hot = torch.nn.functional.one_hot(theirs, candidate.num_classes) * sure.unsqueeze(-1)
+    kept = (one_hot * (candidate.classes == theirs).unsqueeze(-1)).sum(dim=1)
     return scores.balanced_recall(_summed(kept, weights), _summed(one_hot.sum(dim=1), weights))
 
 
@@ -105,11 +106,11 @@ def combined(steadiness: Any, anchors: Any) -> Any:
 
 
 def trust(
-    seen: Observation, reference: Observation, expected: Tensor | None = None, weights: Tensor | None = None
+    candidate: Observation, reference: Observation, expected: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
     """The combined score: B values in [0, 1] for B x N image weights."""
-    expected = expected_classes(seen, reference) if expected is None else expected
-    return combined(steadiness(seen, expected, weights), anchors(seen, reference, weights))
+    expected = expected_classes(candidate, reference) if expected is None else expected
+    return combined(steadiness(candidate, expected, weights), anchors(candidate, reference, weights))
 
 
 def verdict(candidate: Observation, source_only: Observation, prior: Tensor | None = None) -> Verdict:
@@ -174,32 +175,32 @@ def others_are_lost(candidate: Observation, reference: Observation, prior: Tenso
     of the reference's and the prior's. It is so only if all of the bootstrap's 95 % interval is below."""
     largest = int(candidate.shares.argmax())
     weights = bootstrap_weights(len(candidate.names)) if len(candidate.names) > 1 else None
-    kept, should = ((seen.classes != largest).double().mean(dim=1) for seen in (candidate, reference))
+    kept, should = ((observation.classes != largest).double().mean(dim=1) for observation in (candidate, reference))
     kept, should = _summed(kept, weights) / len(kept), _summed(should, weights) / len(should)
     if prior is not None:
         should = should.clamp(max=1 - float(prior[largest]))
     return bool(torch.quantile(kept - REST * should, 0.975) < 0)
 
 
-def single_scores(seen: Observation, reference: Observation | None = None) -> dict[str, float]:
+def single_scores(candidate: Observation, reference: Observation | None = None) -> dict[str, float]:
     """Every score of one model over all its sampled pixels, for tables and the trust study."""
-    flat = seen.probs.double().flatten(0, 1)
+    flat = candidate.probs.double().flatten(0, 1)
     flat = flat / flat.sum(dim=1, keepdim=True)
-    expected = expected_classes(seen, reference) if reference is not None else expected_classes(seen)
-    found = {
+    expected = expected_classes(candidate, reference) if reference is not None else expected_classes(candidate)
+    single = {
         "entropy": scores.entropy(flat),
         "information": scores.information(flat),
         "nuclear_norm": scores.nuclear_norm(flat),
-        "neighborhood_density": seen.density.mean(),
-        "consistency": consistency(seen, expected),
+        "neighborhood_density": candidate.density.mean(),
+        "consistency": consistency(candidate, expected),
     }
-    for name, counts in seen.views.items():
-        found[f"agreement_{name}"] = scores.agreement(counts.sum(dim=0))
-        found[f"balanced_{name}"] = scores.balanced_agreement(counts.sum(dim=0), expected)
+    for name, counts in candidate.views.items():
+        single[f"agreement_{name}"] = scores.agreement(counts.sum(dim=0))
+        single[f"balanced_{name}"] = scores.balanced_agreement(counts.sum(dim=0), expected)
     if reference is not None:
-        found["anchors"] = anchors(seen, reference)
-        found["trust"] = trust(seen, reference, expected)
-    return {name: float(value) for name, value in found.items()}
+        single["anchors"] = anchors(candidate, reference)
+        single["trust"] = trust(candidate, reference, expected)
+    return {name: float(value) for name, value in single.items()}
 
 
 def ensemble_agreement(observations: Mapping[str, Observation]) -> dict[str, float]:
@@ -207,14 +208,14 @@ def ensemble_agreement(observations: Mapping[str, Observation]) -> dict[str, flo
 
     Source: EnsV, Hu et al. 2023 ("Mixed samples ... ensemble-based validation"): the ensemble stands in for labels.
     """
-    mean = torch.stack([seen.probs.float() for seen in observations.values()]).mean(dim=0)
+    mean = torch.stack([observation.probs.float() for observation in observations.values()]).mean(dim=0)
     voted = mean.argmax(dim=-1)
-    found = {}
-    for name, seen in observations.items():
-        counts = scores.joint_counts(voted, seen.classes, seen.num_classes)
+    agreement = {}
+    for name, observation in observations.items():
+        counts = scores.joint_counts(voted, observation.classes, observation.num_classes)
         used = (counts.sum(0) + counts.sum(1)) > 0
-        found[name] = float(scores.balanced_agreement(counts, used, floor=0.0))
-    return found
+        agreement[name] = float(scores.balanced_agreement(counts, used, floor=0.0))
+    return agreement
 
 
 def pooled(observations: Sequence[Observation]) -> Observation:
@@ -226,10 +227,13 @@ def pooled(observations: Sequence[Observation]) -> Observation:
         check_comparable(first, other)
     return Observation(
         first.names,
-        torch.stack([seen.probs.float() for seen in observations]).mean(dim=0).half(),
-        {name: torch.stack([seen.views[name] for seen in observations]).sum(dim=0) for name in first.views},
-        torch.stack([seen.stable for seen in observations]).all(dim=0),
-        torch.stack([seen.density for seen in observations]).mean(dim=0),
+        torch.stack([observation.probs.float() for observation in observations]).mean(dim=0).half(),
+        {
+            name: torch.stack([observation.views[name] for observation in observations]).sum(dim=0)
+            for name in first.views
+        },
+        torch.stack([observation.stable for observation in observations]).all(dim=0),
+        torch.stack([observation.density for observation in observations]).mean(dim=0),
     )
 
 

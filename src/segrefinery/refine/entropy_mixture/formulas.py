@@ -241,7 +241,7 @@ class Rule(NamedTuple):
 
     def where(self, condition: Tensor, other: Rule) -> Rule:
         """This rule where the condition holds, the other one elsewhere."""
-        return Rule(*(torch.where(condition, own, new) for own, new in zip(self, other)))
+        return Rule(*(torch.where(condition, mine, new) for mine, new in zip(self, other)))
 
     def weight(self, entropy: Tensor, pick: tuple[Tensor, ...], soft: bool) -> Tensor:
         """Weight of each entropy, under the rule found at ``pick``; 0 for NaN."""

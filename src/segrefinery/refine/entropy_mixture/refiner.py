@@ -90,17 +90,17 @@ class EntropyMixture(Refiner):
         pixels, mean, std = statistics(moments)
         dataset = self.dataset_rule()
         rule = Rule(*(part.expand_as(mean) for part in dataset))
-        own = (pixels >= self.settings.min_pixels).nonzero(as_tuple=True)
-        if not len(own[0]):
+        enough = (pixels >= self.settings.min_pixels).nonzero(as_tuple=True)
+        if not len(enough[0]):
             return rule
-        mixture = self._mixtures(counts[own])
-        found = Rule.of(mixture, self.settings.guard)
-        highest = self._highest_kept(dataset)[own[1]]
-        found = Rule.up_to(highest).where(mixture.means.diff(dim=-1)[..., 0] < MIN_GAP, found)
+        mixture = self._mixtures(counts[enough])
+        fitted = Rule.of(mixture, self.settings.guard)
+        highest = self._highest_kept(dataset)[enough[1]]
+        fitted = Rule.up_to(highest).where(mixture.means.diff(dim=-1)[..., 0] < MIN_GAP, fitted)
         _, usual, _ = statistics(self.moments)
-        constant = torch.where(mean[own] < 0.5 * usual[own[1]], 1.0, -1.0).to(mean.dtype)
-        found = Rule.up_to(constant).where(std[own] < MIN_STD, found)
-        return Rule(*(part.index_put(own, new) for part, new in zip((part.clone() for part in rule), found)))
+        constant = torch.where(mean[enough] < 0.5 * usual[enough[1]], 1.0, -1.0).to(mean.dtype)
+        fitted = Rule.up_to(constant).where(std[enough] < MIN_STD, fitted)
+        return Rule(*(part.index_put(enough, new) for part, new in zip((part.clone() for part in rule), fitted)))
 
     def _highest_kept(self, rule: Rule) -> Tensor:
         """C: the highest entropy that a rule C keeps, -1 if none."""

@@ -39,8 +39,8 @@ def mixture_nll(log_weights: Tensor, log_probs: Tensor, labels: Tensor, *, weigh
     batch, learners, classes, queries = log_probs.shape
     shapes = {(batch, learners, queries), (batch, learners, classes, queries)}
     if tuple(log_weights.shape) not in shapes or labels.shape != (batch, queries):
-        found = ", ".join(str(tuple(part.shape)) for part in (log_weights, log_probs, labels))
-        raise ValueError(f"log_weights B x K (x C) x Q, log_probs B x K x C x Q and labels B x Q expected, got {found}")
+        given = ", ".join(str(tuple(part.shape)) for part in (log_weights, log_probs, labels))
+        raise ValueError(f"log_weights B x K (x C) x Q, log_probs B x K x C x Q and labels B x Q expected, got {given}")
     valid = labels != IGNORE
     index = labels.masked_fill(~valid, 0).long()[:, None]
     # Ignored queries are taken out before the logarithm of the sum, whose gradient may be NaN where all terms are -inf.
@@ -147,12 +147,12 @@ def locate_jointly(
     finest = max((size for size, box in zip(sizes, boxes, strict=True) if box == WHOLE), key=lambda size: size[0])
     guide = locate(coordinates, finest, aligned=aligned)
     centres = coordinates[:, None] - guide.offset / (_pair(coordinates, finest) - int(aligned))
-    found = []
+    sites = []
     for size, box in zip(sizes, boxes, strict=True):
         place, inside = _place(coordinates, size, box, aligned)
         cells = _on_grid(_place(centres, size, box, aligned)[0].round(), size)
-        found.append(_sites(place, cells, guide.area, inside, size))
-    return found
+        sites.append(_sites(place, cells, guide.area, inside, size))
+    return sites
 
 
 def read(rows: Tensor, index: Tensor) -> Tensor:

@@ -199,8 +199,8 @@ class ImplicitRectification(nn.Module):
     ) -> Tensor:
         """P (or log P) on an H x W grid of any resolution, B x C x H x W, ``chunk`` queries an image at a time (None:
         all at once); ``aligned`` if its outermost cells lie in the corners."""
-        found = self._dense(learners, size, chunk, self._log_probs, aligned)
-        return found if log else found.exp()
+        decoded = self._dense(learners, size, chunk, self._log_probs, aligned)
+        return decoded if log else decoded.exp()
 
     def decode_weights(
         self,
@@ -230,8 +230,8 @@ class ImplicitRectification(nn.Module):
             ready = self._prepare(learners)
             points = pixel_centres(size, logits.device, aligned)
             parts = [points] if chunk is None else points.split(chunk)
-            found = [function(ready, part.expand(logits.shape[0], -1, -1)) for part in parts]
-        return torch.cat(found, dim=-1).unflatten(-1, size)
+            decoded = [function(ready, part.expand(logits.shape[0], -1, -1)) for part in parts]
+        return torch.cat(decoded, dim=-1).unflatten(-1, size)
 
     def _prepare(self, learners: Sequence[Learner]) -> _Prepared:
         if not self.learned:
@@ -302,12 +302,12 @@ class ImplicitRectification(nn.Module):
         shares = [learner.share for learner in ready.learners]
         if self.weighting == "equal" or any(share is None for share in shares):
             return points.new_zeros(points.shape[0], len(shares), 1, points.shape[1])
-        found = [
+        of_learners = [
             sample(wide(share), locate(points, share.shape[-2:], learner.box, aligned=learner.aligned))
             for share, learner in zip(shares, ready.learners, strict=True)
             if share is not None
         ]
-        return torch.stack(found, dim=1).clamp_min(1e-6).log()
+        return torch.stack(of_learners, dim=1).clamp_min(1e-6).log()
 
     def _log_probs(self, ready: _Prepared, points: Tensor) -> Tensor:
         return self._mix(*self._log_weights(ready, points, noise=False))

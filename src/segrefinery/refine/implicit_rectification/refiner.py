@@ -63,8 +63,8 @@ class ImplicitRectifier(Refiner):
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
         size = (labels.probs.shape[-2], labels.probs.shape[-1])
         mixture = self.average.decode(view.learners, size, log=True, aligned=labels.aligned)
-        found = labels.probs.float().clamp_min(1e-6).log() - view.probs.clamp_min(1e-6).log()
-        refined = replace(labels, probs=(mixture + found).softmax(dim=1))
+        ahead = labels.probs.float().clamp_min(1e-6).log() - view.probs.clamp_min(1e-6).log()
+        refined = replace(labels, probs=(mixture + ahead).softmax(dim=1))
         if self.settings.pixel_weight == "mixture":
             return refined.weighted(refined.probs.amax(dim=1))
         if self.settings.pixel_weight == "noise":
@@ -144,11 +144,11 @@ class RectifiedSegmenter(Segmenter):
         self.learner_channels = segmenter.learner_channels
 
     def forward(self, image: Tensor) -> Prediction:
-        seen: Prediction = self.segmenter(image)
-        size = max(_whole_grid(learner) for learner in seen.learners)
-        features = bilinear(seen.features, size, seen.aligned)
-        logits = self.function.decode(seen.learners, size, log=True)
-        return Prediction(logits, features, seen.levels, seen.learners)
+        prediction: Prediction = self.segmenter(image)
+        size = max(_whole_grid(learner) for learner in prediction.learners)
+        features = bilinear(prediction.features, size, prediction.aligned)
+        logits = self.function.decode(prediction.learners, size, log=True)
+        return Prediction(logits, features, prediction.levels, prediction.learners)
 
     @torch.no_grad()
     def predict(self, image: Tensor, size: tuple[int, int], chunk: int | None = 16384) -> Tensor:

@@ -58,10 +58,10 @@ class PixelAttention(Refiner):
             return {"pixel_attention": self._training_loss(step.source)}
         if step.target is None:
             return {}
-        seen = {"target": step.target.prediction}
+        predictions = {"target": step.target.prediction}
         if self.settings.domains == "both":
-            seen["source"] = step.source.prediction
-        return {f"attention_{domain}": self._pull(prediction) for domain, prediction in seen.items()}
+            predictions["source"] = step.source.prediction
+        return {f"attention_{domain}": self._pull(prediction) for domain, prediction in predictions.items()}
 
     def _training_loss(self, source: SourceStep) -> Tensor:
         """Cross-entropy of the up-sampled, attended maps with the source labels (section 4.2)."""

@@ -48,12 +48,12 @@ def prototype_distances(features: Tensor, prototypes: Tensor) -> Tensor:
         def distances(pixels: Tensor) -> Tensor:
             scale = squared_norms + pixels.square().sum(dim=0)
             squared = torch.addmm(scale, prototypes, pixels, alpha=-2)
-            found = squared.clamp_min(1e-12).sqrt()
+            lengths = squared.clamp_min(1e-12).sqrt()
             near = (squared < NEAR * scale).any(dim=0).nonzero()[:, 0]
             if not len(near):
-                return found
+                return lengths
             exact = torch.cdist(pixels[:, near].T, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
-            return found.index_copy(1, near, exact.T)
+            return lengths.index_copy(1, near, exact.T)
 
         return by_chunks(distances, features, prototypes)
 

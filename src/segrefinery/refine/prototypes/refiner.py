@@ -41,10 +41,10 @@ class Prototypes(Refiner):
         settings = self.settings
         if self.warmup is not None:
             self.warmup.network.load_state_dict(teacher.network.state_dict())
-        found = gather_statistics(
+        statistics = gather_statistics(
             teacher, source, target, self.space.classes, settings.initial, least=settings.min_pixels
         )
-        self.prototypes.copy_(found.prototypes)
+        self.prototypes.copy_(statistics.prototypes)
 
     @torch.no_grad()
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:

@@ -119,11 +119,11 @@ class RefinementNetwork(Refiner):
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
         if self.trained_steps < self.settings.warmup:
             return labels
-        seen = self.examine(view)
+        refinement = self.examine(view)
         if self.settings.refine:
-            labels = replace(labels, probs=seen.logits.softmax(dim=1))
+            labels = replace(labels, probs=refinement.logits.softmax(dim=1))
         if self.settings.mask:
-            keep = seen.noise <= 0  # sigmoid <= 0.5
+            keep = refinement.noise <= 0  # sigmoid <= 0.5
             self._warn_if_nothing_is_kept(keep)
             labels = labels.weighted(keep)
         return labels

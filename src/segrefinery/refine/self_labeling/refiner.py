@@ -61,10 +61,10 @@ class SelfLabeling(Refiner):
             self.warmup.network.load_state_dict(teacher.network.state_dict())
         mean = "images" if self.settings.initial == "images" else "pixels"
         normalize = self.settings.initial_features == "normalized"
-        found = gather_statistics(teacher, source, target, self.space.classes, mean, normalize)
-        self.distribution.copy_(found.distribution)
+        statistics = gather_statistics(teacher, source, target, self.space.classes, mean, normalize)
+        self.distribution.copy_(statistics.distribution)
         if self.settings.initial != "random":
-            self.head.copy_(F.normalize(found.prototypes, dim=1))
+            self.head.copy_(F.normalize(statistics.prototypes, dim=1))
         self.head_copy.copy_(self.head)
         for bank in self._banks():
             bank.clear()
@@ -150,12 +150,12 @@ class SelfLabeling(Refiner):
         groups = [len(scores)] if settings.assign == "batch" else [count for count in counts if count]
         # Oldest first, so that an image that sees the ones before it sees as many old rows less.
         table = torch.cat([bank_scores[bank.oldest :], bank_scores[: bank.oldest], scores])
-        end, found = len(bank_scores), []
+        end, assignments = len(bank_scores), []
         for count in groups:
             start = end if waits else max(end - settings.bank, 0)
             end += count
-            found.append(sinkhorn(table[start:end], marginal, settings.epsilon, settings.iterations)[-count:])
-        return torch.cat(found)
+            assignments.append(sinkhorn(table[start:end], marginal, settings.epsilon, settings.iterations)[-count:])
+        return torch.cat(assignments)
 
     def consistency_loss(self, step: Step, view: TeacherView) -> Tensor:
         """L_REG between weak and strong view. Reaches the student alone."""
