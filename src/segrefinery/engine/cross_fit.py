@@ -60,12 +60,12 @@ def cross_fit(run: Run, parts: int, window: tuple[int, int] | None, told: RunEve
 
 def _conclude(folder: Path, parts: int, told: RunEvents) -> None:
     """Keep and tell what the images of all parts say together."""
-    found: dict[str, list[torch.Tensor]] = {}
+    by_model: dict[str, list[torch.Tensor]] = {}
     for number in range(1, parts + 1):
         with np.load(folder / FOLDER / f"{number}.npz") as file:
             for name in file.files:
-                found.setdefault(name, []).append(torch.from_numpy(file[name]))
-    counts = {name: torch.cat(found[name]) for name in MODELS if name in found}
+                by_model.setdefault(name, []).append(torch.from_numpy(file[name]))
+    counts = {name: torch.cat(by_model[name]) for name in MODELS if name in by_model}
     reference = "source-only" if "source-only" in counts else None
     keep_estimates(folder, FOLDER, counts, reference, told, f"labelled images, each held out in one of {parts} parts")
 
