@@ -181,11 +181,20 @@ def test_the_loss_that_trains_sams_attention():
     assert best_row(loss) == ROW
 
 
+def picks(convolution: nn.Conv2d, *channels: int) -> None:
+    """A convolution whose outputs are these channels of its input."""
+    nn.init.zeros_(convolution.weight)
+    for place, channel in enumerate(channels):
+        convolution.weight.data[place, channel] = 1
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 def test_prns_network_brings_levels_to_the_grid_of_the_logits(aligned):
     decoder = RefinementDecoder((1,), 2, width=8).eval()
+    join = decoder.mix[0]
+    picks(join[0], 0)  # the first channel of the first level
     shown: list[Tensor] = []
-    decoder.mix.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    join[1].register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     torch.nn.init.ones_(decoder.levels[0].weight)
     with torch.no_grad():
         decoder([picture()[:, :1, ::8, ::8]], torch.zeros(2, 2, SIDE, SIDE), aligned)
@@ -225,11 +234,10 @@ def test_pixel_contrast_reads_labels_and_levels_in_register():
     assert not wrong.any()
 
     # Two levels: the coarse one, whose cells lie on every eighth pixel, is laid over the fine one pixel by pixel.
-    shown: list[Tensor] = []
-    contrast.projection.layers = nn.Sequential(nn.Identity())
-    contrast.projection.layers.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
-    contrast.projection([picture(), seen.features], seen.aligned)
-    fine, coarse = shown[0][0, 0], shown[0][0, 3]
+    join = nn.Conv2d(6, 2, 1, bias=False)
+    picks(join, 0, 3)  # the first channel of each
+    contrast.projection.layers = nn.Sequential(nn.Sequential(join), nn.Identity())
+    fine, coarse = contrast.projection([picture(), seen.features], seen.aligned)[0]
     assert row_of(fine) == row_of(coarse) == ROW
 
 
