@@ -2,11 +2,13 @@
 
     python benchmarks/cost/large_pictures.py
     python benchmarks/cost/large_pictures.py --sizes 8192x8192 50000x2000 --kinds tif --classes 19
+    python benchmarks/cost/large_pictures.py --sizes 10000x10000 --verbs evaluate pseudo-label --images 0
 
-Each picture is made here (HEIGHTxWIDTH; a TIFF has tiles of 512 pixels, most of them empty) and predicted by `small` of
-width 16 with random weights, in a process of its own, from file to files. "Peak" is the largest resident set of that
-process, "before" what it was when all was imported and built. "In the network" is the time of as many windows as there
-are, each as long as one takes by itself in that process. The last table predicts a folder of images, one pass each.
+Each picture is made here (HEIGHTxWIDTH; a TIFF has tiles of 512 pixels, most of them empty) and predicted, or with
+`--verbs` scored or labelled, by `small` of width 16 with random weights, in a process of its own, from file to files.
+"Peak" is the largest resident set of that process, "before" what it was when all was imported and built. "In the
+network" is the time of as many windows as there are, each as long as one takes by itself in that process. The last
+table predicts a folder of images, one pass each.
 """
 
 from __future__ import annotations
@@ -19,16 +21,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.io import write_png
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine, peak_mib, resident_mib
 from segrefinery.core.settings import two_sides
+from segrefinery.data.label_files import save_png
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.model import Model
 from segrefinery.evaluation.inference import probs_of, stride_of, windows_at_once
@@ -36,16 +41,20 @@ from segrefinery.evaluation.strips import window_for
 from segrefinery.evaluation.windows import shares
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
+from segrefinery.verbs.evaluate import evaluate
 from segrefinery.verbs.predict import write_predictions
+from segrefinery.verbs.pseudo_label import write_labels
 
 DATA = DataSettings(crop=(128, 256))
+NAMES = [f"class {i}" for i in range(255)]
+VERBS = ("predict", "evaluate", "pseudo-label")
 
 
 def model_of(network: str, classes: int, **options: int) -> Model:
     """A network with random weights that reads images at their own size."""
     torch.manual_seed(0)
     segmenter = build_model(ModelSettings(name=network, weights="none", options=options), classes).eval()
-    return Model(segmenter, segmenter, LabelSpace.of("c", [f"class {i}" for i in range(classes)]), DATA)
+    return Model(segmenter, segmenter, LabelSpace.of("c", NAMES[:classes]), DATA)
 
 
 def paint(path: Path, size: tuple[int, int]) -> None:
@@ -82,15 +91,29 @@ def in_the_network(model: Model, size: tuple[int, int]) -> float:
     return median(seconds[1:]) * len(down) * len(across) / batch
 
 
-def child(path: Path, size: tuple[int, int], classes: int) -> dict[str, float]:
-    """Predict one picture, here."""
+def masked(path: Path, size: tuple[int, int], classes: int) -> str:
+    """A data set of the picture and a mask of one class."""
+    save_png(path.parent / "masks/in.png", Image.new("L", size[::-1]))
+    text = f"images: '{{name}}{path.suffix}'\nmasks: masks/{{name}}.png\nclasses: [{', '.join(NAMES[:classes])}]\n"
+    (path.parent / "dataset.yaml").write_text(text)
+    return f"folder:{path.parent}"
+
+
+def child(path: Path, size: tuple[int, int], classes: int, verb: str) -> dict[str, float]:
+    """Predict, score or label one picture, here."""
     model = model_of("small", classes, width=16, blocks=1)
+    on = masked(path, size, classes) if verb == "evaluate" else path
     network, before, start = in_the_network(model, size), resident_mib(), time.perf_counter()
-    write_predictions(model, path, path.parent / "out", size="native")
+    if verb == "evaluate":
+        evaluate(model, on)
+    elif verb == "pseudo-label":
+        write_labels(model, on, path.parent / "out")
+    else:
+        write_predictions(model, on, path.parent / "out", size="native")
     return {"seconds": time.perf_counter() - start, "network": network, "before": before, "peak": peak_mib()}
 
 
-def measured(path: Path, size: tuple[int, int], classes: int) -> dict[str, float]:
+def measured(path: Path, size: tuple[int, int], classes: int, verb: str) -> dict[str, float]:
     """``child`` in a process of its own."""
     command = [
         sys.executable,
@@ -101,6 +124,8 @@ def measured(path: Path, size: tuple[int, int], classes: int) -> dict[str, float
         f"{size[0]}x{size[1]}",
         "--classes",
         str(classes),
+        "--verbs",
+        verb,
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -137,24 +162,28 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=["8192x8192", "10000x10000", "50000x2000", "2000x50000"])
     parser.add_argument("--kinds", nargs="*", default=["tif"], choices=["tif", "png"])
     parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--verbs", nargs="*", default=["predict"], choices=VERBS)
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--child", type=Path)
     options = parser.parse_args()
     sizes = [two_sides("--sizes", size) for size in options.sizes]
     if options.child:
-        print(json.dumps(child(options.child, sizes[0], options.classes)))
+        print(json.dumps(child(options.child, sizes[0], options.classes, options.verbs[0])))
         return
     print(f"{machine()}; {options.classes} classes\n")
-    print("| picture | pixels | s | in the network, s | before MiB | peak MiB |\n|---|---|---:|---:|---:|---:|")
-    for kind in options.kinds:
+    print(
+        "| what | picture | pixels | s | in the network, s | before MiB | peak MiB |\n|---|---|---|---:|---:|---:|---:|"
+    )
+    for kind, verb in product(options.kinds, options.verbs):
         for size in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"in.{kind}"
                 paint(path, size)
-                found = measured(path, size, options.classes)
+                found = measured(path, size, options.classes, verb)
             row = [found[name] for name in ("seconds", "network", "before", "peak")]
             print(
-                f"| {kind} | {size[1]} x {size[0]} | " + " | ".join(f"{value:,.0f}" for value in row) + " |", flush=True
+                f"| {verb} | {kind} | {size[1]} x {size[0]} | " + " | ".join(f"{value:,.0f}" for value in row) + " |",
+                flush=True,
             )
     if not options.images:
         return

@@ -144,10 +144,10 @@ def largest_file(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def remaining(record: Path, count: int) -> Iterator[int]:
-    """The numbers up to ``count`` that have no line in the record yet."""
+def remaining(record: Path, end: int, first: int = 0) -> Iterator[int]:
+    """The numbers from ``first`` up to ``end`` that have no line in the record yet."""
     done = {line["number"] for line in lines(record)}
-    yield from (number for number in range(count) if number not in done)
+    yield from (number for number in range(first, end) if number not in done)
 
 
 def lines(record: Path) -> list[dict]:

@@ -3,7 +3,9 @@
     python benchmarks/robustness/mutations.py --count 1000 --folder /tmp/mutations
 
 Each must be done, or be one line and exit code 2: no signal, no traceback, no hang over 20 s, no memory over 2 GiB. The
-record in the folder makes it resumable. Prints Markdown; exits with 1 where there is a fault, which the record shows.
+record in the folder makes it resumable; with `--first` slices run side by side, each in a folder of its own, and their
+records, joined in one folder, are one. The sources must stay as they are meanwhile. Prints Markdown; exits with 1 where
+there is a fault, which the record shows.
 """
 
 from __future__ import annotations
@@ -105,6 +107,7 @@ def command(kind: str, root: Path, changed: Path, dice: random.Random) -> list[o
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first one; each is drawn by its number")
     parser.add_argument("--folder", type=Path, required=True, help="for the record and what is damaged")
     options = parser.parse_args()
     base, trial = options.folder / "base", options.folder / "trial"
@@ -113,7 +116,7 @@ def main() -> None:
     data_set(base / "data")
     (base / "recipe.yaml").write_text(dump_recipe(load_recipe("self_training", "small")))
     record = options.folder / "mutations.jsonl"
-    for number in remaining(record, options.count):
+    for number in remaining(record, options.first + options.count, options.first):
         dice, kind = random.Random(number), KINDS[number % len(KINDS)]
         shutil.rmtree(trial, ignore_errors=True)
         shutil.copytree(base, trial)

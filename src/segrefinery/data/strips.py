@@ -91,7 +91,7 @@ class TiffRows:
         pixels = torch.from_numpy(colors_of(self.path, stored, self._reading))
         if pixels.ndim == 2:
             return pixels.expand(self._reading.count, *pixels.shape)
-        return pixels.permute(2, 0, 1).contiguous()
+        return pixels.permute(2, 0, 1)  # of a wide picture a copy is many megabytes
 
     def _stored(self, top: int, bottom: int, left: int = 0, right: int | None = None) -> np.ndarray:
         try:
