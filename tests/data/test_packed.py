@@ -117,6 +117,27 @@ def test_a_hub_data_set_of_a_local_folder(tmp_path):
         open_dataset(f"hfds:{tmp_path}/saved,image=picture")
 
 
+def test_the_first_rows_are_streamed(tmp_path, monkeypatch):
+    library = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "data/train"
+    folder.mkdir(parents=True)
+    for number, each in enumerate(PICTURES):
+        (folder / f"{number}.png").write_bytes(png(each))
+    opened = []
+    load = library.load_dataset
+    monkeypatch.setattr(library, "load_dataset", lambda *a, **k: opened.append(k) or load(*a, **k))
+    dataset = open_dataset(f"hfds:{tmp_path}/data,first=2@train")
+    assert opened[0]["streaming"]
+    assert len(dataset) == 2
+    assert [dataset.name(n) for n in range(2)] == ["000000_0", "000001_1"]
+    for n in range(2):
+        assert np.array_equal(dataset.image(n).permute(1, 2, 0).numpy(), PICTURES[n])
+    assert len(open_dataset(f"hfds:{tmp_path}/data,first=99@train")) == len(PICTURES)
+    with pytest.raises(SegRefineryError, match="first: is 'all'; write how many rows"):
+        open_dataset(f"hfds:{tmp_path}/data,first=all@train")
+
+
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SegRefineryError, match=r"segrefinery\[datasets\]"):

@@ -8,7 +8,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -216,7 +216,9 @@ class HubDataset(PackedDataset):
 
 
 def open_hub(text: str, split: str | None, reference: str) -> HubDataset:
-    """``ORG/NAME[,image=COLUMN][,label=COLUMN][,classes=SPACE|FILE.txt][@SPLIT]``, of the hub or a local folder.
+    """``ORG/NAME[,image=COLUMN][,label=COLUMN][,classes=SPACE|FILE.txt][,first=N][@SPLIT]``, of the hub or a folder.
+
+    With ``first`` so many rows are streamed, as they are stored, into memory, and no more are downloaded.
 
     Raises:
         SegRefineryError: ``datasets`` is not installed, or the data set, the split or a column does not exist.
@@ -225,8 +227,11 @@ def open_hub(text: str, split: str | None, reference: str) -> HubDataset:
         library = import_module("datasets")
     except ImportError as error:
         raise SegRefineryError("hfds: needs datasets: pip install 'segrefinery[datasets]'.") from error
-    path, options = _options(text, reference, ("image", "label", "classes"))
-    rows = _rows(library, path, split or "train", reference)
+    path, options = _options(text, reference, ("image", "label", "classes", "first"))
+    first = _first(options.get("first"), reference)
+    rows = _rows(library, path, split or "train", reference, first)
+    if rows.features is None:
+        raise DataError(reference, "columns", "its stream does not say them", "leave ,first= away")
     pictures = [name for name, feature in rows.features.items() if isinstance(feature, library.Image)]
     masks = [name for name in pictures if any(word in name.lower() for word in _MASKS)]
     image = options.get("image") or next((name for name in pictures if name not in masks), None)
@@ -239,26 +244,57 @@ def open_hub(text: str, split: str | None, reference: str) -> HubDataset:
     for column in {image, mask} - {None}:
         rows = rows.cast_column(column, library.Image(decode=False))
     kept = rows.select_columns([column for column in (image, mask) if column])
+    if first and isinstance(kept, library.IterableDataset):
+        kept = _streamed(library, kept, first, reference)
     space = _space(options.get("classes")) or _named(library, rows.features, Path(path).name)
     return HubDataset(reference, kept, str(image), mask, space)
 
 
-def _rows(library: Any, path: str, split: str, reference: str) -> Any:
+def _first(given: str | None, reference: str) -> int | None:
+    if given is not None and not re.fullmatch(r"[1-9]\d{0,8}", given):
+        raise DataError(reference, "first", f"is {given!r}", "write how many rows, as in ,first=1000")
+    return None if given is None else int(given)
+
+
+def _streamed(library: Any, stream: Any, first: int, reference: str) -> Any:
+    """The first rows of a stream."""
+    import fsspec
+
+    rows = []
+    try:
+        for row in islice(stream, first):
+            for cell in row.values():
+                if cell and cell["bytes"] is None:  # it lies in a file of its own, here or on the hub
+                    with fsspec.open(cell["path"], "rb") as file:
+                        cell["bytes"] = file.read()
+            rows.append(row)
+    except Exception as error:  # it raises whatever its parts raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        problem = f"row {len(rows)} cannot be streamed ({reason})"
+        raise DataError(reference, "data set", problem, "check the network, and try again") from error
+    return library.Dataset.from_list(rows, features=stream.features)
+
+
+def _rows(library: Any, path: str, split: str, reference: str, first: int | None) -> Any:
     try:
         if (Path(path) / "state.json").exists() or (Path(path) / "dataset_dict.json").exists():
             found = library.load_from_disk(path)
             if not isinstance(found, library.DatasetDict):
-                return found
+                return _among(found, first)
             if split in found:
-                return found[split]
+                return _among(found[split], first)
             raise DataError(reference, "split", f"there is no split {split!r}", f"choose one of: {', '.join(found)}")
-        return library.load_dataset(path, split=split)
+        return library.load_dataset(path, split=split, streaming=first is not None)
     except SegRefineryError:
         raise
     except Exception as error:  # it raises whatever its parts raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         problem = f"cannot be opened ({reason})"
         raise DataError(reference, "data set", problem, "check name, split and network") from error
+
+
+def _among(rows: Any, first: int | None) -> Any:
+    return rows if first is None else rows.select(range(min(first, len(rows))))
 
 
 def _named(library: Any, features: Any, name: str) -> LabelSpace | None:
