@@ -29,7 +29,7 @@ MUST = {
     "refine/entropy_mixture/refiner.py:_gather: bincount": "mixtures are fitted on the CPU, in float64",
     "refine/entropy_mixture/refiner.py:_image_rule: nonzero": "mixtures are fitted on the CPU",
     "refine/entropy_mixture/formulas.py:fit_binned: _local_scalar_dense": "mixtures are fitted on the CPU",
-    "refine/pixel_attention/formulas.py:pixel_attention: _local_scalar_dense": "logits that are not finite are an error",
+    "refine/pixel_attention/formulas.py:pixel_attention: _local_scalar_dense": "what is not finite is an error",
     "refine/self_labeling/refiner.py:draw: from the GPU": "the labels that pixels are drawn from; draws are the CPU's",
 }
 """Where a step waits, and why it has to."""
