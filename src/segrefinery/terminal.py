@@ -153,9 +153,14 @@ def show_estimate(console: Console, recipe: str, estimate: Estimate) -> None:
     images, height, width = estimate.timed.timed
     say(
         console,
-        f"Estimated from one forward and backward pass of {images} x {height} x {width} pixels on {estimate.machine}"
-        f"{'' if estimate.whole else ', scaled to the batch and crop of the recipe'}; reading images, what refiners "
-        "add, passes over the data and evaluation come on top.",
+        f"Estimated from forward and backward passes of {images} x {height} x {width} pixels on {estimate.machine}"
+        f"{'' if estimate.whole else ', scaled to the batch and crop of the recipe'}; reading images, passes over "
+        "the data and evaluation come on top."
+        + (
+            " Others work on these cores now: on an idle machine it is faster, maybe several times."
+            if estimate.busy
+            else ""
+        ),
     )
 
 

@@ -49,6 +49,11 @@ class RefinerSettings(Settings):
         """Whether an earlier stage has to have trained the refiner."""
         return False
 
+    @property
+    def passes(self) -> float:
+        """What the refiner adds to a step, as ``StageSettings.passes`` counts."""
+        return 0.0
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> Refiner:
         """The refiner for networks of this one's shape."""
         raise TypeError(f"{type(self).__name__} builds no refiner")
@@ -170,6 +175,10 @@ class PixelContrastSettings(RefinerSettings):
     def needs_source(self) -> bool:
         return True
 
+    @property
+    def passes(self) -> float:
+        return 0.2 if self.weight else 0.0
+
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelContrast:
         from segrefinery.refine.contrastive import PixelContrast
 
@@ -195,6 +204,10 @@ class MaskedConsistencySettings(RefinerSettings):
     @property
     def only_adds_losses(self) -> bool:
         return True
+
+    @property
+    def passes(self) -> float:
+        return 1.0 if self.weight else 0.0
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> MaskedConsistency:
         """A consistency term; it needs nothing of the network."""
@@ -226,6 +239,10 @@ class FeatureDistanceSettings(RefinerSettings):
     @property
     def needs_source(self) -> bool:
         return True
+
+    @property
+    def passes(self) -> float:
+        return 1 / 3 if self.weight else 0.0
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> FeatureDistance:
         """The loss against a frozen copy of ``segmenter``, which must be the network as it was built, before training:

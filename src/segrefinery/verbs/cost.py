@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.processor import free_cores, usable_cores
 from segrefinery.engine.model import default_device
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import bands_read
@@ -18,6 +20,8 @@ from segrefinery.stages.settings import LossWeights, StageSettings
 
 PATIENCE = 6.0
 """Seconds that the timed pass at the recipe's own crop may be expected to take; beyond, a smaller crop is timed."""
+PASSES = 5
+"""Passes that are timed at most."""
 SMALLEST = 64
 """Shortest side of a crop that is timed."""
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
@@ -61,13 +65,15 @@ class Estimate:
 
     Attributes:
         timed: the pass of the first stage's network. whole: whether the recipe's own batch and crop were timed.
-        machine: the GPU, or the number of processor threads.
+        machine: the GPU, or the number of processor threads. busy: whether others work on the processor's cores, so
+            that the times say little.
     """
 
     stages: tuple[StageCost, ...]
     timed: Cost
     whole: bool
     machine: str
+    busy: bool
 
     @property
     def seconds(self) -> float:
@@ -80,6 +86,7 @@ def estimate_cost(recipe: Recipe, classes: int, network: ModelSettings | None = 
     Args:
         network: of the model that the run starts from, in place of the recipe's.
     """
+    busy = free_cores() < usable_cores()  # before our own threads work
     costs: dict[str, Cost] = {}
     stages = []
     for name, stage in recipe.stages.items():
@@ -91,7 +98,7 @@ def estimate_cost(recipe: Recipe, classes: int, network: ModelSettings | None = 
         stages.append(StageCost(name, stage.steps * stage.repeats, seconds, memory))
     first = next(iter(costs.values()))
     whole = (micro_batch(recipe), *recipe.data.crop) == first.timed
-    return Estimate(tuple(stages), first, whole, machine(first.device))
+    return Estimate(tuple(stages), first, whole, machine(first.device), busy)
 
 
 def machine(device: torch.device) -> str:
@@ -114,16 +121,26 @@ def measure(recipe: Recipe, classes: int, model: ModelSettings | None = None) ->
     network = build_model((model or recipe.model).model_copy(update={"weights": "none"}), classes).to(device).train()
     whole = (micro_batch(recipe), *recipe.data.crop)
     timed = _small(whole)
-    seconds, activations = timed_pass(network, timed, classes, device, bf16)
+    seconds, _ = typical_pass(network, timed, classes, device, bf16)
     if timed != whole and seconds * _pixels(whole) / _pixels(timed) <= PATIENCE:
         timed = whole
-        seconds, activations = timed_pass(network, timed, classes, device, bf16)
-    elif seconds <= PATIENCE:  # the first pass also pays for what happens once
-        seconds, activations = timed_pass(network, timed, classes, device, bf16)
+    seconds, activations = typical_pass(network, timed, classes, device, bf16)
     factor = _pixels(whole) / _pixels(timed)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     batch = factor * seconds * recipe.training.accumulate
     return Cost(batch, round(factor * activations), parameters, timed, device)
+
+
+def typical_pass(
+    network: nn.Module, shape: tuple[int, int, int], classes: int, device: torch.device, bf16: bool
+) -> tuple[float, int]:
+    """The median of some timed passes, as many as patience allows; the first does not count if there is a second, for
+    it also pays for what happens once."""
+    first, activations = timed_pass(network, shape, classes, device, bf16)
+    seconds: list[float] = []
+    while len(seconds) < PASSES and first + sum(seconds) < PATIENCE:
+        seconds.append(timed_pass(network, shape, classes, device, bf16)[0])
+    return median(seconds or [first]), activations
 
 
 def timed_pass(
@@ -158,7 +175,8 @@ def timed_pass(
 
 def step_seconds(cost: Cost, stage: StageSettings, recipe: Recipe) -> float:
     """Time of one optimizer step of a stage."""
-    return cost.seconds * stage.passes * _relative_size(stage, recipe)
+    passes = stage.passes + sum(refiner.passes for refiner in stage.chain.values())
+    return cost.seconds * passes * _relative_size(stage, recipe)
 
 
 def step_bytes(cost: Cost, stage: StageSettings, recipe: Recipe) -> float:

@@ -68,6 +68,10 @@ class ImplicitRectificationSettings(RefinerSettings):
     def needs_source(self) -> bool:
         return self.source_weight > 0
 
+    @property
+    def passes(self) -> float:
+        return 0.4
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> ImplicitRectifier:
         """The refiner of a network's learners."""
         from segrefinery.refine.implicit_rectification.refiner import ImplicitRectifier

@@ -53,6 +53,10 @@ class PrototypesSettings(RefinerSettings, PresetSettings):
     strong_view: Annotated[AffineViewSettings | None, CODE] = AffineViewSettings(blur=0.0, jitter_probability=0.0)
     """Shows the student RandAugment and Cutout by default; null for the stage's photometric view."""
 
+    @property
+    def passes(self) -> float:
+        return (1.0 if self.structure_weight else 0.0) + (1 / 3 if self.soft_labels == "warmup" else 0.0)
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> Prototypes:
         """The refiner for networks of this one's shape."""
         from segrefinery.refine.prototypes.refiner import Prototypes

@@ -60,6 +60,10 @@ class RefinementNetworkSettings(RefinerSettings):
     def needs_source(self) -> bool:
         return True
 
+    @property
+    def passes(self) -> float:
+        return 1 / 3 + 0.3  # the teacher on the source, and the network
+
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> RefinementNetwork:
         from segrefinery.refine.refinement_network.refiner import RefinementNetwork
 

@@ -86,6 +86,10 @@ class SelfLabelingSettings(RefinerSettings, PresetSettings):
     strong_view: Annotated[AffineViewSettings | None, CODE] = AffineViewSettings()
     """Shows the student RandAugment, Cutout, jitter and blur by default; null for the stage's photometric view."""
 
+    @property
+    def passes(self) -> float:
+        return (1.0 if self.consistency_weight else 0.0) + (1 / 3 if self.soft_labels == "warmup" else 0.0)
+
     def build(self, segmenter: Segmenter, space: LabelSpace) -> SelfLabeling:
         """The refiner for networks of this one's shape."""
         from segrefinery.refine.self_labeling.refiner import SelfLabeling
