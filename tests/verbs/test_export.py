@@ -14,6 +14,7 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.model import Model
 from segrefinery.interchange import deployed, graph
 from segrefinery.labels import LabelSpace
+from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.small import Small, SmallSettings
 from segrefinery.refine.implicit_rectification import ImplicitRectification
@@ -121,6 +122,23 @@ def test_padding_of_open_sizes_rounds_as_pythons():
         torch.testing.assert_close(runner(image), Padded()(image), atol=1e-5, rtol=0)
 
 
+class OnlyOneSize(nn.Module):
+    """Is followed for any size, and then works for the example's alone, as transformers' BEiT does."""
+
+    reads = "float"
+
+    def forward(self, image):
+        cells = -(-image.shape[-2] // 16)
+        return image.mean() * (2 * cells - 1 if cells == 10 else torch.arange(cells).sum())
+
+
+def test_a_network_that_takes_one_size_alone_says_so_at_once():
+    with pytest.raises(SegRefineryError, match=r"torch\.export cannot follow the network.*--size HEIGHTxWIDTH"):
+        graph.program_of(OnlyOneSize(), 16)
+    program, _ = graph.program_of(OnlyOneSize(), 16, (160, 160))
+    assert program.module()(torch.ones(2, 3, 160, 160)) == 19
+
+
 def test_the_mixture_of_learners_is_inside():
     torch.manual_seed(0)
     network = Small(4, SmallSettings(width=16, blocks=1)).eval()
@@ -134,3 +152,17 @@ def test_the_mixture_of_learners_is_inside():
     for size in ((61, 83), (48, 32)):
         image = torch.rand(3, 3, *size)
         torch.testing.assert_close(program.module()(image), mixture.predict((image - mean) / std, size))
+
+
+def test_boxes_are_written_for_one_size():
+    """HRDA's number of boxes is a matter of the image's size."""
+    torch.manual_seed(0)
+    settings = ModelSettings(name="hrda:small", options={"detail": 64, "divisor": 8, "attention_width": 16})
+    network = build_model(settings, 4).eval()
+    model = Model(network, network, LabelSpace.of("four", list("abcd")), DataSettings())
+    export = deployed.Deployed(model, "float")
+    with pytest.raises(SegRefineryError, match=r"boxes, as many as its size asks for; .*--size HEIGHTxWIDTH"):
+        graph.program_of(export, deployed.largest_stride(model))
+    program, sizes = graph.program_of(export, deployed.largest_stride(model), (64, 96))
+    image = torch.rand(3, 3, *sizes)
+    torch.testing.assert_close(program.module()(image), export(image), atol=1e-5, rtol=1e-4)

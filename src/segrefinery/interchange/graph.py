@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.interchange.deployed import Deployed, need
-from segrefinery.models.segmenter import bands_read
+from segrefinery.models.segmenter import Segmenter, bands_read
 
 Sizes = Sequence[int] | int
 """Height and width of the images, or what both are multiples of."""
@@ -37,13 +38,20 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
     Raises:
         SegRefineryError: the network cannot be followed.
     """
+    whys = (module.one_size for module in deployed.modules() if isinstance(module, Segmenter) and module.one_size)
+    if size is None and (why := next(whys, None)):
+        raise SegRefineryError(f"this network {why}; {REMEDY}")
     tries: list[Sizes] = [size] if size is not None else [1, stride] if stride > 1 else [1]
     reason: Exception | None = None
     for sizes in tries:
         try:
-            with quiet():
-                return torch.export.export(deployed, (example(deployed, sizes),), dynamic_shapes=(open_sizes(sizes),),
-                                           strict=False), sizes  # fmt: skip
+            with quiet(), torch.no_grad():
+                shown = example(deployed, sizes)
+                program = torch.export.export(deployed, (shown,), dynamic_shapes=(open_sizes(sizes),), strict=False)
+                if isinstance(sizes, int):  # some networks are followed, and then refuse sizes unlike the example's
+                    for other in others(shown, sizes):
+                        program.module()(other)
+                return program, sizes
         except Exception as error:  # it raises whatever its parts and the network's raise
             reason = error
     remedy = "" if size is not None else f"; {REMEDY}"
@@ -57,6 +65,12 @@ def example(deployed: Deployed, sizes: Sizes) -> Tensor:
     shape, random = (2, bands_read(deployed), *sizes), torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
     return image if deployed.reads == "uint8" else image.float() / 255
+
+
+def others(image: Tensor, sizes: int) -> list[Tensor]:
+    """One image that is larger than the example, and one that is smaller."""
+    grown, small = (67, 130) if sizes == 1 else (3 * sizes, -(-128 // sizes) * sizes)
+    return [F.pad(image[:1], (0, grown, 0, 2 * grown)), image[:1, :, :small, :small]]
 
 
 def open_sizes(sizes: Sizes) -> dict[int, Any]:
@@ -84,7 +98,17 @@ def torch_bytes(program: ExportedProgram, note: dict[str, Any]) -> bytes:
 def torch_runner(content: bytes) -> Callable[[Tensor], Tensor]:
     """What the file computes, read back."""
     module: nn.Module = torch.export.load(io.BytesIO(content)).module()
-    return lambda image: module(image)
+
+    def run(image: Tensor) -> Tensor:
+        try:
+            return module(image)
+        except AssertionError as error:
+            sides = " x ".join(map(str, image.shape[-2:]))
+            raise SegRefineryError(
+                f"the program takes no images of {sides} pixels ({first_line(error)}); {REMEDY}"
+            ) from error
+
+    return run
 
 
 def onnx_bytes(program: ExportedProgram, output: str, note: dict[str, Any], opset: int = OPSET) -> bytes:

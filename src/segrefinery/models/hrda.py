@@ -35,6 +35,8 @@ class HRDA(Segmenter):
     twice the network's stride, so that it lies on the grids of both scales (of 8 pixels for stride 4, as in the paper).
     """
 
+    one_size = "looks at an image in boxes, as many as its size asks for"
+
     def __init__(self, segmenter: Segmenter, settings: HRDASettings | None = None) -> None:
         super().__init__()
         self.settings = settings or HRDASettings()

@@ -77,6 +77,7 @@ class Segmenter(nn.Module, ABC):
         learner_channels: channels of ``latent`` of each of ``Prediction.learners``.
         normalization: mean and deviation of the images that it reads; those of its pre-training.
         largest_stride: pixels a cell of its coarsest level; a training crop is at least as large.
+        one_size: why it can be written as a graph for images of one size alone; None where any size goes.
         channels_last: whether its weights are to lie with the channels last in memory, which its maps then do too.
     """
 
@@ -86,6 +87,7 @@ class Segmenter(nn.Module, ABC):
     learner_channels: tuple[int, ...]
     normalization: Normalization = IMAGENET
     largest_stride: int = 1
+    one_size: str | None = None
     channels_last: bool = False
 
     @abstractmethod

@@ -1,0 +1,87 @@
+"""Images a second of an exported network on a processor: onnxruntime against torch, on the same images and threads.
+
+    python benchmarks/cost/exported.py efficientnet_lite0 small --threads 2 --size 512x1024
+
+Random weights, which cost what trained ones do. The normalisation and the labels' full size are inside, as they are in
+what `segrefinery export` writes; torch runs the very module that was exported. The two take turns; medians are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.machine import machine
+from segrefinery.core.settings import two_sides
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.model import Model
+from segrefinery.interchange.deployed import Deployed, largest_stride, need
+from segrefinery.interchange.graph import onnx_bytes, program_of
+from segrefinery.labels import LabelSpace
+from segrefinery.models import ModelSettings, build_model
+
+CLASSES = 19
+
+
+def deployed(name: str) -> tuple[Deployed, int]:
+    """A network that puts out labels, and its largest stride."""
+    torch.manual_seed(0)
+    network = build_model(ModelSettings(name=name, weights="none"), CLASSES).eval()
+    space = LabelSpace.of("classes", [f"class {number}" for number in range(CLASSES)])
+    model = Model(network, network, space, DataSettings())
+    return Deployed(model, "uint8", "labels"), largest_stride(model)
+
+
+def runner(content: bytes, threads: int) -> Callable[[Tensor], Tensor]:
+    runtime = need("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+
+
+def seconds(function: Callable[[Tensor], Tensor], image: Tensor) -> float:
+    began = time.perf_counter()
+    function(image)
+    return time.perf_counter() - began
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--size", default="512x1024")
+    parser.add_argument("--images", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    image = torch.randint(0, 256, (1, 3, *two_sides("--size", options.size)), dtype=torch.uint8)
+    print(f"{machine()}; images of {options.size}, labels out, {options.images} of each after 3\n")
+    print("| network | torch, images/s | onnxruntime, images/s | ratio | equal labels, % |")
+    print("|---|---|---|---|---|")
+    for name in options.networks:
+        module, stride = deployed(name)
+        with torch.inference_mode(False):
+            program, _ = program_of(module, stride)
+            run = runner(onnx_bytes(program, "labels", {}), options.threads)
+        times: tuple[list[float], list[float]] = ([], [])
+        for turn in range(options.images + 3):
+            for found, function in zip(times, (module, run), strict=True):
+                took = seconds(function, image)
+                if turn >= 3:
+                    found.append(took)
+        torchs, runtimes = (1 / statistics.median(found) for found in times)
+        equal = 100 * float((module(image) == run(image)).float().mean())
+        print(f"| {name} | {torchs:.2f} | {runtimes:.2f} | {runtimes / torchs:.2f} | {equal:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
