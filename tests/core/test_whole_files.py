@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import read_json, sweep, whole_file, write_json, write_text
+from segrefinery.core.files import read_json, read_once, sweep, whole_file, write_json, write_text
 
 
 def test_what_was_written_is_read_back(tmp_path):
@@ -75,3 +76,21 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path, content):
     with pytest.raises(SegRefineryError, match=r"a\.json: cannot be read \(.*\); mend it$") as caught:
         read_json(path, "mend it")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_is_read_once_as_long_as_it_stays_as_it_is(tmp_path):
+    read = []
+
+    @read_once(2)
+    def words(path: Path, more: str = "") -> str:
+        read.append(path.name)
+        return path.read_text() + more
+
+    file = tmp_path / "a"
+    with pytest.raises(FileNotFoundError):
+        words(file)
+    file.write_text("one")
+    assert [words(file), words(file), words(file, "!")] == ["one", "one", "one!"]
+    file.write_text("other")
+    assert words(file) == "other"
+    assert len(read) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from runs import tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.check import overlaps
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.data.films import write_film
+from segrefinery.data.films import frames_of, write_film
 from segrefinery.verbs.predict import write_predictions
 
 av = pytest.importorskip("av")
@@ -61,6 +62,28 @@ def broken(path: Path) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     return path
+
+
+@pytest.mark.parametrize("frames", [30, 1])
+def test_a_film_of_no_steady_rate_is_whole(tmp_path, frames):
+    random = np.random.default_rng(0)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for number, time in enumerate(np.cumsum(random.integers(10, 200, frames)).tolist()):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 6 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    dataset = open_dataset(str(tmp_path / "a.mkv"))
+    assert (len(dataset), dataset.notes) == (frames, ())
+    assert [shown(dataset, n) for n in range(0, frames, 7)] == list(range(0, frames, 7))
+
+
+def test_frames_that_do_not_reach_the_end_are_a_part():
+    assert frames_of([0.0, 1.0, 1.5, 3.0], 4.6) == 4
+    assert frames_of([0.0, 1.0, 2.0, 3.0], 8.0) == 8
 
 
 def test_one_that_ends_broken_is_read_as_far_as_it_goes(tmp_path):

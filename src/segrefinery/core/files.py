@@ -6,13 +6,16 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from segrefinery.core.errors import SegRefineryError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _PREFIX, _SUFFIX = ".writing-", ".tmp"
 
 
@@ -76,6 +79,31 @@ def unreadable(path: Path, error: Exception, remedy: str = "") -> SegRefineryErr
     lines = str(error).splitlines()
     reason = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
     return SegRefineryError(f"{path}: cannot be read ({reason})" + (f"; {remedy}" if remedy else ""))
+
+
+def read_once(most: int) -> Callable[[Callable[Concatenate[Path, P], R]], Callable[Concatenate[Path, P], R]]:
+    """For a function that reads a file: it does so once as long as the file keeps its size and time. What it returned
+    of the last ``most`` files is kept."""
+
+    def wrap(read: Callable[Concatenate[Path, P], R]) -> Callable[Concatenate[Path, P], R]:
+        kept = lru_cache(most)(lambda path, stamp, *more: read(path, *more))
+
+        @wraps(read)
+        def call(path: Path, *more: P.args, **named: P.kwargs) -> R:
+            return kept(path, _stamp(path), *more, **named)
+
+        return call
+
+    return wrap
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where there is none, which its reader says better."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def cannot_write(path: Path, error: Exception) -> SegRefineryError:

@@ -182,8 +182,8 @@ def _times_in(path: Path) -> tuple[list[int], int, float]:
             video = container.streams.video[0]
             rate = float(video.average_rate or 25)
             declared = int(video.frames or 0)
-            if not declared and container.duration:  # then only roughly
-                declared = round(0.95 * float(container.duration) / av.time_base * rate) - 2
+            length = 0.0 if declared or not container.duration else float(container.duration) / av.time_base
+            second = 1 / float(video.time_base or 1)
             try:
                 for packet in container.demux(video):
                     time = packet.pts if packet.pts is not None else packet.dts
@@ -198,7 +198,16 @@ def _times_in(path: Path) -> tuple[list[int], int, float]:
         raise DataError(path, "film", problem, remedy) from error
     if not times:
         raise DataError(path, "film", "holds no frame that can be read (0 frames read)", "copy it again")
-    return sorted(times), declared, rate
+    ordered = sorted(times)
+    return ordered, declared or frames_of([time / second for time in ordered], length), rate
+
+
+def frames_of(times: list[float], length: float) -> int:
+    """About how many frames a film of ``length`` seconds has of which those at ``times`` are there: as many, whatever
+    their distances are, if they reach its end."""
+    gaps = np.diff(times)
+    end = times[-1] - times[0] + (float(gaps.max()) if len(gaps) else length)
+    return len(times) if end >= 0.95 * length else round(len(times) * length / end)
 
 
 def write_film(path: Path, pictures: Iterator[np.ndarray], rate: float) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from segrefinery.core.files import read_once
 from segrefinery.data.decoding import image_size, is_tiff_file, open_tiff, read_image, undecodable
 from segrefinery.data.reading import Reading, colors_of
 from segrefinery.data.tiff import GeoTag, TiffPicture
@@ -136,11 +136,10 @@ def open_picture(path: Path, reading: Reading | None = None) -> Picture:
     rows = TiffRows(path, picture, reading)
     if rows.settled:
         return rows
-    changed = path.stat()
-    return TiffRows(path, picture, _measured(path, (changed.st_size, changed.st_mtime_ns), reading))
+    return TiffRows(path, picture, _measured(path, reading))
 
 
-@lru_cache(maxsize=4096)
-def _measured(path: Path, _changed: object, reading: Reading) -> Reading:
-    """Read once as long as the file stays as it is: a picture is opened anew for each crop."""
+@read_once(4096)
+def _measured(path: Path, reading: Reading) -> Reading:
+    """Of a picture that is opened anew for each crop."""
     return TiffRows(path, open_tiff(path, "image", in_parts=True), reading).measured()

@@ -6,11 +6,10 @@ import glob
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from segrefinery.core.files import read_json
+from segrefinery.core.files import read_json, read_once
 from segrefinery.data.annotations.painting import (
     Region,
     Size,
@@ -102,21 +101,13 @@ class CocoFile:
                 yield from ((_place(each), part) for part in (parts if isinstance(parts, list) else ()))
 
 
+@read_once(8)
 def read_coco(path: Path) -> CocoFile:
     """A COCO file, read once as long as it stays as it is.
 
     Raises:
         SegRefineryError: it cannot be read, or is not COCO's.
     """
-    try:
-        stat = path.stat()
-    except OSError:
-        stat = None
-    return _read(path, stat and (stat.st_size, stat.st_mtime_ns))
-
-
-@lru_cache(maxsize=8)
-def _read(path: Path, _changed: object) -> CocoFile:
     content = read_json(path, "check the path and its permissions")
     lists = {}
     for name in ("images", "categories", "annotations"):

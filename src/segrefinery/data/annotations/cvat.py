@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 
+from segrefinery.core.files import read_once
 from segrefinery.data.annotations.painting import (
     Region,
     Size,
@@ -90,6 +90,7 @@ class CvatFile(NamedTuple):
     images: dict[str, ElementTree.Element]
 
 
+@read_once(2)
 def read_cvat(path: Path) -> CvatFile:
     """CVAT's XML, read once as long as the file stays as it is.
 
@@ -97,17 +98,10 @@ def read_cvat(path: Path) -> CvatFile:
         DataError: it cannot be read, or is another's.
     """
     try:
-        stat = path.stat()
+        root = ElementTree.fromstring(path.read_bytes())
     except OSError as error:
         raise unreadable_file(path, "path", error) from error
-    return _read(path, (stat.st_size, stat.st_mtime_ns))
-
-
-@lru_cache(maxsize=2)
-def _read(path: Path, _changed: object) -> CvatFile:
-    try:
-        root = ElementTree.fromstring(path.read_bytes())
-    except (OSError, ElementTree.ParseError, LookupError) as error:
+    except (ElementTree.ParseError, LookupError) as error:
         raise DataError(path, "content", f"is no XML ({error})", "export as CVAT for images 1.1") from error
     if root.tag != "annotations" or root.find("image") is None:
         what = "holds tracks of a film" if root.find("track") is not None else "is not CVAT's"

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import read_once
 from segrefinery.data.annotations.brush import decode_brush
 from segrefinery.data.annotations.painting import (
     Region,
@@ -111,21 +111,13 @@ class LabelStudioRegions:
             yield Region(_label(file, sample.name, region), _pixels(file, sample.name, region, size))
 
 
+@read_once(2)
 def _tasks(path: Path) -> list[dict[str, Any]]:
     """The tasks of an export, read once as long as the file stays as it is.
 
     Raises:
         SegRefineryError: it cannot be read, or is not Label Studio's.
     """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise SegRefineryError(f"{path}: not a Label Studio JSON export ({error})") from error
-    return _read(path, (stat.st_size, stat.st_mtime_ns))
-
-
-@lru_cache(maxsize=2)
-def _read(path: Path, _changed: object) -> list[dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
