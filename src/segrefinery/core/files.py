@@ -86,7 +86,7 @@ def read_once(most: int) -> Callable[[Callable[Concatenate[Path, P], R]], Callab
     of the last ``most`` files is kept."""
 
     def wrap(read: Callable[Concatenate[Path, P], R]) -> Callable[Concatenate[Path, P], R]:
-        kept = lru_cache(most)(lambda path, stamp, *more: read(path, *more))
+        kept = lru_cache(most)(lambda path, stamp, *more, **named: read(path, *more, **named))
 
         @wraps(read)
         def call(path: Path, *more: P.args, **named: P.kwargs) -> R:

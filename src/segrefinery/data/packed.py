@@ -265,7 +265,8 @@ def _streamed(library: Any, stream: Any, first: int, reference: str) -> Any:
         for row in islice(stream, first):
             for cell in row.values():
                 if cell and cell["bytes"] is None:  # it lies in a file of its own, here or on the hub
-                    with fsspec.open(cell["path"], "rb") as file:
+                    opened: Any = fsspec.open(cell["path"], "rb")
+                    with opened as file:
                         cell["bytes"] = file.read()
             rows.append(row)
     except Exception as error:  # it raises whatever its parts raise

@@ -32,8 +32,9 @@ class Resized:
         for number in range(first, last + 1):
             if number not in self._groups:
                 self._groups[number] = self._read(number * step, min((number + 1) * step, self.size[0]))
-        rows = torch.cat([self._groups[number] for number in range(first, last + 1)], dim=1)
-        return rows[:, top - first * step : bottom - first * step]
+        held = [(self._groups[number], number * step) for number in range(first, last + 1)]
+        parts = [group[:, max(top - begin, 0) : bottom - begin] for group, begin in held]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     @property
     def _lines(self) -> int:
