@@ -242,7 +242,14 @@ def taken_through(name: str, folder: Path, formats: Sequence[str]) -> dict[str, 
     (theirs := folder / "theirs").mkdir(parents=True)
     brought = FAMILIES[name](theirs)
     loaded, largest = as_its_library(brought)
-    line: dict[str, Any] = {"family": name, "loaded": loaded, "difference": largest, "faults": [], "back": None}
+    line: dict[str, Any] = {
+        "family": name,
+        "loaded": loaded,
+        "difference": largest,
+        "faults": [],
+        "back": None,
+        "one_size": [],
+    }
     sets = [f"--set={one}" for one in (*SETS, *brought.sets)]
     adapted = folder / "run"
     commands: dict[str, list[object]] = {
@@ -257,6 +264,9 @@ def taken_through(name: str, folder: Path, formats: Sequence[str]) -> dict[str, 
     commands = {what: one for what, one in commands.items() if what not in FORMATS or what in formats}
     for what, arguments in commands.items():
         outcome = run(arguments, limit=LIMIT)
+        if what in ("onnx", "torch") and "--size HEIGHTxWIDTH" in outcome.said:  # of its graph
+            line["one_size"].append(what)
+            outcome = run([*arguments, "--size=128x128"], limit=LIMIT)
         if outcome.code:
             line["faults"].append(f"{what}: {outcome.said.strip().splitlines()[-1] if outcome.said else outcome.code}")
             if what == "adapt":
@@ -276,7 +286,11 @@ def table(found: list[dict[str, Any]]) -> None:
     print("|---|---|---|---|---|---|")
     for line in found:
         failed = {fault.partition(":")[0] for fault in line["faults"]}
-        written = ", ".join(what for what in line["exported"] if what not in failed)
+        written = ", ".join(
+            f"{what} (one size)" if what in line["one_size"] else what
+            for what in line["exported"]
+            if what not in failed
+        )
         library = next((LIBRARIES[what] for what in line["exported"] if what in LIBRARIES), "")
         back = f"{library}, {line['back']:.0e}" if line["back"] is not None else "-"
         print(

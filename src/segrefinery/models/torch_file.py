@@ -24,6 +24,8 @@ HARMLESS = frozenset(
 """Modules of Python whose objects checkpoints hold; a file that names another one wants to run something."""
 POINTER = b"version https://git-lfs"
 FETCH = "fetch the file again"
+CUT = "not fully covered"
+"""What safetensors says of a file that ends too early."""
 
 
 class Shell:
@@ -113,6 +115,8 @@ def refuse_no_weights(path: Path) -> None:
         raise SegRefineryError(f"{path}: is empty; {FETCH}")
     if begin.lstrip()[:1] == b"<":
         raise SegRefineryError(f"{path}: is a page of text and no weights, as a failed download leaves it; {FETCH}")
+    if path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):
+        raise SegRefineryError(f"{path}: is no weights file: not .safetensors, and not what torch.save writes")
 
 
 def _first_line(error: BaseException) -> str:

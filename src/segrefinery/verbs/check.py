@@ -118,6 +118,7 @@ def with_model(found: CheckReport, model: StartModel, taught: bool, remarks: Rem
     try:
         make_ready(model, found.space.classes, taught, remarks.said)
     except SegRefineryError as error:
-        problem = Problem("error", "model", model.origin, "classes", str(error).rstrip("."), "see above")
+        said, _, remedy = str(error).removeprefix(f"{model.origin}: ").rstrip(".").rpartition("; ")
+        problem = Problem("error", "model", model.origin, "classes", said or remedy, remedy if said else "see above")
         return replace(found, problems=(problem, *found.problems))
     return found

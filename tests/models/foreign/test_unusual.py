@@ -153,7 +153,7 @@ DAMAGED = {
     "pointer": (POINTER.encode(), "is a pointer of git-lfs and not the weights; run 'git lfs pull'"),
     "page": (b"<!DOCTYPE html><html>Not found</html>", "is a page of text and no weights"),
     "empty": (b"", "is empty"),
-    "noise": (bytes(range(256)), "not a readable|holds more than tensors"),
+    "noise": (bytes(range(256)), "not a readable|is no weights file"),
 }
 
 
@@ -167,12 +167,22 @@ def test_what_is_no_weights_file_is_one_line(tmp_path, what, suffix):
     assert "\n" not in str(caught.value)
 
 
-def test_half_a_download_says_so(tmp_path):
-    torch.save(small().state_dict(), tmp_path / "best.pth")
-    whole = (tmp_path / "best.pth").read_bytes()
-    (tmp_path / "best.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SegRefineryError, match=r"best\.pth: is cut short.*fetch the file again"):
-        read_start(tmp_path / "best.pth", SMALL)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_half_a_download_says_so(tmp_path, suffix):
+    path = tmp_path / f"best.{suffix}"
+    (torch.save if suffix == "pth" else save_file)(small().state_dict(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SegRefineryError, match=rf"best\.{suffix}: is cut short.*fetch the file again"):
+        read_start(path, SMALL)
+
+
+def test_half_a_download_of_a_folder_says_so(tmp_path):
+    saved(tmp_path, "segformer")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SegRefineryError, match=r"its weights are cut short.*fetch the file again"):
+        read_start(tmp_path)
 
 
 # -- segmentation_models.pytorch ---------------------------------------------------------------------------------------

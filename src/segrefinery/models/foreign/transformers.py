@@ -23,7 +23,7 @@ from segrefinery.models.heads import SegFormerHead
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.settings import TransformersSettings
 from segrefinery.models.states import hub_file, in_hub_cache, missing_hub_weights, require_hub
-from segrefinery.models.torch_file import refuse_no_weights
+from segrefinery.models.torch_file import CUT, FETCH, refuse_no_weights
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -116,8 +116,6 @@ def read(reference: str | Path) -> Found:
     config, module, notes = _loaded(reference, local)
     preprocessor = _preprocessor(reference, local)
     mean, std = _statistics(preprocessor)
-    if mean is None:
-        notes.append(f"{PREPROCESSOR} says nothing of the pixels' mean and deviation")
     if preprocessor.get("do_resize", True) and (size := _size_in_words(preprocessor.get("size"))):
         notes.append(f"its own processor reads images {size}; here data.short_side says how large they are read")
     settings = TransformersSettings(
@@ -200,6 +198,8 @@ def _size_in_words(size: Any) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in str(error):
         return "its weights hold more than tensors, and loading them could run code, so they were not loaded"
+    if CUT in str(error):
+        return f"its weights are cut short, as by half a download; {FETCH}"
     if "trust_remote_code" in str(error):
         return "needs code of its own, which is not run; models that transformers itself knows can be read"
     return f"transformers cannot load it: {_first_line(error)}"
