@@ -69,7 +69,7 @@ def test_settings_are_asked_for_what_they_declare():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and room_of(path) != "core":
                 whom, what = ast.unparse(node.args[0]), node.args[1]
-                if (whom == "stage" or whom.endswith("settings")) and isinstance(what, ast.Constant):
+                if whom.endswith(("stage", "settings")) and isinstance(what, ast.Constant):
                     probes.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
     assert not probes, probes
 

@@ -152,6 +152,12 @@ def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
             SegRefineryError, match=rf"beyond\.yaml, scale tiny: {re.escape(key)}: a scale changes budgets"
         ):
             load_recipe(file, "tiny")
+    chain = "{refine: {masked_consistency: {}}}"
+    turned_chain = "{refine: {replace: true, masked_consistency: {}, confidence_threshold: {classes: running}}}"
+    scale = f"scales: {{tiny: {{stages: {{adapt: {turned_chain}}}}}}}"  # the same refiners in another order
+    turned = written(tmp_path, "turned", f"extends: self_training\nstages: {{adapt: {chain}}}\n{scale}")
+    with pytest.raises(SegRefineryError, match=r"scale tiny: stages\.adapt\.refine: a scale changes budgets"):
+        load_recipe(turned, "tiny")
     # whoever runs it may change anything
     assert load_recipe("self_training", "small", ["stages.adapt.mixing=cutmix"]).stages["adapt"].mixing == "cutmix"
 

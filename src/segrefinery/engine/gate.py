@@ -71,8 +71,7 @@ class Gate:
 
     @property
     def watch(self) -> LabelWatch | None:
-        """What the stage remembers of its labels; None for a stage that makes none."""
-        return getattr(self.stage, "watch", None)
+        return self.stage.label_watch
 
     def resume(self) -> None:
         """Pin what a run that was never interrupted would have pinned."""

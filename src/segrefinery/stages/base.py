@@ -15,6 +15,7 @@ from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.stages.optimizers import ScheduledOptimizer
+from segrefinery.stages.watch import LabelWatch
 
 
 @dataclass
@@ -119,6 +120,11 @@ class Stage(nn.Module, ABC):
     def handed_on(self) -> dict[str, nn.Module]:
         """Modules by name, besides the model, that later stages may start from (SAM's attention, IR2F's function)."""
         return {}
+
+    @property
+    def label_watch(self) -> LabelWatch | None:
+        """What the stage remembers of its labels; None for a stage that makes none."""
+        return None
 
     def numbers(self) -> dict[str, float]:
         """What to track beside the losses since the last call (kept share, confidence, ...)."""

@@ -173,6 +173,10 @@ class SelfTraining(RefinedStage):
     def target_labels(self, folder: Path) -> Path | None:
         return folder / "labels" if self.settings.labels == "offline" else None
 
+    @property
+    def label_watch(self) -> LabelWatch:
+        return self.watch
+
     def numbers(self) -> dict[str, float]:
         numbers = {name: float(torch.stack(values).mean()) for name, values in self._seen.items()}
         self._seen.clear()
