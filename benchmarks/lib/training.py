@@ -26,7 +26,7 @@ from segrefinery.recipe import load_recipe
 from segrefinery.stages.base import Passes, Stage, StageContext
 from segrefinery.stages.settings import StageSettings
 
-STAGE = {"adaptsegnet": "align"}
+STAGE = {"adaptsegnet": "align", "source_only": "source"}
 """The stage of a recipe that adapts, where it is not ``adapt``."""
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from segrefinery.core.processor import free_cores, share_fairly, usable_cores
+from segrefinery.core.processor import free_cores, has_bf16, share_fairly, usable_cores
 
 
 @pytest.fixture
@@ -83,3 +83,30 @@ def test_the_command_line_sets_it_before_torch_counts_its_threads():
     own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     said = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True).stdout
     assert int(said.split()[-1]) == usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("model name : x\nflags\t\t: fpu avx512f avx512_bf16\nflags : fpu\n", True),
+        ("flags : fpu amx_bf16 amx_tile\n", True),
+        ("flags : fpu avx512f\n", False),
+        ("Features : fp asimd bf16\n", True),
+        ("something else\n", None),
+    ],
+)
+def test_whether_a_processor_has_bfloat16_is_read_from_its_flags(text, found, tmp_path):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_bf16(tmp_path) is found
+    assert has_bf16(tmp_path / "nowhere") is None
+
+
+def test_a_processor_without_bfloat16_is_said(monkeypatch, caplog):
+    from segrefinery.core import processor
+    from segrefinery.engine import processes
+
+    monkeypatch.setattr(processor, "has_bf16", lambda: False)
+    processes.make_fabric("32-true")
+    assert not caplog.text
+    processes.make_fabric("bf16-mixed")
+    assert "no bfloat16 of its own" in caplog.text

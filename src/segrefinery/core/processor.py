@@ -58,6 +58,17 @@ def free_cores(proc: Path = Path("/proc")) -> int:
     return cores - (working - 1)  # this process is one of them
 
 
+def has_bf16(proc: Path = Path("/proc")) -> bool | None:
+    """Whether the processor multiplies bfloat16 itself (x86: AVX512-BF16 or AMX; ARM: bf16); None where that is not
+    said (other systems than Linux)."""
+    try:
+        lines = (proc / "cpuinfo").read_text(encoding="utf-8").lower().splitlines()
+    except (OSError, ValueError):
+        return None
+    flags = [set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "features"))]
+    return bool(flags[0] & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
+
+
 def share_fairly(environment: MutableMapping[str, str] = os.environ, proc: Path = Path("/proc")) -> None:
     """Let torch's threads be as many as there are cores for them; and where others work on these cores as the command
     starts, let idle threads sleep at once. By default they spin for a while, which is faster on an idle machine, and

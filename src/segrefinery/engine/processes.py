@@ -24,6 +24,7 @@ def make_fabric(precision: str) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    from segrefinery.core.processor import has_bf16
     from segrefinery.engine.model import default_device
 
     accelerator = default_device().type
@@ -32,6 +33,11 @@ def make_fabric(precision: str) -> Fabric:
         log.warning(
             "training.precision: this GPU has no bfloat16 of its own, and torch emulates it; try --set "
             "training.precision=32-true"
+        )
+    if accelerator == "cpu" and mixed and has_bf16() is False:
+        log.warning(
+            "training.precision: this processor has no bfloat16 of its own (avx512_bf16, amx_bf16), and torch emulates "
+            "it, which is slower; try --set training.precision=32-true"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:

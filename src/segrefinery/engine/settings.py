@@ -15,7 +15,8 @@ class TrainingSettings(Settings):
     """How a run trains, whatever its stages."""
 
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Computes in float32, or the networks in bfloat16 where that is safe."""
+    """Computes in float32, or the networks in bfloat16 where that is safe. On a processor bfloat16 pays for some
+    networks alone, and only on those with ``avx512_bf16`` or AMX; a run says where it is emulated."""
     accumulate: int = Field(default=1, ge=1)
     """Splits a step into so many micro-batches: less memory, and the same gradient of every loss that is a mean over
     all pixels. Losses over chosen pixels (masked, contrastive, a mixture's) become means of the parts' means; batch
