@@ -33,10 +33,10 @@ def conv_norm(
     return nn.Sequential(convolution, *norms[norm](), *([nn.ReLU(inplace=True)] if relu else []))
 
 
-def joined(block: nn.Sequential, maps: Sequence[Tensor], size: Sequence[int], aligned: bool = False) -> Tensor:
+def joined(block: nn.Module, maps: Sequence[Tensor], size: Sequence[int], aligned: bool = False) -> Tensor:
     """``block(torch.cat([bilinear(each, size) for each in maps], dim=1))`` of a ``conv_norm`` of kernel 1: both are
     linear, so each map meets its part of the convolution on its own grid, before it is enlarged."""
-    convolution, *rest = block
+    convolution, *rest = block.children()
     assert isinstance(convolution, nn.Conv2d)
     assert convolution.kernel_size == (1, 1)
     weights = convolution.weight.split([each.shape[1] for each in maps], dim=1)
