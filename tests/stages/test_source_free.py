@@ -8,6 +8,7 @@ from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.randomness import generator
+from segrefinery.evaluation.trust import Observation
 from segrefinery.labels import LabelSpace
 from segrefinery.losses import entropy_loss
 from segrefinery.models import wrap
@@ -184,3 +185,48 @@ def test_batch_norms_alone_learn_and_the_network_becomes_sure():
 def test_a_network_without_batch_norm_is_refused():
     with pytest.raises(SegRefineryError, match="this network has none"):
         EntropyMinimizationSettings(steps=1).build(context())
+
+
+class Normed(ToySegmenter):
+    """A toy with a batch norm that does not start where its images lie."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean.fill_(5.0)
+
+    def forward(self, image):
+        return super().forward(self.norm(image))
+
+
+def sees(steady):
+    """A look that finds a network as steady as ``steady`` says of the mean it normalises by."""
+
+    def look(network):
+        agree = int(100 * steady(network.norm.running_mean[0].item()))
+        counts = torch.zeros(1, 5, 5, dtype=torch.int64)
+        counts[0].fill_diagonal_(agree)
+        counts[0, 0, 1:] = 100 - agree
+        probs = torch.full((1, 5, 5), 0.01).half()
+        probs[0].fill_diagonal_(0.96)
+        stable = torch.ones(1, 5, dtype=torch.bool)
+        return Observation(["a"], probs, {"scale": counts}, stable, torch.zeros(1))
+
+    return look
+
+
+@pytest.mark.parametrize(("kept", "steady"), [
+    (1.0, lambda mean: 0.9 if mean > 4.9 else 0.2),
+    (0.5, lambda mean: 0.9 if 1 < mean < 4 else 0.2),
+    (0.0, lambda mean: 0.9 if mean < 1 else 0.2),
+    (1.0, lambda mean: 0.5),
+])  # fmt: skip
+def test_statistics_that_the_label_free_score_ranks_highest_are_in_force_and_stand_still(kept, steady):
+    stage = SelfTrainingSettings(steps=2, strong=None, statistics="chosen").build(context(Normed()))
+    target = unlabeled(1)
+    stage.prepare(Passes([], [target], None, look=sees(steady)))  # pyright: ignore[reportArgumentType]
+    expected = kept * 5.0 + (1 - kept) * target.image.mean(dim=(0, 2, 3))
+    one_step(stage)
+    for network in (stage.model, stage.teacher.network):
+        torch.testing.assert_close(network.norm.running_mean, expected)
+        assert not network.norm.training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from segrefinery.data.scan import class_pixel_counts
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.loop import Streams
+from segrefinery.evaluation.trust import look
 from segrefinery.labels import LabelSpace
 from segrefinery.stages.base import Passes, Stage
 from segrefinery.stages.settings import StageSettings
@@ -157,6 +159,7 @@ class Feed:
             OnDevice(target, self.device, len(self.read.target), self.walked(name, "target images")),
             folder,
             [self.sets.target.name(index) for index in range(len(self.sets.target))],
+            partial(look, dataset=self.read.target, data=self.target_data, num_classes=self.sets.space.num_classes),
         )
 
     def walked(self, name: str, what: str) -> Callable[[int, int], None]:

@@ -17,6 +17,12 @@ def batch_norms(network: nn.Module) -> list[BatchNorm]:
     return [module for module in found if module.track_running_stats]
 
 
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """Means and variances of its batch norms, the tensors themselves, in order."""
+    both = (buffer for norm in batch_norms(network) for buffer in (norm.running_mean, norm.running_var))
+    return [buffer for buffer in both if buffer is not None]
+
+
 @torch.no_grad()
 def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
     """Replace the running statistics by the mean of those of ``images``, batches of B x 3 x H x W, streaming; every

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
 from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD, PerBand
+from segrefinery.evaluation.trust.collect import Observation
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.stages.optimizers import ScheduledOptimizer
@@ -47,12 +48,14 @@ class Passes:
         source, target: re-iterable; the target has no labels. Without a source it is empty.
         folder: where the stage keeps what it found (rounds, labels, statistics).
         target_names: the target images' names, by index.
+        look: looks at a network on a sample of the target's images, for the label-free scores.
     """
 
     source: Iterable[LabeledBatch]
     target: Iterable[UnlabeledBatch]
     folder: Path
     target_names: Sequence[str] = ()
+    look: Callable[[nn.Module], Observation] | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ from segrefinery.refine import PseudoLabels, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StepBatch
 from segrefinery.stages.common import RefinedStage, from_hard_labels, head_losses, labels_losses
 from segrefinery.stages.kinds import SelfTrainingSettings
+from segrefinery.stages.norm_statistics import choose_statistics
 from segrefinery.stages.watch import LabelWatch
 
 
@@ -154,12 +155,24 @@ class SelfTraining(RefinedStage):
 
     # -- what surrounds it -------------------------------------------------------------------------------------------
 
+    def train(self, mode: bool = True) -> SelfTraining:
+        """Chosen statistics stand still: the student's norms stay as in evaluation."""
+        super().train(mode)
+        if self.settings.statistics == "chosen":
+            for norm in batch_norms(self.model):
+                norm.eval()
+        return self
+
     def prepare(self, passes: Passes) -> None:
-        """Measure batch norm on the target, if so set; let every refiner look at the data; in an offline generation,
-        also write the labels of the target set."""
-        if self.settings.statistics == "target":
-            for network in (self.model, self.teacher.network):
-                measure_statistics(network, (batch.image for batch in passes.target))
+        """Measure batch norm on the target, or choose its statistics, if so set; let every refiner look at the data; in
+        an offline generation, also write the labels of the target set."""
+        for network in (self.model, self.teacher.network):
+            images = (batch.image for batch in passes.target)
+            if self.settings.statistics == "target":
+                measure_statistics(network, images)
+            elif self.settings.statistics == "chosen":
+                assert passes.look is not None, "statistics: chosen asks for a look at the target"
+                choose_statistics(network, images, passes.look)
         for refiner in self.chain:
             refiner.fit(self.teacher, passes.source, passes.target)
         if self.settings.labels == "offline":
