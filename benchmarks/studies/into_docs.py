@@ -5,7 +5,8 @@
 The pages are ``docs/benchmarks.md`` and the notes in ``benchmarks/results/``. A place for a table is a pair of
 comments, ``<!-- PAGE: TITLE -->`` and ``<!-- end -->``; what stands between them becomes the part below that title of
 ``benchmarks/results/PAGE.md``, as a script wrote it. ``<!-- overview: STUDY STUDY ... -->`` takes a table of all rows
-and tasks of these studies, made from their ``.jsonl`` files.
+and tasks of these studies, made from their ``.jsonl`` files, and ``<!-- column: STUDY: HEAD -->`` one column of the
+study's page, a line a row and a column a task.
 """
 
 from __future__ import annotations
@@ -38,11 +39,30 @@ def filled(text: str) -> str:
 def table(page: str, title: str) -> str:
     if page == "overview":
         return overview(title.split())
+    if page == "column":
+        return column(*title.split(": ", 1))
     path = RESULTS / f"{page}.md"
     parts = dict(re.findall(r"^##+ (.+?)\n\n(.*?)(?=^##|\Z)", path.read_text(encoding="utf-8"), re.DOTALL | re.M))
     if title not in parts:
         raise SystemExit(f"{path}: has no part {title!r}; it has {', '.join(parts) or 'none'}")
     return parts[title].strip()
+
+
+def column(study: str, head: str) -> str:
+    """Markdown: what a column of a study's page says of each row and task; rows it says nothing of are left out."""
+    text = (RESULTS / f"{study}.md").read_text(encoding="utf-8")
+    tasks: dict[str, dict[str, str]] = {}
+    for task, part in re.findall(r"^### (.+?)\n\n(.*?)(?=^###|\Z)", text, re.DOTALL | re.M):
+        first, _, *lines = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if "|" in line
+        )
+        if head in first:
+            at = first.index(head)
+            tasks[task] = {line[0]: line[at] for line in lines if line[at]}
+    rows = dict.fromkeys(row for told in tasks.values() for row in told)
+    lines = [["row", *tasks], ["---"] * (1 + len(tasks))]
+    lines += [[row, *(told.get(row, "") for told in tasks.values())] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def overview(studies: Sequence[str]) -> str:
