@@ -176,7 +176,7 @@ class SelfTrainingSettings(StageSettings):
     statistics: Annotated[Literal["both", "target", "chosen"], BUDGET] = "both"
     """Lets batch norm's running statistics, by which the teacher labels, follow both domains; or measures them on the
     target before the stage (``target``), then to follow what the student sees of it, not the source; or takes the
-    model's own, the target's or the mean of both, whichever the label-free score ranks highest (``chosen``), by which
+    target's or the mean of them and the model's own, whichever the label-free score ranks higher (``chosen``), by which
     the student normalises too."""
     batch_norm: Literal["network", "train"] = "network"
     """Leaves scales and shifts as the network has them, or learns also those that it keeps fixed (``train``, UncerDA's

@@ -1,4 +1,4 @@
-"""Whose statistics a model that no source holds should normalise by: its own, the target's, or the mean of both.
+"""Whose statistics a model that no source holds should normalise by: the target's, or the mean of them and its own.
 
 The target's alone mend a change of the light and ruin a model where classes have other shares there than it was trained
 on; the label-free score tells the two apart (``benchmarks/trust/norm_statistics.py``).
@@ -18,7 +18,7 @@ from segrefinery.models.batch_norm import measure_statistics, running_statistics
 
 log = logging.getLogger(__name__)
 
-KEPT = (1.0, 0.5, 0.0)
+KEPT = (0.5, 0.0)
 """Weights of the model's own statistics beside the target's (Schneider et al., "Improving robustness against common
 corruptions by covariate shift adaptation", NeurIPS 2020, eq. 3)."""
 
@@ -31,7 +31,7 @@ def choose_statistics(
 
     Args:
         images: of the target, batches of B x 3 x H x W, walked once.
-        look: what the network says of the target; called once for each of ``KEPT``.
+        look: what the network says of the target; called with its own statistics, then with each of ``KEPT``.
 
     Returns:
         Weight of its own statistics -> score; the highest is in force, of equals the one that keeps more. Empty without
@@ -41,6 +41,7 @@ def choose_statistics(
     if not running:
         return {}
     before = [buffer.clone() for buffer in running]
+    reference = look(network)
     measure_statistics(network, images)
     measured = [buffer.clone() for buffer in running]
 
@@ -52,8 +53,8 @@ def choose_statistics(
     for kept in KEPT:
         put_in_force(kept)
         looks[kept] = look(network)
-    expected = expected_classes(*looks.values())
-    scores = {kept: float(trust(observed, looks[1.0], expected)) for kept, observed in looks.items()}
+    expected = expected_classes(reference, *looks.values())
+    scores = {kept: float(trust(observed, reference, expected)) for kept, observed in looks.items()}
     best = max(KEPT, key=scores.__getitem__)
     put_in_force(best)
     told = ", ".join(f"{kept:g}: {score:.3f}" for kept, score in scores.items())
