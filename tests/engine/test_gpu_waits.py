@@ -17,6 +17,7 @@ MUST = {
     "refine/refinement_network/refiner.py:forward: _local_scalar_dense": "its own step count, part of the checkpoint",
     "refine/refinement_network/refiner.py:_warn_if_nothing_is_kept: _local_scalar_dense": "to say that nothing is kept",
     "refine/implicit_rectification/function.py:_check: _local_scalar_dense": "coordinates outside are an error",
+    "refine/prototypes/formulas.py:distances: nonzero": "pixels so near a prototype that rounding would decide",
     "refine/class_features.py:require_finite: _local_scalar_dense": "a feature that is not finite is an error",
     "refine/self_labeling/bank.py:__len__: _local_scalar_dense": "the ring's place, which is in the checkpoint",
     "refine/self_labeling/bank.py:oldest: _local_scalar_dense": "the ring's place",
