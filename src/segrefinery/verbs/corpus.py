@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,11 +173,19 @@ def write_all(
     result.unreadable = [_raised(faults[index]) for index in sorted(faults)]
     result.written = result.images - len(faults)
     if not result.written:
-        raise SegRefineryError(
-            f"{job.dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
-        )
+        raise nothing_read(job, result)
     job.finish([index for index in every if index not in faults])
     return result
+
+
+def nothing_read(job: Job, result: CorpusResult) -> SegRefineryError:
+    """The error of a job without results, whose folder is left as it was before."""
+    (job.folder / RECORD).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        job.folder.rmdir()
+    return SegRefineryError(
+        f"{job.dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
+    )
 
 
 def to_do(job: Job, settings: Mapping[str, Any]) -> list[int]:

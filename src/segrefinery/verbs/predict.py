@@ -24,7 +24,7 @@ from segrefinery.engine.model import Model, load
 from segrefinery.engine.shares import world_size
 from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.pictures import Predictions, Seen, times
-from segrefinery.verbs.corpus import CorpusResult, Job, refuse_inside, to_do, write_all
+from segrefinery.verbs.corpus import CorpusResult, Job, nothing_read, refuse_inside, to_do, write_all
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
 
 
@@ -195,9 +195,7 @@ def write_pictures(
         tell(begun[place] + 1)
     kept = [place for place in range(len(dataset)) if place not in left_out]
     if not kept:
-        raise SegRefineryError(
-            f"{dataset.reference}: none of its {result.images} images can be read; {result.first_faults()}"
-        )
+        raise nothing_read(job, result)
     job.finish(kept)
     result.written = len(kept)
     return result
