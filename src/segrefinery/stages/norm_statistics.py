@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 KEPT = (0.5, 0.0)
 """Weights of the model's own statistics beside the target's (Schneider et al., "Improving robustness against common
-corruptions by covariate shift adaptation", NeurIPS 2020, eq. 3)."""
+corruptions by covariate shift adaptation", NeurIPS 2020)."""
 
 
 @torch.no_grad()
