@@ -19,8 +19,9 @@ IGNORE = 255
 """The id of a pixel that is neither learned nor counted."""
 
 UNKNOWN = -1
-_AT_ONCE = 1 << 22
 """What a lookup table holds for an id that no one declared."""
+_AT_ONCE = 1 << 22
+"""Pixels of a mask that are looked up at once; their numbers take eight bytes each."""
 
 Color = tuple[int, int, int]
 Merge = Mapping[str, str | None]
@@ -230,7 +231,7 @@ def apply_table(mask: Tensor, table: Tensor) -> Tensor:
     """``table[mask]`` as int64; ids beyond the table are ``UNKNOWN`` too. The mask may have any integer type."""
     import torch
 
-    if mask.ndim == 2 and mask.numel() > _AT_ONCE:  # the numbers of a large mask take eight bytes each, once
+    if mask.ndim == 2 and mask.numel() > _AT_ONCE:
         label = torch.empty(mask.shape, dtype=torch.int64)
         lines = max(1, _AT_ONCE // mask.shape[1])
         for top in range(0, len(mask), lines):

@@ -61,9 +61,8 @@ def read_image(path: Path, reading: Reading | None = None, data: bytes | None = 
     pixels = torch.from_numpy(colors_of(path, values, reading))
     if pixels.ndim == 2:
         return pixels.expand(reading.count, *pixels.shape).contiguous()
-    return pixels.permute(
-        2, 0, 1
-    )  # bands lie side by side in memory, as a decoder leaves them: so torch resizes faster
+    # A pixel's bands lie side by side in memory, as a decoder leaves them: so torch resizes faster.
+    return pixels.permute(2, 0, 1)
 
 
 def read_ids(path: Path, channel: int | None = None, data: bytes | None = None) -> Tensor:

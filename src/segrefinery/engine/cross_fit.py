@@ -41,7 +41,7 @@ def cross_fit(run: Run, parts: int, window: tuple[int, int] | None, told: RunEve
         scored = HeldOut(folder, held_out, run.target_data, run.sets.space.num_classes, window, RunEvents())
         part = replace(
             run, folder=folder, sets=replace(run.sets, labels=taught), tracker=Tracker(folder, active=main),
-            events=Listeners(_Of(f"part {number} of {parts}", told), _Scores(scored)) if main else RunEvents(),
+            events=Listeners(_Part(f"part {number} of {parts}", told), _Scores(scored)) if main else RunEvents(),
             reuse=run.folder,
         )  # fmt: skip
         part.execute()
@@ -77,7 +77,7 @@ class _Scores(RunEvents):
         self.ended = scored.ended
 
 
-class _Of(RunEvents):
+class _Part(RunEvents):
     """Tells how far a part is, under its name."""
 
     def __init__(self, name: str, told: RunEvents) -> None:

@@ -48,10 +48,10 @@ class Work(Protocol):
 
 def chunks(places: Sequence[int], size: int) -> list[list[int]]:
     """Places by the chunk they belong to."""
-    by_rank: dict[int, list[int]] = {}
+    by_chunk: dict[int, list[int]] = {}
     for place in places:
-        by_rank.setdefault(place // size, []).append(place)
-    return list(by_rank.values())
+        by_chunk.setdefault(place // size, []).append(place)
+    return list(by_chunk.values())
 
 
 def world_size() -> int:

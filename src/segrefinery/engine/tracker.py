@@ -71,7 +71,7 @@ class Tracker:
 
 def records(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The lines of a record and what they hold; a line that a crash cut short or a disk damaged is left out."""
-    records = []
+    kept = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
@@ -82,5 +82,5 @@ def records(path: Path) -> list[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("stage"), str) and isinstance(record.get("step"), int):
-            records.append((line, record))
-    return records
+            kept.append((line, record))
+    return kept

@@ -77,13 +77,13 @@ def shares(length: int, window: int, out: int, multiple: int = 1) -> list[Share]
         half = max(0, min((one[1] - two[0]) // 4, room))
         fades.append((middles[number] - half, middles[number] + half))
     fades.append((out, out))
-    shares = []
+    parts = []
     for window_of, place, before, after in zip(windows, places, fades[:-1], fades[1:], strict=True):
         weights = torch.ones(after[1] - before[0])
         weights[: before[1] - before[0]] = _rising(before[1] - before[0])
         weights[after[0] - before[0] :] = 1 - _rising(after[1] - after[0])
-        shares.append(Share(window_of, place, before[0], after[0], after[1], weights))
-    return shares
+        parts.append(Share(window_of, place, before[0], after[0], after[1], weights))
+    return parts
 
 
 def _rising(length: int) -> Tensor:

@@ -49,15 +49,15 @@ class PixelContrast(Refiner):
             return {}
         # Of the mixed image the target's pixels alone: what was pasted from the source is in the pool already.
         domains = ((source.prediction, source.batch.label), (target.prediction, target.mixed.target_label))
-        vectors, labels, kinds = [], [], []
+        vectors, labels, drawn_from = [], [], []
         for prediction, label in domains:
             embedding, label, wrong = self._embed(prediction, label)
             vectors.extend(embedding)
             labels.extend(label)
-            kinds.extend(torch.stack([label, wrong.long()], dim=1).cpu())  # drawn from on the CPU; waited for once
+            drawn_from.extend(torch.stack([label, wrong.long()], dim=1).cpu())  # a GPU is waited for once
         chosen = sample_anchors(
-            [label for label, _ in kinds],
-            [wrong.bool() for _, wrong in kinds],
+            [label for label, _ in drawn_from],
+            [wrong.bool() for _, wrong in drawn_from],
             step.generators,
             self.settings.min_pixels,
             self.settings.samples,

@@ -51,7 +51,8 @@ class RefinerSettings(Settings):
 
     @property
     def passes(self) -> float:
-        """What the refiner adds to a step, as ``StageSettings.passes`` counts."""
+        """What the refiner adds to a step, as ``StageSettings.passes`` counts: its own passes of the network, and about
+        what it computes beside them."""
         return 0.0
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> Refiner:
@@ -177,7 +178,7 @@ class PixelContrastSettings(RefinerSettings):
 
     @property
     def passes(self) -> float:
-        return 0.2 if self.weight else 0.0
+        return 0.2 if self.weight else 0.0  # its projection head
 
     def build(self, segmenter: Segmenter, space: LabelSpace | None = None) -> PixelContrast:
         from segrefinery.refine.contrastive import PixelContrast

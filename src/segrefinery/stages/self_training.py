@@ -166,18 +166,27 @@ class SelfTraining(RefinedStage):
     def prepare(self, passes: Passes) -> None:
         """Measure batch norm on the target, or choose its statistics, if so set; let every refiner look at the data; in
         an offline generation, also write the labels of the target set."""
-        for network in (self.model, self.teacher.network):
-            images = (batch.image for batch in passes.target)
-            if self.settings.statistics == "target":
-                measure_statistics(network, images)
-            elif self.settings.statistics == "chosen":
-                assert passes.look is not None, "statistics: chosen asks for a look at the target"
-                choose_statistics(network, images, passes.look)
+        if self.settings.statistics != "both":
+            self.settle_statistics(passes)
         for refiner in self.chain:
             refiner.fit(self.teacher, passes.source, passes.target)
         if self.settings.labels == "offline":
             files = (self.label_files(batch) for batch in passes.target)
             write_label_set(passes.folder / "labels", files, passes.target_names, self.space)
+
+    def settle_statistics(self, passes: Passes) -> None:
+        """Give batch norm the statistics that the stage asks for, in the student and in the teacher, which is its copy
+        so far unless it labels offline."""
+        online = self.settings.labels == "online"
+        for network in [self.model] if online else [self.model, self.teacher.network]:
+            images = (batch.image for batch in passes.target)
+            if self.settings.statistics == "target":
+                measure_statistics(network, images)
+            else:
+                assert passes.look is not None, "statistics: chosen asks for a look at the target"
+                choose_statistics(network, images, passes.look)
+        if online:
+            self.teacher.network.load_state_dict(self.model.state_dict())
 
     def label_files(self, target: UnlabeledBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Labels and weights B x H x W at the images' size, and the images' places."""

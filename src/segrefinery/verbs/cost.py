@@ -121,10 +121,10 @@ def measure(recipe: Recipe, classes: int, model: ModelSettings | None = None) ->
     network = build_model((model or recipe.model).model_copy(update={"weights": "none"}), classes).to(device).train()
     whole = (micro_batch(recipe), *recipe.data.crop)
     timed = _small(whole)
-    seconds, _ = typical_pass(network, timed, classes, device, bf16)
+    seconds, activations = typical_pass(network, timed, classes, device, bf16)
     if timed != whole and seconds * _pixels(whole) / _pixels(timed) <= PATIENCE:
         timed = whole
-    seconds, activations = typical_pass(network, timed, classes, device, bf16)
+        seconds, activations = typical_pass(network, timed, classes, device, bf16)
     factor = _pixels(whole) / _pixels(timed)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     batch = factor * seconds * recipe.training.accumulate

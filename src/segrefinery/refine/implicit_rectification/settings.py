@@ -70,7 +70,7 @@ class ImplicitRectificationSettings(RefinerSettings):
 
     @property
     def passes(self) -> float:
-        return 0.4
+        return 0.4  # the function at its queries and on the grid
 
     def build(self, segmenter: Segmenter, space: LabelSpace) -> ImplicitRectifier:
         """The refiner of a network's learners."""
