@@ -42,11 +42,11 @@ def read_start(reference: str | Path, network: ModelSettings | None = None) -> S
         SegRefineryError: no such model, one of a kind or network we cannot read, or tensors that do not fit; the
             message lists the nearest names.
     """
-    found = _found(reference, network)
-    return found if found.num_classes > 1 else as_two_classes(found)
+    model = _read_as_is(reference, network)
+    return model if model.num_classes > 1 else as_two_classes(model)
 
 
-def _found(reference: str | Path, network: ModelSettings | None) -> StartModel:
+def _read_as_is(reference: str | Path, network: ModelSettings | None) -> StartModel:
     text = str(reference)
     if text.startswith("hf:"):
         return _of_hub(text.removeprefix("hf:").removeprefix("//"), text)

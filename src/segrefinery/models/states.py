@@ -53,8 +53,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def tensors_of(checkpoint: Mapping[str, Any], origin: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint; see ``chosen_tensors``."""
-    return chosen_tensors(checkpoint, origin)[0]
+    """The tensors of a checkpoint; see ``chosen_tensors``, whose notes are logged."""
+    tensors, notes = chosen_tensors(checkpoint, origin)
+    for note in notes:
+        log.warning("%s: %s", origin, note)
+    return tensors
 
 
 def chosen_tensors(checkpoint: Mapping[str, Any], origin: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -66,16 +69,13 @@ def chosen_tensors(checkpoint: Mapping[str, Any], origin: str) -> tuple[dict[str
     """
     if _is_state(checkpoint):
         return dict(checkpoint), []
-    states = {str(key): value for key, value in checkpoint.items() if isinstance(value, Mapping) and _is_state(value)}
-    for key in WRAPPERS:
+    states = {str(key): value for key, value in checkpoint.items() if _is_state(value)}
+    known = [key for key in WRAPPERS if key in states]
+    for key in WRAPPERS if not known else ():
         inner = checkpoint.get(key)
-        if (
-            key not in states
-            and isinstance(inner, Mapping)
-            and any(isinstance(inner.get(each), Mapping) for each in WRAPPERS)
-        ):
+        if isinstance(inner, Mapping) and any(_is_state(inner.get(each)) for each in WRAPPERS):
             return chosen_tensors(inner, origin)
-    known = [key for key in WRAPPERS if key in states] or list(states)
+    known = known or list(states)
     if not known:
         raise SegRefineryError(f"{origin}: holds no mapping of names to tensors (a state_dict).")
     if len(known) > 1 and known[0] not in WRAPPERS:
@@ -87,8 +87,8 @@ def chosen_tensors(checkpoint: Mapping[str, Any], origin: str) -> tuple[dict[str
     return dict(states[known[0]]), [said] if others else []
 
 
-def _is_state(found: Mapping[Any, Any]) -> bool:
-    return bool(found) and all(isinstance(value, Tensor) for value in found.values())
+def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(each, Tensor) for each in content.values())
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

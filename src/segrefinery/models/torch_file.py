@@ -38,6 +38,10 @@ class Shell:
     def __init__(self, *arguments: Any, **named: Any) -> None:
         del arguments, named
 
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):  # an array of numpy has a tuple
+            vars(self).update(state)
+
 
 def read_torch_file(path: Path) -> Any:
     """What a torch file holds: tensors, plain values, and shells.
@@ -113,7 +117,7 @@ def refuse_no_weights(path: Path) -> None:
         )
     if not begin:
         raise SegRefineryError(f"{path}: is empty; {FETCH}")
-    if begin.lstrip()[:1] == b"<":
+    if begin.lstrip()[:1] == b"<" and b"\0" not in begin:  # safetensors begin with a number, which may look like text
         raise SegRefineryError(f"{path}: is a page of text and no weights, as a failed download leaves it; {FETCH}")
     if path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):
         raise SegRefineryError(f"{path}: is no weights file: not .safetensors, and not what torch.save writes")

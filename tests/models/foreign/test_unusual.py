@@ -5,6 +5,7 @@ import pathlib
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -57,6 +58,7 @@ WRAPPED = {
     },
     "under net": lambda state: {"net": state, "epoch": 3},
     "under a name of the trainer's own": lambda state: {"my_unet": state, "epoch": 3},
+    "beside its options": lambda state: {"model": {"params": {"width": 16}}, "net": state},
     "two deep": lambda state: {"state": {"model": state, "timestamp": {"epoch": 3}}},
 }  # fmt: skip
 
@@ -77,6 +79,13 @@ def test_an_average_beside_the_weights_is_said(tmp_path, key, average):
     start = read_start(tmp_path / "last.pth", SMALL)
     assert torch.equal(start.state["classifier.weight"], own["classifier.weight"])
     assert any(f"{key} is read; left out: {average}" in note for note in start.notes)
+
+
+def test_an_average_beside_the_weights_of_a_recipe_is_said(tmp_path, caplog):
+    own = small().state_dict()
+    torch.save({"state_dict_ema": zeros(own), "state_dict": own}, tmp_path / "last.pth")
+    build_model(SMALL.model_copy(update={"weights": str(tmp_path / "last.pth")}), 3)
+    assert "last.pth: state_dict is read; left out: state_dict_ema" in caplog.text
 
 
 def test_of_two_states_without_a_known_name_one_has_to_be_named(tmp_path):
@@ -112,7 +121,7 @@ def library(monkeypatch, name):
 def test_what_a_trainer_keeps_beside_is_not_run_and_does_no_harm(tmp_path, monkeypatch):
     """As mmengine's history and Lightning's settings are."""
     history = library(monkeypatch, "no_such_trainer")()
-    history.values = [1, 2]
+    history.values = np.arange(3.0), np.float64(2)
     settings = {"root": pathlib.Path("data"), "lr": 0.1}
     own = small().state_dict()
     torch.save({"state_dict": own, "message_hub": history, "hyper_parameters": settings}, tmp_path / "last.ckpt")
@@ -165,6 +174,17 @@ def test_what_is_no_weights_file_is_one_line(tmp_path, what, suffix):
     with pytest.raises(SegRefineryError, match=rf"best\.{suffix}: .*({said})") as caught:
         read_start(tmp_path / f"best.{suffix}", SMALL)
     assert "\n" not in str(caught.value)
+
+
+def test_a_length_that_looks_like_text_is_no_page(tmp_path):
+    path, own = tmp_path / "best.safetensors", small().state_dict()
+    save_file(own, path)
+    written = path.read_bytes()
+    length = int.from_bytes(written[:8], "little")
+    padded = int.from_bytes(b" <", "little")
+    header = written[8 : 8 + length].ljust(padded)
+    path.write_bytes(padded.to_bytes(8, "little") + header + written[8 + length :])
+    assert read_start(path, SMALL).state.keys() == own.keys()
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
@@ -344,6 +364,14 @@ def test_a_pointer_and_a_pickle_in_a_folder(tmp_path):
     with pytest.raises(SegRefineryError, match="loading them could run code, so they were not loaded"):
         read_start(tmp_path)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_files_beside_the_weights_are_not_looked_at(tmp_path):
+    """As after a clone that fetched one of the two, and what other tools keep there."""
+    saved(tmp_path, "segformer")
+    (tmp_path / "pytorch_model.bin").write_text(POINTER)
+    (tmp_path / "openvino_model.bin").write_bytes(bytes(64))
+    assert read_start(tmp_path).num_classes == 3
 
 
 def test_upernet_on_swin(tmp_path):

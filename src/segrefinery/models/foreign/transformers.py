@@ -110,9 +110,8 @@ def read(reference: str | Path) -> Found:
     local = Path(reference).is_dir()
     if not local and not in_hub_cache(str(reference), "config.json"):
         require_hub(str(reference))
-    for path in Path(reference).iterdir() if local else ():
-        if path.suffix in (".safetensors", ".bin"):
-            refuse_no_weights(path)
+    for path in _weights_in(Path(reference)) if local else ():
+        refuse_no_weights(path)
     config, module, notes = _loaded(reference, local)
     preprocessor = _preprocessor(reference, local)
     mean, std = _statistics(preprocessor)
@@ -125,6 +124,11 @@ def read(reference: str | Path) -> Found:
     return Found(
         config.model_type, settings, network.state_dict(), config.num_labels, _names(config), mean, std, tuple(notes)
     )
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """The files of a folder that the library reads: torch's only where there are none of safetensors."""
+    return list(folder.glob("model*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
 
 
 def _loaded(reference: str | Path, local: bool) -> tuple[Any, nn.Module, list[str]]:
@@ -179,8 +183,8 @@ def _rows_there(report: dict[str, Any], family: Family) -> int | None:
     classifiers = [tap.features for tap in (family.tap, family.auxiliary) if tap]
     differing = report["mismatched_keys"]
     rows = {there[0] for _, there, _ in differing}
-    own = all(name.rpartition(".")[0] in classifiers for name, _, _ in differing)
-    return rows.pop() if differing and own and len(rows) == 1 else None
+    alone = all(name.rpartition(".")[0] in classifiers for name, _, _ in differing)
+    return rows.pop() if alone and len(rows) == 1 else None
 
 
 def _names(config: Any) -> tuple[str, ...] | None:
