@@ -27,7 +27,7 @@ def logits_of(start, classes=CLASSES, of=None):
 # -- transformers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["segformer", "upernet", "beit", "dpt", "mobilevit", "mobilenet_v2"])
+@pytest.mark.parametrize("family", ["segformer", "upernet", "beit", "dpt", "mobilevit", "mobilevitv2", "mobilenet_v2"])
 def test_a_model_of_transformers_predicts_the_same(tmp_path, family):
     module = saved(tmp_path, family)
     start = read_start(tmp_path)

@@ -35,6 +35,7 @@ def configurations():
         "beit": hf.BeitConfig(
             **vit, image_size=64, out_indices=[1, 2, 3, 4], use_relative_position_bias=True, auxiliary_channels=8
         ),
+        "mobilevitv2": hf.MobileViTV2Config(image_size=64, width_multiplier=0.5, aspp_out_channels=16),
         "dpt": hf.DPTConfig(
             **vit, image_size=64, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8, 8, 16, 16],
             fusion_hidden_size=16,

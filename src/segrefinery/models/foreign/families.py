@@ -62,9 +62,6 @@ FAMILIES: dict[str, Family] = {
         multiple=16,
         arguments={"interpolate_pos_encoding": True},
     ),
-    "data2vec-vision": Family(
-        "data2vec_vision", Tap("decode_head.classifier"), Tap("auxiliary_head.classifier"), multiple=16
-    ),
     # DPT enlarges twice behind its classifier, and counts that as its output
     "dpt": Family(
         "dpt", Tap("head.head.4", "head"), Tap("auxiliary_head.head.4", "auxiliary_head"), multiple=32, square=True
