@@ -34,7 +34,7 @@ class Deployed(nn.Module):
     def __init__(self, model: Model, reads: Reads = "uint8", output: Output = "logits", grid: Grid = "image") -> None:
         """
         Args:
-            reads: B x 3 x H x W RGB, uint8 from 0 to 255 or float32 from 0 to 1.
+            reads: B x bands x H x W, uint8 from 0 to 255 or float32 from 0 to 1.
             output: B x C x H x W float32 ``logits`` or ``probabilities``, or B x H x W uint8 ``labels``.
             grid: the result lies on the ``image``'s pixels, or on the ``network``'s own grid.
         """

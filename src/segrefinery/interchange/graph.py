@@ -49,8 +49,9 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
                 shown = example(deployed, sizes)
                 program = torch.export.export(deployed, (shown,), dynamic_shapes=(open_sizes(sizes),), strict=False)
                 if isinstance(sizes, int):  # some networks are followed, and then refuse sizes unlike the example's
+                    module = program.module()
                     for other in others(shown, sizes):
-                        program.module()(other)
+                        module(other)
                 return program, sizes
         except Exception as error:  # it raises whatever its parts and the network's raise
             reason = error

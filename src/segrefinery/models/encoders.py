@@ -18,7 +18,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
-from segrefinery.models.licence import FREE, timm_licence
+from segrefinery.models.licence import FREE, MIT, timm_licence
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.settings import HeadSettings, MiTSettings, TimmSettings
@@ -68,15 +68,8 @@ class Encoder(nn.Module, ABC):
 
 
 @cache
-def warn_of_the_licence() -> None:
-    """Once, for a run builds several networks."""
-    log.warning("MiT weights and code are NVIDIA's, for research only (no commercial use): see its licence.")
-
-
-@cache
-def warn_of_a_licence(name: str) -> None:
-    """Once, of weights of timm that are not as free as what a default run touches."""
-    licence = timm_licence(name)
+def warn_of_licence(name: str, licence: str) -> None:
+    """Of weights that are not as free as what a default run touches; once, for a run builds several networks."""
     if licence.lower() not in FREE:
         log.warning("%s: the licence of its weights is %s", name, licence)
 
@@ -90,7 +83,7 @@ class MiT(Encoder):
             from transformers import SegformerConfig, SegformerModel
         except ImportError as error:
             raise SegRefineryError("MiT encoders need transformers: pip install 'segrefinery[segformer]'.") from error
-        warn_of_the_licence()
+        warn_of_licence(f"MiT-{size.upper()}", MIT)
         width, depths, _ = _MIT[size]
         self.channels = (width, 2 * width, 5 * width, 8 * width)
         config: dict[str, Any] = {"hidden_sizes": list(self.channels), "depths": list(depths)}
@@ -152,7 +145,7 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise SegRefineryError(f"timm has no encoder {name!r}.{hint}")
     if pretrained:
-        warn_of_a_licence(name)
+        warn_of_licence(name, timm_licence(name))
         options["pretrained_cfg_overlay"] = {"file": str(_timm_weights(name))}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)

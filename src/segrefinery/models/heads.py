@@ -40,8 +40,8 @@ def joined(block: nn.Module, maps: Sequence[Tensor], size: Sequence[int], aligne
     assert isinstance(convolution, nn.Conv2d)
     assert convolution.kernel_size == (1, 1)
     weights = convolution.weight.split([each.shape[1] for each in maps], dim=1)
-    found = [bilinear(F.conv2d(each, part), size, aligned) for each, part in zip(maps, weights, strict=True)]
-    mixed = torch.stack(found).sum(dim=0)
+    enlarged = [bilinear(F.conv2d(each, part), size, aligned) for each, part in zip(maps, weights, strict=True)]
+    mixed = torch.stack(enlarged).sum(dim=0)
     if convolution.bias is not None:
         mixed = mixed + convolution.bias[:, None, None]
     for layer in rest:
