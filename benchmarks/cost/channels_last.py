@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+import sys
+from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.turns import take_turns
 from segrefinery.core.resize import bilinear
 from segrefinery.models import ModelSettings, Segmenter, build_model
 
@@ -40,19 +44,14 @@ def measure(name: str, size: int, options: argparse.Namespace) -> dict[str, obje
     image = torch.randn(options.batch, 3, size, size, device=device)
     label = torch.randint(CLASSES, (options.batch, size, size), device=device)
     layouts = {"first": torch.contiguous_format, "last": torch.channels_last}
-    pairs = {}
+    works = {}
     for layout, memory_format in layouts.items():
         torch.manual_seed(0)
         model = build_model(ModelSettings(name=name, weights="none"), CLASSES).to(device).train()
         model = model.to(memory_format=memory_format)
-        pairs[layout] = (model, torch.optim.AdamW(model.parameters(), lr=1e-5))
-    seconds: dict[str, list[float]] = {layout: [] for layout in layouts}
-    for number in range(options.steps + 2):
-        for layout, (model, optimizer) in pairs.items():
-            start = time.perf_counter()
-            step(model, optimizer, image, label, options.precision == "bf16")
-            if number >= 2:
-                seconds[layout].append(time.perf_counter() - start)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        works[layout] = partial(step, model, optimizer, image, label, options.precision == "bf16")
+    seconds = take_turns(works, options.steps)
     best = {f"channels_{layout}_s": round(min(values), 4) for layout, values in seconds.items()}
     return {"network": name, "batch": options.batch, "size": size, "device": options.device, **best}
 

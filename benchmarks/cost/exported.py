@@ -9,17 +9,18 @@ what `segrefinery export` writes; torch runs the very module that was exported. 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine
+from lib.turns import take_turns
 from segrefinery.core.settings import two_sides
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.model import Model
@@ -48,12 +49,6 @@ def runner(content: bytes, threads: int) -> Callable[[Tensor], Tensor]:
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
-def seconds(function: Callable[[Tensor], Tensor], image: Tensor) -> float:
-    began = time.perf_counter()
-    function(image)
-    return time.perf_counter() - began
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     image = torch.randint(0, 256, (1, 3, *two_sides("--size", options.size)), dtype=torch.uint8)
-    print(f"{machine()}; images of {options.size}, labels out, {options.images} of each after 3\n")
+    print(f"{machine()}; images of {options.size}, labels out, {options.images} of each after 2\n")
     print("| network | torch, images/s | onnxruntime, images/s | ratio | equal labels, % |")
     print("|---|---|---|---|---|")
     for name in options.networks:
@@ -72,13 +67,8 @@ def main() -> None:
         with torch.inference_mode(False):
             program, _ = program_of(module, stride)
             run = runner(onnx_bytes(program, "labels", {}), options.threads)
-        times: tuple[list[float], list[float]] = ([], [])
-        for turn in range(options.images + 3):
-            for found, function in zip(times, (module, run), strict=True):
-                took = seconds(function, image)
-                if turn >= 3:
-                    found.append(took)
-        torchs, runtimes = (1 / statistics.median(found) for found in times)
+        times = take_turns({"torch": partial(module, image), "onnxruntime": partial(run, image)}, options.images)
+        torchs, runtimes = (1 / median(seconds) for seconds in times.values())
         equal = 100 * float((module(image) == run(image)).float().mean())
         print(f"| {name} | {torchs:.2f} | {runtimes:.2f} | {runtimes / torchs:.2f} | {equal:.3f} |", flush=True)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -27,6 +26,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine
 from lib.training import Training
+from lib.turns import take_turns
 from segrefinery.core.processor import keep_freed_memory
 
 SIZE, BATCH, CLASSES = (192, 192), 4, 19
@@ -112,17 +112,10 @@ def main() -> None:
     print("|---|---:|---:|---:|")
     for row in options.rows or ROWS:
         steps = {name: build() for name, build in ROWS[row].items()}
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for turn in range(-2, options.steps):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                step()
-                if turn >= 0:
-                    seconds[name].append(time.perf_counter() - start)
-        first = median(next(iter(seconds.values())))
+        seconds = {name: median(values) for name, values in take_turns(steps, options.steps).items()}
+        first = next(iter(seconds.values()))
         images = BATCH * (2 if row == "smp" else 1)
-        for name, values in seconds.items():
-            here = median(values)
+        for name, here in seconds.items():
             print(f"| {name} | {1000 * here:.0f} | {images / here:.1f} | {here / first:.2f} |", flush=True)
 
 

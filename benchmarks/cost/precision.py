@@ -3,8 +3,8 @@
     python benchmarks/cost/precision.py                       # a table in Markdown; 3 minutes on two idle cores
     python benchmarks/cost/precision.py --networks efficientnet_lite0 --steps 10
 
-A step is forward, backward and a fused AdamW step on random images. The four ways take turns, after one turn that does
-not count, and the table has their medians. ``chosen`` is what a run does by itself: the channels last where the network
+A step is forward, backward and a fused AdamW step on random images. The four ways take turns, after two that do not
+count, and the table has their medians. ``chosen`` is what a run does by itself: the channels last where the network
 says so (``Segmenter.channels_last``), in float32; bf16 is chosen by ``training.precision=bf16-mixed``.
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cost.channels_last import CLASSES, step
 from lib.machine import machine
+from lib.turns import take_turns
 from segrefinery.core.processor import has_bf16, keep_freed_memory
 from segrefinery.models import ModelSettings, build_model
 
@@ -39,21 +41,16 @@ def measure(name: str, shape: tuple[int, int, int], steps: int) -> tuple[dict[st
     """Median seconds of each way, and whether the network says that its channels are to be last."""
     images, height, width = shape
     image, label = torch.randn(images, 3, height, width), torch.randint(CLASSES, (images, height, width))
-    ready, says = {}, False
+    works: dict[str, Callable[[], object]] = {}
+    says = False
     for way, (last, bf16) in WAYS.items():
         torch.manual_seed(0)
         model = build_model(ModelSettings(name=name, weights="none"), CLASSES).train()
         says = model.channels_last
         model = model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
-        ready[way] = (model, torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True), bf16)
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for turn in range(-1, steps):
-        for way, (model, optimizer, bf16) in ready.items():
-            start = time.perf_counter()
-            step(model, optimizer, image, label, bf16)
-            if turn >= 0:
-                seconds[way].append(time.perf_counter() - start)
-    return {way: median(values) for way, values in seconds.items()}, says
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        works[way] = partial(step, model, optimizer, image, label, bf16)
+    return {way: median(values) for way, values in take_turns(works, steps).items()}, says
 
 
 def main() -> None:

@@ -21,8 +21,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine, peak_mib, resident_mib
 from lib.passes import Pass, recorded, replay
 from lib.training import Training
+from lib.turns import take_turns
 from segrefinery.core.processor import keep_freed_memory
 from segrefinery.models.discriminator import Discriminator
 
@@ -89,18 +88,6 @@ def is_usual(one: Pass, before: list[Pass]) -> bool:
     return isinstance(one.network, Discriminator) or same < {"model": 2, "teacher.network": 1}.get(one.name, 0)
 
 
-def take_turns(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each work, after two calls that do not count: memory grows in the first."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(-2, repeats):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            if turn >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
-
-
 def measure(case: Case, recipe: str, repeats: int) -> dict[str, Any]:
     before = resident_mib()
     training = case.training(recipe)
@@ -114,7 +101,8 @@ def measure(case: Case, recipe: str, repeats: int) -> dict[str, Any]:
         works["usual"] = replay(training.trained, usual)
     if recipe in SHARE_OF:
         works["without"] = case.training(recipe, SHARE_OF[recipe]).step
-    return {**take_turns(works, repeats), "peak": peak, "passes": len(passes)}
+    milliseconds = {name: 1e3 * median(seconds) for name, seconds in take_turns(works, repeats).items()}
+    return {**milliseconds, "peak": peak, "passes": len(passes)}
 
 
 def main() -> None:
