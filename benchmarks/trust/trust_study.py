@@ -146,7 +146,8 @@ def observations(run: Path) -> dict[str, Any]:
 
 
 def judge_task(task: str, runs: Sequence[Path]) -> list[Judged]:
-    """All stage ends of a task's runs, scored against the same reference."""
+    """The models after all stages of a task's runs, scored against the same reference. One that several runs have in
+    common, the source model first of all, counts once; it is known by its mIoU, to the last digit."""
     from segrefinery.evaluation.trust.verdict import (
         ensemble_agreement,
         expected_classes,
@@ -156,29 +157,30 @@ def judge_task(task: str, runs: Sequence[Path]) -> list[Judged]:
         verdict,
     )
 
-    seen: dict[tuple[str, str], Any] = {}
-    truth: dict[tuple[str, str], float] = {}
-    sources: dict[str, str] = {}
+    seen: dict[float, Any] = {}
+    places: dict[float, tuple[str, str]] = {}
+    source_of: dict[float, float] = {}
     for run in runs:
         name, results = "/".join(run.parts[-2:]), json.loads((run / "results.json").read_text())
-        sources[name] = results["source_only"]["stage"]
+        source = results["source_only"]["miou"]
         for stage, observed in observations(run).items():
-            seen[name, stage], truth[name, stage] = observed, results["stages"][stage]["miou"]
+            miou = results["stages"][stage]["miou"]
+            if miou not in seen:
+                seen[miou], places[miou], source_of[miou] = observed, (name, stage), source
     common = next(iter(seen.values()))
     seen = {k: o for k, o in seen.items() if o.names == common.names and o.probs.shape == common.probs.shape}
-    reference = pooled([o for (name, stage), o in seen.items() if stage == sources[name]] or [common])
+    reference = pooled([o for miou, o in seen.items() if miou == source_of[miou]] or [common])
     expected = expected_classes(*seen.values())
-    votes = ensemble_agreement({f"{name}:{stage}": o for (name, stage), o in seen.items()})
+    votes = ensemble_agreement({str(miou): o for miou, o in seen.items()})
     judged = []
-    for (name, stage), observed in seen.items():
+    for miou, observed in seen.items():
         scores = single_scores(observed, reference)
-        scores |= {"trust": float(trust(observed, reference, expected)), "ensemble": votes[f"{name}:{stage}"]}
-        own = (name, sources[name])
+        scores |= {"trust": float(trust(observed, reference, expected)), "ensemble": votes[str(miou)]}
+        source = source_of[miou]
         word = gain = None
-        if own in seen and stage != own[1]:
-            word = verdict(observed, seen[own]).word
-            gain = truth[name, stage] - truth[own]
-        judged.append(Judged(task, name, stage, stage == own[1], truth[name, stage], scores, word, gain))
+        if source in seen and miou != source:
+            word, gain = verdict(observed, seen[source]).word, miou - source
+        judged.append(Judged(task, *places[miou], miou == source, miou, scores, word, gain))
     return judged
 
 
