@@ -59,10 +59,10 @@ def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline:
     """The head of a task's table, then a line for each row; rows that name a baseline of their own (``against``) are
     also compared with that."""
     mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
-    own = {row: cell.against for row, cells in rows.items() for cell, _ in cells.values() if cell.against}
+    against = {row: cell.against for row, cells in rows.items() for cell, _ in cells.values() if cell.against}
     yield [
         "row", "seeds", "own source model", "mIoU", "pixels right", "rare third", f"against {baseline} [95 %]",
-        *(["against its own baseline [95 %]"] if own else []), "gap closed", "verdicts", "step ms", "peak MiB",
+        *(["against its own baseline [95 %]"] if against else []), "gap closed", "verdicts", "step ms", "peak MiB",
     ]  # fmt: skip
     for row, cells in rows.items():
         scores = 100 * np.array(list(mean[row].values()))
@@ -77,7 +77,7 @@ def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline:
             percent(cells, "pixel_accuracy"),
             f"{rare.mean():.1f}",
             difference(rows, row, baseline),
-            *([difference(rows, row, own[row]) if row in own else ""] if own else []),
+            *([difference(rows, row, against[row]) if row in against else ""] if against else []),
             closed(mean, row),
             ", ".join(found["verdict"] for _, found in cells.values() if "verdict" in found),
             f"{np.median(steps):.0f}" if steps else "",

@@ -59,6 +59,8 @@ def column(study: str, head: str) -> str:
         if head in first:
             at = first.index(head)
             tasks[task] = {line[0]: line[at] for line in lines if line[at]}
+    if not tasks:
+        raise SystemExit(f"{study}.md: no task has a column {head!r}")
     rows = dict.fromkeys(row for told in tasks.values() for row in told)
     lines = [["row", *tasks], ["---"] * (1 + len(tasks))]
     lines += [[row, *(told.get(row, "") for told in tasks.values())] for row in rows]

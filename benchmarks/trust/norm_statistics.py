@@ -3,8 +3,8 @@
     python benchmarks/trust/norm_statistics.py RUN [RUN ...]
 
 A run is a finished one with a source model, a target and an evaluation set. Its source model is scored as it is, with
-the mean of its own statistics and the target's (``statistics: blended``) and with the target's alone, and the two are
-judged against it without labels. The table is ``benchmarks/results/norm_statistics.md``.
+the mean of its own statistics and the target's and with the target's alone (``statistics: chosen`` takes one of these),
+and the two are judged against it without labels. The table is ``benchmarks/results/norm_statistics.md``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from segrefinery.recipe import load_recipe
 from segrefinery.verbs.evaluate import evaluate
 
 KEPT = (1.0, 0.5, 0.0)
-HEAD = ("target", "kept of its own statistics", "mIoU", "pixels right", "verdict", "trust")
+HEAD = ("target", "kept of its own statistics", "mIoU", "pixels right", "verdict", "gain in trust")
 
 
 def lines(run: Path) -> Iterator[tuple[str, ...]]:
@@ -39,20 +39,21 @@ def lines(run: Path) -> Iterator[tuple[str, ...]]:
     if not running_statistics(model.network):
         raise SegRefineryError(f"{run}: the network has no batch norm")
     target = UnlabeledView(open_dataset(recipe.target))
-    running, reference = running_statistics(model.network), None
+    running = running_statistics(model.network)
     own = [buffer.clone() for buffer in running]
     measure_statistics(model.network, (batch.image for batch in WholeImages(target, model.data)))
-    theirs = [buffer.clone() for buffer in running]
+    of_target = [buffer.clone() for buffer in running]
+    reference = None
     for kept in KEPT:
-        for buffer, before, measured in zip(running, own, theirs, strict=True):
+        for buffer, before, measured in zip(running, own, of_target, strict=True):
             buffer.copy_(measured.lerp(before, kept))
-        seen = look(model.network, target, model.data, model.space.num_classes, model.window)
+        observed = look(model.network, target, model.data, model.space.num_classes, model.window)
         scores = evaluate(model, recipe.evaluation)
-        said = None if reference is None else verdict(seen, reference)
-        reference = reference or seen
+        judged = None if reference is None else verdict(observed, reference)
+        reference = reference or observed
         yield (
             str(recipe.target), f"{kept:g}", f"{100 * scores['miou']:.1f}", f"{100 * scores['pixel_accuracy']:.1f}",
-            said.word if said else "", f"{said.difference:+.3f}" if said else "",
+            judged.word if judged else "", f"{judged.difference:+.3f}" if judged else "",
         )  # fmt: skip
 
 
