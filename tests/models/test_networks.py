@@ -121,8 +121,16 @@ def test_other_plain_transformers_and_what_is_none():
         SegRefineryError, match=r"strides \[16, 16, 16\]; a plain vision transformer goes as vit:vit_tiny"
     ):
         build_model(ModelSettings(name="daformer:vit_tiny_patch16_224", weights="none"), 2)
-    with pytest.raises(SegRefineryError, match="resnet18"):
-        build_model(ModelSettings(name="vit:resnet18", weights="none"), 2)
+    for name in ("resnet18", "swin_tiny_patch4_window7_224"):
+        with pytest.raises(SegRefineryError, match=f"no plain vision transformer.*daformer:{name}"):
+            build_model(ModelSettings(name=f"vit:{name}", weights="none"), 2)
+
+
+def test_patches_behind_a_convolutional_stem():
+    """Their cells are as large as both make them."""
+    model = build_model(ModelSettings(name="vit:vit_tiny_r_s16_p8_224", weights="none"), 2).eval()
+    assert model.largest_stride == 32
+    assert model(torch.rand(1, 3, 64, 72)).levels[0].shape[-2:] == (2, 3)
 
 
 def test_a_layer_decay_without_layers_is_said(caplog):

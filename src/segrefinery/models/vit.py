@@ -23,16 +23,22 @@ class PlainEncoder(Encoder):
 
     def __init__(self, name: str, pretrained: bool, settings: ViTSettings) -> None:
         super().__init__()
-        network: Any = create_timm(
-            name, pretrained, num_classes=0, dynamic_img_size=True, drop_path_rate=settings.drop_path
+        another = SegRefineryError(
+            f"{name!r} is no plain vision transformer for images of any size; one of several levels is daformer:{name}"
         )
+        try:
+            network: Any = create_timm(
+                name, pretrained, num_classes=0, dynamic_img_size=True, drop_path_rate=settings.drop_path
+            )
+        except SegRefineryError as error:
+            raise (another if isinstance(error.__cause__, TypeError) else error) from error.__cause__
         if not hasattr(network, "forward_intermediates") or not hasattr(network, "blocks"):
-            raise SegRefineryError(f"{name!r} is no plain vision transformer; one of several levels is daformer:{name}")
+            raise another
         depth = len(network.blocks)
         self.taken = [depth * i // 4 - 1 for i in range(1, 5)]
         network.prune_intermediate_layers(self.taken, prune_head=True)  # what only classifies whole images
         network.set_grad_checkpointing(settings.checkpointing)
-        self.multiple = network.patch_embed.patch_size[0]
+        self.multiple = network.feature_info[-1]["reduction"]  # a convolutional stem may come before the patches
         self.channels = (network.embed_dim,) * 4
         self.normalization = timm_normalization(name)
         self.network = network
