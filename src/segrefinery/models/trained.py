@@ -175,7 +175,8 @@ def as_two_classes(model: StartModel) -> StartModel:
     }
     classes = model.classes and ("background", *model.classes)
     note = "its one class is read as two, of which the first, with a logit of 0, is what the class is not"
-    return replace(model, state=state, num_classes=2, classes=classes, notes=[*model.notes, note])
+    origin = f"{model.origin}, read as background and its one class"
+    return replace(model, origin=origin, state=state, num_classes=2, classes=classes, notes=[*model.notes, note])
 
 
 def some(names: Sequence[str]) -> str:

@@ -32,8 +32,8 @@ def started(recipe: Recipe, start: nn.Module | str | Path | None, told: RunEvent
     names = recipe.model.classes
     if names is not None and len(names) != model.num_classes:
         raise SegRefineryError(
-            f"model.classes: names {len(names)} classes, and {origin} has {model.num_classes}; name each, in the order "
-            "of its logits"
+            f"model.classes: names {len(names)} classes, and {model.origin} has {model.num_classes}; name each, in the "
+            "order of its logits"
         )
     model.classes = names or model.classes
     told.said(f"starts from {origin} ({model.network.name}, {model.num_classes} classes)")

@@ -252,6 +252,8 @@ def test_one_class_of_a_sigmoid_is_two_of_a_softmax(tmp_path):
     start = read_start(tmp_path)
     assert any("its sigmoid is left out" in note for note in start.notes)
     assert any("one class is read as two" in note for note in start.notes)
+    with pytest.raises(SegRefineryError, match=r"read as background and its one class: .*what its 2 classes are"):
+        start.build(("building", "background"))
     start.classes = ("background", "building")
     network, _ = start.build(("building", "background"))
     with torch.no_grad():
