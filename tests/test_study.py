@@ -452,3 +452,11 @@ def test_a_row_that_cannot_build_on_another_is_one_line(study, tmp_path, row, ma
     rows = {"self_training": None, "mine": {"recipe": "source_free", **row}, "later": {"recipe": "source_free"}}
     with pytest.raises(SegRefineryError, match=match):
         study.read_study(written(tmp_path, {**OWN, "rows": rows}))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_page_named_as_a_study_is_that_study_s(path):
+    """No other script may write the page, for the next run of the study would take its place."""
+    page = BENCHMARKS / "results" / f"{path.stem}.md"
+    if page.exists():
+        assert page.read_text(encoding="utf-8").startswith(("### ", "Not finished"))

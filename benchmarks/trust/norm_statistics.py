@@ -4,7 +4,7 @@
 
 A run is a finished one with a source model, a target and an evaluation set. Its source model is scored as it is, with
 the mean of its own statistics and the target's and with the target's alone (``statistics: chosen`` takes one of these),
-and the two are judged against it without labels. The table is ``benchmarks/results/norm_statistics.md``.
+and the two are judged against it without labels. The table is ``benchmarks/results/batch_norm.md``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def command() -> None:
             table.append(line)
     text = "\n".join(f"| {' | '.join(line)} |" for line in table)
     page = f"# Batch-norm statistics of the target in a source model\n\n{machine()}.\n\n## Statistics\n\n{text}\n"
-    (RESULTS / "norm_statistics.md").write_text(page, encoding="utf-8")
+    (RESULTS / "batch_norm.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
