@@ -1,0 +1,52 @@
+"""The study of the verdicts: what its tables count."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from segrefinery.evaluation.trust import Observation
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "trust" / "trust_study.py"
+
+
+def observation(classes):
+    """What a model that says ``classes`` (images x pixels, of two) is seen to do."""
+    probs = torch.nn.functional.one_hot(classes, 2).half()
+    views = {
+        name: torch.diag_embed(probs.float().sum(dim=1)).long() for name in ("photometric", "flip", "scale", "mix")
+    }
+    names = [str(index) for index in range(len(classes))]
+    return Observation(names, probs, views, torch.ones_like(classes, dtype=torch.bool), torch.zeros(len(classes)))
+
+
+def test_a_model_that_runs_share_counts_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parents[1]))
+    spec = importlib.util.spec_from_file_location("trust_study", SCRIPT)
+    study = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, study)
+    spec.loader.exec_module(study)
+    classes = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
+    said = {}
+    for name, source, stages in (
+        ("first", "source", {"source": 0.2, "warmup": 0.25, "adapt": 0.3}),
+        ("second", "source", {"source": 0.2, "warmup": 0.25, "adapt": 0.1}),
+        ("third", "start", {"start": 0.2, "adapt": 0.35}),
+    ):
+        run = tmp_path / "night" / name / "seed0"
+        run.mkdir(parents=True)
+        results = {
+            "source_only": {"stage": source, "miou": stages[source]},
+            "stages": {stage: {"miou": miou} for stage, miou in stages.items()},
+        }
+        (run / "results.json").write_text(json.dumps(results))
+        said[run] = dict.fromkeys(stages, observation(classes))
+    monkeypatch.setattr(study, "observations", said.__getitem__)
+    judged = study.judge_task("night", list(said))
+    assert sorted(model.miou for model in judged) == [0.1, 0.2, 0.25, 0.3, 0.35]
+    assert [model.miou for model in judged if model.source_only] == [0.2]
+    assert {model.miou: round(model.gain, 2) for model in judged if not model.source_only} == {
+        0.1: -0.1, 0.25: 0.05, 0.3: 0.1, 0.35: 0.15,
+    }  # fmt: skip
