@@ -22,12 +22,12 @@ from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBa
 from segrefinery.engine.loop import LoopSettings, one_step
 from segrefinery.labels import SPACES
 from segrefinery.models import build_model
-from segrefinery.recipe import load_recipe
+from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.stages.base import StageContext
 
 SPACE = SPACES["cityscapes"]
-WARM = 3
-"""Steps before the one that counts: warm-ups of refiners are over."""
+WARM = 1
+"""Steps before the one that counts: the warm-ups of narrow refiners are over."""
 
 
 def batches(settings: Any) -> tuple[Any, Any, None]:
@@ -48,18 +48,31 @@ def waits_of(recipe: str) -> dict[str, int]:
     """Of the last step of each stage of a recipe, together."""
     changes = narrow(recipe, defaultdict(lambda: WARM + 1))
     loaded = load_recipe(recipe, "small", [*TINY, *changes, "training.precision=bf16-mixed"])
-    fabric, found = fabric_on_it("bf16-mixed"), {}
+    waits: dict[str, int] = {}
     for name, settings in loaded.stages.items():
-        torch.manual_seed(0)
-        model = build_model(loaded.model, SPACE.num_classes)
-        stage = settings.build(StageContext(model, deepcopy(model), deepcopy(model), SPACE)).to(GPU).train()
-        trained = stage.optimizers()
-        loop = LoopSettings(settings.steps, clip_norm=loaded.training.clip_norm)
-        for number in range(WARM + 1):
-            WAITED.clear()
-            one_step(fabric, name, stage, trained, loop, number, batches(settings))
-        found = {place: max(times, found.get(place, 0)) for place, times in {**found, **WAITED}.items()}
-    return found
+        setting = f"{loaded.model!r} {settings!r} {loaded.training.clip_norm}"
+        if setting not in KNOWN:  # recipes share stages
+            KNOWN[setting] = waits_of_stage(name, settings, loaded)
+        waits = {place: max(times, waits.get(place, 0)) for place, times in {**waits, **KNOWN[setting]}.items()}
+    return waits
+
+
+KNOWN: dict[str, dict[str, int]] = {}
+"""A stage and its network -> where its step waits."""
+
+
+def waits_of_stage(name: str, settings: Any, recipe: Recipe) -> dict[str, int]:
+    """Of its last step."""
+    fabric = fabric_on_it("bf16-mixed")
+    torch.manual_seed(0)
+    model = build_model(recipe.model, SPACE.num_classes)
+    stage = settings.build(StageContext(model, deepcopy(model), deepcopy(model), SPACE)).to(GPU).train()
+    trained = stage.optimizers()
+    loop = LoopSettings(settings.steps, clip_norm=recipe.training.clip_norm)
+    for number in range(WARM + 1):
+        WAITED.clear()
+        one_step(fabric, name, stage, trained, loop, number, batches(settings))
+    return dict(WAITED)
 
 
 def main() -> None:

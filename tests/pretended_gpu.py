@@ -129,6 +129,8 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.pin_memory:
             return args[0]
+        if func is Tensor.__deepcopy__:  # its second argument holds all that was copied before
+            return func(*args, **(kwargs or {}))
         if func is Tensor.to and len(args) > 1 and isinstance(args[1], OnGpu):
             args = (args[0], GPU, args[1].dtype, *args[2:])
         with now(on_gpu=any(isinstance(tensor, OnGpu) for tensor in tensors_in(args, kwargs))):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from segrefinery.recipe import recipe_names
+
 TESTS = Path(__file__).resolve().parents[1]
 MUST = {
     "engine/ranks.py:gather_numbers: tolist": "once a step: its losses, which must be finite before weights move",
@@ -25,43 +27,25 @@ MUST = {
     "refine/self_labeling/formulas.py:sinkhorn: _local_scalar_dense": "a wrong marginal is an error; the scores' range",
     "refine/self_labeling/formulas.py:update_class_distribution: _local_scalar_dense": "a wrong label is an error",
     "refine/self_labeling/formulas.py:update_class_distribution: bincount": "how long its result is",
-    "refine/self_labeling/formulas.py:update_class_distribution: index by a mask": "images that are all ignored",
+    "refine/self_labeling/formulas.py:update_class_distribution: index by a mask": "ignored pixels are left out",
     "refine/entropy_mixture/refiner.py:dataset_rule: equal": "whether its rule still holds",
-    "refine/entropy_mixture/refiner.py:_gather: bincount": "mixtures are fitted on the CPU, in float64",
-    "refine/entropy_mixture/refiner.py:_image_rule: nonzero": "mixtures are fitted on the CPU",
-    "refine/entropy_mixture/formulas.py:fit_binned: _local_scalar_dense": "mixtures are fitted on the CPU",
+    "refine/entropy_mixture/refiner.py:_gather: bincount": "how long its result is",
+    "refine/entropy_mixture/refiner.py:_image_rule: nonzero": "which images have pixels enough",
+    "refine/entropy_mixture/formulas.py:fit_binned: _local_scalar_dense": "fitting ends when every mixture has settled",
     "refine/pixel_attention/formulas.py:pixel_attention: _local_scalar_dense": "what is not finite is an error",
     "refine/self_labeling/refiner.py:draw: from the GPU": "the labels that pixels are drawn from; draws are the CPU's",
 }
-"""Where a step waits, and why it has to."""
+"""Where the steps of all recipes wait, and why they have to."""
 
 
-def waits(*recipes: str) -> dict[str, dict[str, int]]:
-    command = [sys.executable, "-W", "ignore", "gpu_waits.py", *recipes]
+@pytest.mark.slow
+def test_a_step_waits_where_it_must_and_nowhere_else():
+    """In one process: the start costs more than a recipe."""
+    command = [sys.executable, "-W", "ignore", "gpu_waits.py", *recipe_names()]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {recipe: found for line in done.stdout.splitlines() for recipe, found in json.loads(line).items()}
-
-
-@pytest.mark.parametrize(
-    "recipes",
-    [
-        ("self_training", "ir2f", "uncerda"),
-        pytest.param(
-            ("cpsl", "prn", "mic", "dacs", "proda", "hrda", "adaptsegnet", "advent", "source_only", "source_free"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ("daformer", "pixel_attention", "pixel_attention_online", "uncerda_aa", "uncerda_online", "stack", "oracle",
-             "ir2f_hrda", "cpsl_distilled", "entropy_minimization"),
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["plain", "methods", "others"],
-)  # fmt: skip
-def test_a_step_waits_only_where_it_must(recipes):
-    found = waits(*recipes)
-    assert found.keys() == set(recipes)
-    assert {place for places in found.values() for place in places} <= MUST.keys()
-    assert all(places["engine/ranks.py:gather_numbers: tolist"] == 1 for places in found.values())
-    assert all(places.get("data/mixing.py:_values_of: from the GPU", 0) <= 1 for places in found.values())
+    waits = {recipe: places for line in done.stdout.splitlines() for recipe, places in json.loads(line).items()}
+    assert waits.keys() == set(recipe_names())
+    assert {place for places in waits.values() for place in places} == MUST.keys()
+    assert all(places["engine/ranks.py:gather_numbers: tolist"] == 1 for places in waits.values())
+    assert all(places.get("data/mixing.py:_values_of: from the GPU", 0) <= 1 for places in waits.values())
