@@ -1,7 +1,7 @@
 """Whose statistics a model that no source holds should normalise by: the target's, or the mean of them and its own.
 
-The target's alone mend a change of the light and ruin a model where classes have other shares there than it was trained
-on; the label-free score tells the two apart (``benchmarks/trust/norm_statistics.py``).
+The target's alone mend a change of the light, and cost points from a simulator to a camera, where classes have other
+shares; the label-free score tells the two apart (``benchmarks/trust/norm_statistics.py``).
 """
 
 from __future__ import annotations
