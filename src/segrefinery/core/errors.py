@@ -26,8 +26,12 @@ def explained_if_out_of_memory(place: str, remedy: str) -> Iterator[None]:
         # By name, for this module does without torch; on a processor only the text tells it from other errors.
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
-        first = str(error).splitlines()[0]
-        raise OutOfMemory(f"{place}: out of memory ({first}). To need less, {remedy}") from error
+        raise OutOfMemory(f"{place}: out of memory ({first_line(error)}). To need less, {remedy}") from error
+
+
+def first_line(error: BaseException | None) -> str:
+    """What another library's error begins with, at most 300 characters; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def in_one_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,8 +76,7 @@ def read_json(path: Path, remedy: str = "") -> Any:
 
 def unreadable(path: Path, error: Exception, remedy: str = "") -> SegRefineryError:
     """The one line about a file that cannot be read."""
-    lines = str(error).splitlines()
-    reason = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
+    reason = getattr(error, "strerror", None) or first_line(error)
     return SegRefineryError(f"{path}: cannot be read ({reason})" + (f"; {remedy}" if remedy else ""))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.core.files import whole_file
 from segrefinery.stages.optimizers import ScheduledOptimizer
 
@@ -64,8 +64,7 @@ def load_safely(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SegRefineryError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a truncated archive and a forbidden pickle raise different types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SegRefineryError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from error
+        raise SegRefineryError(f"{path}: not a checkpoint that can be loaded safely ({first_line(error)})") from error
     if not isinstance(state, dict) or state.get("format") not in READABLE:
         version = state.get("format") if isinstance(state, dict) else None
         raise SegRefineryError(

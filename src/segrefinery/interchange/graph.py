@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.interchange.deployed import Deployed, need
 from segrefinery.models.segmenter import Segmenter, bands_read
 
@@ -187,11 +187,6 @@ def opset_of(content: bytes) -> int:
 
 def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def first_line(error: BaseException | None) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 @contextmanager

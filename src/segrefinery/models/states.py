@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.models.torch_file import CUT, FETCH, read_torch_file, refuse_no_weights, with_states
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def downloaded(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path.name))
         except (OSError, RuntimeError) as error:
             raise SegRefineryError(
-                f"cannot download the pre-trained weights {url} ({_first_line(error)}). "
+                f"cannot download the pre-trained weights {url} ({first_line(error)}). "
                 f"Put that file at {path}, or set weights: none to train from random weights."
             ) from error
     prefix = _hash_prefix(path.name)
@@ -173,10 +173,6 @@ def downloaded(url: str) -> Path:
 def _hash_prefix(filename: str) -> str | None:
     found = re.search(r"-([0-9a-f]{8,})\.", filename)
     return found[1] if found else None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def hub_file(address: str, filename: str) -> Path:
@@ -241,6 +237,6 @@ def missing_hub_weights(repository: str) -> SegRefineryError:
 def damaged(weights: str, error: Exception) -> SegRefineryError:
     """The error for published weights of which the cache holds a part."""
     return SegRefineryError(
-        f"{weights}: the weights in the cache are damaged ({_first_line(error)}); delete them there, so that they are "
+        f"{weights}: the weights in the cache are damaged ({first_line(error)}); delete them there, so that they are "
         "fetched again, or set weights: none to train from random weights."
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 
 HARMLESS = frozenset(
     {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "types", "uuid"}
@@ -56,7 +56,7 @@ def read_torch_file(path: Path) -> Any:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         if "central directory" in str(error):
             raise SegRefineryError(f"{path}: is cut short, as by half a download; {FETCH}") from error
-        raise SegRefineryError(f"{path}: not a readable torch file ({_first_line(error)}).") from error
+        raise SegRefineryError(f"{path}: not a readable torch file ({first_line(error)}).") from error
 
 
 def _with_shells(path: Path, reason: Exception) -> Any:
@@ -121,7 +121,3 @@ def refuse_no_weights(path: Path) -> None:
         raise SegRefineryError(f"{path}: is a page of text and no weights, as a failed download leaves it; {FETCH}")
     if path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):
         raise SegRefineryError(f"{path}: is no weights file: not .safetensors, and not what torch.save writes")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.data.datasets import bands_of, open_dataset
 from segrefinery.engine.events import RunEvents
 from segrefinery.recipe import Recipe, load_recipe
@@ -95,7 +95,7 @@ def check(
         network = plan.model.network.model_copy(update={"bands": bands_of(images)}) if model is None else model.network
         cost, unknown = estimate_cost(plan, classes, network), None
     except (SegRefineryError, RuntimeError, MemoryError) as error:
-        cost, unknown = None, str(error).splitlines()[0] if str(error) else type(error).__name__
+        cost, unknown = None, first_line(error)
     return Checkup(found, plan, cost, unknown, tuple(remarks.lines))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.core.files import write_text
 from segrefinery.core.settings import choose
 from segrefinery.core.yaml import read_yaml
@@ -139,8 +139,8 @@ def uploaded(folder: Path, repository: str, private: bool) -> str:
             repo_id=repository, repo_type="model", folder_path=str(folder), commit_message="A model of SegRefinery"
         )
     except Exception as error:  # its client raises what its own parts raise: OSError, ValueError, its HTTP library's
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SegRefineryError(
-            f"{repository}: the hub did not take it ({reason}); log in with `hf auth login` as who may write there"
+            f"{repository}: the hub did not take it ({first_line(error)}); log in with `hf auth login` "
+            "as who may write there"
         ) from error
     return str(address)

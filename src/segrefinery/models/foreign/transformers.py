@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
 from segrefinery.models.foreign.families import Family, family_of
@@ -206,7 +206,7 @@ def _reason(error: Exception) -> str:
         return f"its weights are cut short, as by half a download; {FETCH}"
     if "trust_remote_code" in str(error):
         return "needs code of its own, which is not run; models that transformers itself knows can be read"
-    return f"transformers cannot load it: {_first_line(error)}"
+    return f"transformers cannot load it: {first_line(error)}"
 
 
 @contextmanager
@@ -346,7 +346,3 @@ def load_back(folder: Path) -> tuple[Any, Any]:
     with _quiet(transformers):
         module = transformers.AutoModelForSemanticSegmentation.from_pretrained(str(folder), local_files_only=True)
     return module.eval(), transformers.AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

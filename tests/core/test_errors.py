@@ -1,0 +1,11 @@
+from segrefinery.core.errors import first_line
+
+
+def test_another_librarys_error_is_told_by_its_first_line():
+    assert first_line(ValueError("\n  bad header\n  in block 3")) == "bad header"
+    assert len(first_line(ValueError("x" * 1000))) == 300
+
+
+def test_an_error_without_words_is_told_by_its_kind():
+    assert first_line(EOFError()) == "EOFError"
+    assert first_line(OSError("  \n ")) == "OSError"
