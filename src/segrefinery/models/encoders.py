@@ -126,9 +126,9 @@ class TimmEncoder(Encoder):
         self.multiple = max(strides)
 
     def levels(self, image: Tensor) -> Sequence[Tensor]:
-        found = self.network(image)[-4:]
+        maps = self.network(image)[-4:]
         # Some encoders (Swin) put the channels last.
-        return [x if x.shape[1] == c else x.movedim(-1, 1) for x, c in zip(found, self.channels)]
+        return [x if x.shape[1] == c else x.movedim(-1, 1) for x, c in zip(maps, self.channels)]
 
 
 def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:

@@ -61,11 +61,11 @@ class FCN8s(Segmenter):
         load_state(self.fc7, {"weight": fc7, "bias": state["classifier.3.bias"]}, url)
         for i, stage in enumerate(self.encoder):
             start = _BOUNDS[i]
-            own = {
+            stage_state = {
                 name: state[f"features.{start + int(name.split('.')[0])}.{name.split('.')[1]}"]
                 for name in stage.state_dict()
             }
-            load_state(stage, own, url)
+            load_state(stage, stage_state, url)
 
     def forward(self, image: Tensor) -> Prediction:
         # Poolings that round up would put the cells of the three strides at different places of other images.

@@ -64,16 +64,16 @@ class HRDA(Segmenter):
             logits, context, context_features, share, detail, detail_features = slide(
                 lambda part: _flat(self._look(part)), image, window
             )
-            seen = _Seen(logits, context, context_features, share, detail, detail_features, WHOLE, self.levels(image))
+            views = _Views(logits, context, context_features, share, detail, detail_features, WHOLE, self.levels(image))
         else:
-            seen = self._look(image)
+            views = self._look(image)
         return Prediction(
-            seen.logits,
-            bilinear(seen.context_features, seen.logits.shape[-2:]),
-            levels=seen.levels,
+            views.logits,
+            bilinear(views.context_features, views.logits.shape[-2:]),
+            levels=views.levels,
             learners=[
-                Learner(seen.context, seen.context_features, share=1 - seen.share),
-                Learner(seen.detail, seen.detail_features, seen.box, share=_crop(seen.share, seen.box)),
+                Learner(views.context, views.context_features, share=1 - views.share),
+                Learner(views.detail, views.detail_features, views.box, share=_crop(views.share, views.box)),
             ],
         )
 
@@ -86,7 +86,7 @@ class HRDA(Segmenter):
     def layers_above(self) -> dict[int, int] | None:
         return self.segmenter.layers_above()
 
-    def _look(self, image: Tensor) -> _Seen:
+    def _look(self, image: Tensor) -> _Views:
         """Both scales of one window."""
         context = self.segmenter(_half(image))
         share = bilinear(self.attention(context.levels)[0].sigmoid(), context.logits.shape[-2:])
@@ -106,11 +106,11 @@ class HRDA(Segmenter):
         doubled = _double(share)
         padded = logits if box == WHOLE else _place(logits, doubled, box)
         fused = fused + doubled * padded
-        return _Seen(fused, context.logits, context.features, share, logits, features, box, context.levels)
+        return _Views(fused, context.logits, context.features, share, logits, features, box, context.levels)
 
     def _detail(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.segmenter(image)
-        return seen.logits, seen.features
+        prediction = self.segmenter(image)
+        return prediction.logits, prediction.features
 
     def _fit(self, image: Tensor) -> Tensor:
         """Enlarge an image to the next multiple of twice the divisor."""
@@ -143,7 +143,7 @@ class HRDA(Segmenter):
 
 
 @dataclass
-class _Seen:
+class _Views:
     """What both scales saw in one window: B x C logits, B x D features, the attention on the context's grid."""
 
     logits: Tensor
@@ -156,8 +156,8 @@ class _Seen:
     levels: Sequence[Tensor]
 
 
-def _flat(seen: _Seen) -> list[Tensor]:
-    return [seen.logits, seen.context, seen.context_features, seen.share, seen.detail, seen.detail_features]
+def _flat(views: _Views) -> list[Tensor]:
+    return [views.logits, views.context, views.context_features, views.share, views.detail, views.detail_features]
 
 
 def slide(function: Callable[[Tensor], Sequence[Tensor]], image: Tensor, side: int) -> list[Tensor]:
@@ -181,17 +181,17 @@ def slide(function: Callable[[Tensor], Sequence[Tensor]], image: Tensor, side: i
     for top in rows:
         for left in columns:
             part = image[..., top : top + side, left : left + side]
-            for position, found in enumerate(function(part)):
-                stride = part.shape[-2] // found.shape[-2]
+            for position, part_map in enumerate(function(part)):
+                stride = part.shape[-2] // part_map.shape[-2]
                 if position == len(sums):
-                    sums.append(found.new_zeros(*found.shape[:2], height // stride, width // stride))
-                    counts.append(found.new_zeros(1, 1, height // stride, width // stride))
+                    sums.append(part_map.new_zeros(*part_map.shape[:2], height // stride, width // stride))
+                    counts.append(part_map.new_zeros(1, 1, height // stride, width // stride))
                 place = (
                     ...,
-                    slice(top // stride, top // stride + found.shape[-2]),
-                    slice(left // stride, left // stride + found.shape[-1]),
+                    slice(top // stride, top // stride + part_map.shape[-2]),
+                    slice(left // stride, left // stride + part_map.shape[-1]),
                 )
-                sums[position][place] += found
+                sums[position][place] += part_map
                 counts[position][place] += 1
     return [total / count for total, count in zip(sums, counts, strict=True)]
 
@@ -226,5 +226,5 @@ def _double(pixels: Tensor) -> Tensor:
 def around(num_classes: int, settings: HRDASettings, pretrained: bool, inner: str) -> HRDA:
     """HRDA around a network of the table, whose own options are ``settings.options``."""
     row = network(inner)
-    own = network_settings(inner, {**row.inside_hrda, **settings.options})
-    return HRDA(row.build(num_classes, own, pretrained), settings)
+    inner_settings = network_settings(inner, {**row.inside_hrda, **settings.options})
+    return HRDA(row.build(num_classes, inner_settings, pretrained), settings)

@@ -127,10 +127,10 @@ def network(name: str) -> Network:
     if family == "hrda" and colon and rest:
         return Network(HRDASettings, later(f"{_HERE}.hrda:around", inner=rest), pretrained=network(rest).pretrained)
     known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(_PATTERNS)}
-    found = choose(known, name, "model")
-    if found is None:
+    row = choose(known, name, "model")
+    if row is None:
         raise SegRefineryError(f"model name {name!r}: put the real names in place of the capitals.")
-    return found
+    return row
 
 
 class ModelSettings(Settings):
@@ -162,10 +162,10 @@ class ModelSettings(Settings):
         Raises:
             SegRefineryError: unknown network, unknown option or wrong value.
         """
-        own = network_settings(self.name, self.options)
-        if isinstance(own, HRDASettings):
-            network_settings(self.name.partition(":")[2], own.options)
-        return own
+        settings = network_settings(self.name, self.options)
+        if isinstance(settings, HRDASettings):
+            network_settings(self.name.partition(":")[2], settings.options)
+        return settings
 
 
 class RunModelSettings(ModelSettings):

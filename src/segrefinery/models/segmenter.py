@@ -116,8 +116,8 @@ def bands_read(network: nn.Module) -> int:
 def normalization_of(network: nn.Module) -> Normalization:
     """How the images of a segmenter are normalised, or of the one inside a predictor that refiners built around it."""
     segmenters = (module for module in network.modules() if isinstance(module, Segmenter))
-    found = next(segmenters, None)
-    return IMAGENET if found is None else found.normalization
+    segmenter = next(segmenters, None)
+    return IMAGENET if segmenter is None else segmenter.normalization
 
 
 def reading(network: Segmenter, images: Normalization) -> Segmenter:

@@ -81,9 +81,9 @@ class Small(Segmenter):
         level4 = self.stem(image)
         level8 = self.stage8(level4)
         level16 = self.stage16(level8)
-        seen = level16 + self.context(level16.mean(dim=(2, 3), keepdim=True))
+        deep = level16 + self.context(level16.mean(dim=(2, 3), keepdim=True))
 
-        x = self.reduce[1](level8) + bilinear(self.reduce[2](seen), level8.shape[-2:])
+        x = self.reduce[1](level8) + bilinear(self.reduce[2](deep), level8.shape[-2:])
         x = self.reduce[0](level4) + bilinear(self.fuse8(x), level4.shape[-2:])
         features = self.dropout(self.fuse4(x))
         aux_features = self.dropout(self.auxiliary(level8))

@@ -130,8 +130,8 @@ class _OurConfig(NetworkConfig):
 def _of_ours(folder: Path, origin: str) -> StartModel:
     config = read_config(folder / CONFIG, _OurConfig)
     state = tensors_of(read_checkpoint(folder / TENSORS), str(folder / TENSORS))
-    own = build_model(config.model.model_copy(update={"weights": "none"}), len(config.classes)).state_dict()
-    tensors, notes = fitted(state, own, str(folder / TENSORS))
+    expected = build_model(config.model.model_copy(update={"weights": "none"}), len(config.classes)).state_dict()
+    tensors, notes = fitted(state, expected, str(folder / TENSORS))
     return StartModel(
         origin, _without_weights(config.model), tensors, len(config.classes), config.classes, config.colors,
         config.data.pixel_mean, config.data.pixel_std, notes,
@@ -139,13 +139,13 @@ def _of_ours(folder: Path, origin: str) -> StartModel:
 
 
 def _of_transformers(reference: str | Path, origin: str) -> StartModel:
-    found = transformers.read(reference)
+    saved = transformers.read(reference)
     settings = ModelSettings(
-        name=f"transformers:{found.model_type}", weights="none", options=found.settings.model_dump(mode="json")
+        name=f"transformers:{saved.model_type}", weights="none", options=saved.settings.model_dump(mode="json")
     )
     return StartModel(
-        origin, settings, found.state, found.num_classes, found.classes, None, found.pixel_mean, found.pixel_std,
-        list(found.notes),
+        origin, settings, saved.state, saved.num_classes, saved.classes, None, saved.pixel_mean, saved.pixel_std,
+        list(saved.notes),
     )  # fmt: skip
 
 
@@ -169,14 +169,14 @@ def _of_torchvision(reference: str) -> StartModel:
 
 
 def _of_smp(folder: Path) -> StartModel:
-    found = smp.read(folder)
-    options = found.settings.model_dump(mode="json", exclude_defaults=True)
-    network = ModelSettings(name=found.name, weights="none", options=options, bands=found.bands)
-    own = build_model(network, found.num_classes).state_dict()
-    tensors, left_out = fitted(found.state, own, str(folder))
+    saved = smp.read(folder)
+    options = saved.settings.model_dump(mode="json", exclude_defaults=True)
+    network = ModelSettings(name=saved.name, weights="none", options=options, bands=saved.bands)
+    expected = build_model(network, saved.num_classes).state_dict()
+    tensors, left_out = fitted(saved.state, expected, str(folder))
     return StartModel(
-        str(folder), network, tensors, found.num_classes, found.classes, None, found.pixel_mean, found.pixel_std,
-        [*found.notes, *left_out],
+        str(folder), network, tensors, saved.num_classes, saved.classes, None, saved.pixel_mean, saved.pixel_std,
+        [*saved.notes, *left_out],
     )  # fmt: skip
 
 
@@ -186,9 +186,9 @@ def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
     state, notes = chosen_tensors(checkpoint, str(path))
     classes = _classes_of(checkpoint)
     if mmseg.is_ours_to_read(state):
-        name, options, state, found = mmseg.read(state, str(path))
+        name, options, state, remarks = mmseg.read(state, str(path))
         network = ModelSettings(name=name, weights="none", options=options)
-        notes += [f"a checkpoint of {name}", *found]
+        notes += [f"a checkpoint of {name}", *remarks]
     elif network is None:
         raise SegRefineryError(
             f"{path}: holds tensors without saying of which network (they begin with {next(iter(state))!r}); name it, "
@@ -201,12 +201,12 @@ def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
         notes += [*prefix, *left_out]
         network = _of_its_bands(network, state)
     probe, origin = build_model(network, 2), f"{path} as {network.name}"
-    own = probe.state_dict()
+    expected = probe.state_dict()
     if isinstance(probe, Tapped):  # a library's own names, without ours before them
-        tensors, left_out = fitted(state, {name.removeprefix("module."): own[name] for name in own}, origin)
+        tensors, left_out = fitted(state, {name.removeprefix("module."): expected[name] for name in expected}, origin)
         tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
     else:
-        tensors, left_out = fitted(state, own, origin)
+        tensors, left_out = fitted(state, expected, origin)
     num_classes = len(tensors[class_tensors(network)[0]])
     if classes is not None and len(classes) != num_classes:
         notes.append(f"the checkpoint names {len(classes)} classes and its classifier has {num_classes}")

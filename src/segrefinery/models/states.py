@@ -106,13 +106,13 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> N
     Raises:
         SegRefineryError: names or shapes differ; the message lists the first few. Nothing has been loaded then.
     """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    extra = [name for name in state if name not in own]
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state]
+    extra = [name for name in state if name not in expected]
     differing = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
     ]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
@@ -171,8 +171,8 @@ def downloaded(url: str) -> Path:
 
 
 def _hash_prefix(filename: str) -> str | None:
-    found = re.search(r"-([0-9a-f]{8,})\.", filename)
-    return found[1] if found else None
+    digits = re.search(r"-([0-9a-f]{8,})\.", filename)
+    return digits[1] if digits else None
 
 
 def hub_file(address: str, filename: str) -> Path:
@@ -201,8 +201,8 @@ def in_hub_cache(repository: str, filename: str, revision: str | None = None) ->
     """Where the hub's cache holds a file, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, filename, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    cached = try_to_load_from_cache(repository, filename, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def require_hub(repository: str) -> None:

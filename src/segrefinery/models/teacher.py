@@ -77,7 +77,7 @@ class Teacher(nn.Module):
         for name, old in self.network.state_dict().items():
             (averaged if old.is_floating_point() else copied).append((old, new[name].to(old.dtype)))
         if averaged:  # all at once: one by one they are a thousand small kernels on a GPU
-            own, theirs = (list(side) for side in zip(*averaged, strict=True))
-            torch._foreach_lerp_(own, theirs, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+            olds, news = (list(side) for side in zip(*averaged, strict=True))
+            torch._foreach_lerp_(olds, news, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for old, now in copied:
             old.copy_(now)

@@ -50,10 +50,10 @@ class StartModel:
         Raises:
             SegRefineryError: the model does not say its classes, or has none of these.
         """
-        rows, own = self.rows(classes), self.named_classes
+        rows, names = self.rows(classes), self.named_classes
         if all(row < 0 for row in rows):
             raise SegRefineryError(
-                f"{self.origin}: none of its classes ({some(own)}) is among those of the data "
+                f"{self.origin}: none of its classes ({some(names)}) is among those of the data "
                 f"({some(classes)}); rename the data's with merge, or the model's with model.classes"
             )
         model = build_model(self.network, len(classes))
@@ -75,8 +75,8 @@ class StartModel:
 
     def rows(self, classes: Sequence[str]) -> list[int]:
         """The place of each of ``classes`` among the model's, by any spelling or synonym; -1 where it has none."""
-        found = [match(name, self.named_classes) for name in classes]
-        return [-1 if place is None else place for place in found]
+        places = [match(name, self.named_classes) for name in classes]
+        return [-1 if place is None else place for place in places]
 
     @property
     def named_classes(self) -> tuple[str, ...]:
@@ -105,12 +105,12 @@ class StartModel:
     @property
     def fingerprint(self) -> str:
         """Of all that determines what it predicts."""
-        found = hashlib.blake2b(digest_size=12)
-        found.update(f"{self.network.model_dump_json()} {self.classes} {self.normalization}".encode())
+        digest = hashlib.blake2b(digest_size=12)
+        digest.update(f"{self.network.model_dump_json()} {self.classes} {self.normalization}".encode())
         for name, tensor in self.state.items():
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass

@@ -83,5 +83,5 @@ def read_config(path: Path, kind: type[Config] = NetworkConfig) -> Config:
 def _from_first_format(content: dict[str, Any]) -> dict[str, Any]:
     """The first format kept all but the network in a mapping of its own."""
     rest = content.get("extra")
-    own = {key: value for key, value in content.items() if key != "extra"}
-    return {**(rest if isinstance(rest, dict) else {}), **own, "format": FORMAT}
+    top_level = {key: value for key, value in content.items() if key != "extra"}
+    return {**(rest if isinstance(rest, dict) else {}), **top_level, "format": FORMAT}

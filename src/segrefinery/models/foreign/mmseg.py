@@ -115,11 +115,11 @@ def mix_transformer(backbone: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = {}
     for name, tensor in backbone.items():
         plain |= _as_segformer(name, tensor)
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in plain.items():
         for new, part in _split_attention(name, tensor).items():
-            found[_transformers_name(new)] = part
-    return found
+            renamed[_transformers_name(new)] = part
+    return renamed
 
 
 def _as_segformer(name: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -178,8 +178,8 @@ def _transformers_is_old() -> bool:
 def _size(encoder: Mapping[str, Tensor]) -> str:
     """b0 to b5, by width and depths."""
     first = next(tensor for name, tensor in encoder.items() if name.endswith("proj.weight") and tensor.ndim == 4)
-    found = re.compile(r"(?:stages|encoder\.block)\.(\d)\.(?:blocks\.)?(\d+)\.")
-    places = {(int(match[1]), int(match[2])) for name in encoder if (match := found.match(name))}
+    block_name = re.compile(r"(?:stages|encoder\.block)\.(\d)\.(?:blocks\.)?(\d+)\.")
+    places = {(int(match[1]), int(match[2])) for name in encoder if (match := block_name.match(name))}
     depths = tuple(max(block for where, block in places if where == stage) + 1 for stage in range(4))
     if depths == (2, 2, 2, 2):
         return "b0" if len(first) == 32 else "b1"
@@ -197,24 +197,24 @@ def _convolution(tensor: Tensor) -> Tensor:
 
 
 def _segformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = {}
+    renamed = {}
     for name, tensor in head.items():
         if match := re.fullmatch(r"linear_c(\d)\.proj\.(weight|bias)", name):
-            found[f"embeddings.{int(match[1]) - 1}.{match[2]}"] = _convolution(tensor)
+            renamed[f"embeddings.{int(match[1]) - 1}.{match[2]}"] = _convolution(tensor)
         elif name == "linear_fuse.conv.weight":  # it joins the levels coarsest first
-            found["fusion.0.weight"] = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
+            renamed["fusion.0.weight"] = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
         elif name.startswith("linear_fuse.bn."):
-            found[f"fusion.1.{name.removeprefix('linear_fuse.bn.')}"] = tensor
+            renamed[f"fusion.1.{name.removeprefix('linear_fuse.bn.')}"] = tensor
         elif name.startswith("linear_pred."):
-            found[f"classifier.{name.removeprefix('linear_pred.')}"] = tensor
+            renamed[f"classifier.{name.removeprefix('linear_pred.')}"] = tensor
         else:
-            found[name] = tensor
-    return found
+            renamed[name] = tensor
+    return renamed
 
 
 def _daformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """DAFormer's head, and HRDA's scale attention, whose fusion is one 1x1 convolution."""
-    found = {}
+    renamed = {}
     for name, tensor in head.items():
         new = re.sub(r"^embed_layers\.(\d)\.proj\.", r"embeddings.\1.", name)
         new = re.sub(r"^fuse_layer\.aspp_modules\.(\d)\.depthwise_conv\.", r"fusion.branches.\1.0.", new)
@@ -225,8 +225,8 @@ def _daformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         new = re.sub(r"^(fusion\..*?)conv\.weight$", r"\g<1>0.weight", new)
         new = re.sub(r"^(fusion\..*?)bn\.", r"\g<1>1.", new)
         new = re.sub(r"^conv_seg\.", "classifier.", new)
-        found[new] = _convolution(tensor) if new.startswith("embeddings.") else tensor
-    return found
+        renamed[new] = _convolution(tensor) if new.startswith("embeddings.") else tensor
+    return renamed
 
 
 # -- AdaptSegNet's DeepLab-v2 ------------------------------------------------------------------------------------------
@@ -238,12 +238,12 @@ def _is_adaptsegnet(names: Mapping[str, Any]) -> bool:
 
 def _adaptsegnet(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
     """Its two classifiers, of whose four convolutions its code uses two (see ``aspp_bug_compat``)."""
-    found = {}
+    renamed = {}
     for name, tensor in state.items():
         match = re.fullmatch(r"layer([56])\.conv2d_list\.(\d)\.(weight|bias)", name)
         if not match:
-            found[f"encoder.{name}"] = tensor
+            renamed[f"encoder.{name}"] = tensor
         elif int(match[2]) < 2:
-            found[f"{'auxiliary' if match[1] == '5' else 'head'}.branches.{match[2]}.{match[3]}"] = tensor
+            renamed[f"{'auxiliary' if match[1] == '5' else 'head'}.branches.{match[2]}.{match[3]}"] = tensor
     notes = ("of each classifier the dilations 6 and 12 are read, as AdaptSegNet's code uses them",)
-    return "deeplabv2_resnet101", {"caffe_stride": True, "aspp_bug_compat": True}, found, notes
+    return "deeplabv2_resnet101", {"caffe_stride": True, "aspp_bug_compat": True}, renamed, notes

@@ -133,7 +133,7 @@ def is_folder(folder: Path) -> bool:
 
 
 @dataclass
-class Found:
+class SavedModel:
     """What a folder of the library holds.
 
     Attributes:
@@ -153,7 +153,7 @@ class Found:
     notes: tuple[str, ...]
 
 
-def read(folder: Path) -> Found:
+def read(folder: Path) -> SavedModel:
     """A folder that ``save_pretrained`` wrote.
 
     Raises:
@@ -172,7 +172,7 @@ def read(folder: Path) -> Found:
     classes, mean, std = (tuple(said[key]) if key in said else None for key in ("classes", "mean", "std"))
     settings = SMPSettings(arguments=arguments)
     bands = int(config.get("in_channels", 3))
-    return Found(name, settings, bands, state, int(config["classes"]), classes, mean, std, notes)
+    return SavedModel(name, settings, bands, state, int(config["classes"]), classes, mean, std, notes)
 
 
 def own_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

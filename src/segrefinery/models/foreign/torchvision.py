@@ -31,9 +31,9 @@ def build(num_classes: int, settings: TorchvisionSettings, pretrained: bool, nam
     if pretrained:
         url = _backbone_url(name)
         state = read_state(downloaded(url))
-        own = module.backbone.state_dict()
+        expected = module.backbone.state_dict()
         prefix = "features." if "mobilenet" in name else ""  # its encoder is the classifier network's ``features``
-        load_state(module.backbone, {key: state[prefix + key] for key in own if prefix + key in state}, url)
+        load_state(module.backbone, {key: state[prefix + key] for key in expected if prefix + key in state}, url)
     auxiliary = _FCN_AUXILIARY if settings.auxiliary else None
     return Tapped(module, num_classes, tap, "backbone", auxiliary=auxiliary)
 

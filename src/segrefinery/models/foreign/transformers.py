@@ -80,7 +80,7 @@ def _without_labels(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class Found:
+class SavedModel:
     """What a folder or repository of the library holds.
 
     Attributes:
@@ -100,7 +100,7 @@ class Found:
     notes: tuple[str, ...]
 
 
-def read(reference: str | Path) -> Found:
+def read(reference: str | Path) -> SavedModel:
     """The model of a folder that ``save_pretrained`` wrote, or of the hub's ``ORG/REPO``.
 
     Raises:
@@ -121,7 +121,7 @@ def read(reference: str | Path) -> Found:
         config=json.loads(config.to_json_string()), bgr=bool(preprocessor.get("do_flip_channel_order", False))
     )
     network = tapped(module, config.model_type, config.num_labels, settings)
-    return Found(
+    return SavedModel(
         config.model_type, settings, network.state_dict(), config.num_labels, _names(config), mean, std, tuple(notes)
     )
 
@@ -227,10 +227,10 @@ def _quiet(transformers: Any) -> Iterator[None]:
 def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
     try:
         path = Path(reference) / PREPROCESSOR if local else hub_file(f"hf://{reference}", PREPROCESSOR)
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, SegRefineryError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _statistics(preprocessor: dict[str, Any]) -> tuple[PerBand | None, PerBand | None]:
@@ -289,19 +289,19 @@ def _segformer(encoder: MiT, head: SegFormerHead) -> Any:
     return module
 
 
-def _segformer_head(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our SegFormer head's tensors under the library's names ``own``, whose releases differ in one."""
-    levels = next(name for name in own if name.endswith(".0.proj.weight")).partition(".")[0]
-    found = {}
+def _segformer_head(state: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our SegFormer head's tensors under the library's names, those of ``theirs``, whose releases differ in one."""
+    levels = next(name for name in theirs if name.endswith(".0.proj.weight")).partition(".")[0]
+    renamed = {}
     for name, tensor in state.items():
         if name.startswith("embeddings."):
             _, number, kind = name.split(".")
-            found[f"{levels}.{number}.proj.{kind}"] = tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
+            renamed[f"{levels}.{number}.proj.{kind}"] = tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
         elif name == "fusion.0.weight":  # it joins the levels coarsest first
-            found["linear_fuse.weight"] = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
+            renamed["linear_fuse.weight"] = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
         else:
-            found[name.replace("fusion.1.", "batch_norm.")] = tensor
-    return found
+            renamed[name.replace("fusion.1.", "batch_norm.")] = tensor
+    return renamed
 
 
 def save(module: Any, folder: Path, classes: Sequence[str]) -> None:

@@ -34,10 +34,10 @@ class Wrapped(Segmenter):
         self.feature_layer = feature_layer
         if feature_layer is not None:
             choose(dict(module.named_modules()), feature_layer, f"layer of {type(module).__name__}")
-        seen = self._probe()
-        self.feature_channels = seen.features.shape[1]
-        self.level_channels = tuple(level.shape[1] for level in seen.levels)
-        self.learner_channels = tuple(learner.latent.shape[1] for learner in seen.learners)
+        probed = self._probe()
+        self.feature_channels = probed.features.shape[1]
+        self.level_channels = tuple(level.shape[1] for level in probed.levels)
+        self.learner_channels = tuple(learner.latent.shape[1] for learner in probed.learners)
 
     def _probe(self) -> Prediction:
         """One look at a grey image, to learn how wide the module is."""
