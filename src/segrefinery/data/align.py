@@ -62,10 +62,10 @@ def align(
     assert source.space is not None
     other = evaluation.space if evaluation is not None else target.space
     spaces = [source.space] if other is None else [source.space, other]
-    own = None if labels is None else labels.space
-    check_merge(merge, *spaces, *([] if own is None else [own]))
+    label_space = None if labels is None else labels.space
+    check_merge(merge, *spaces, *([] if label_space is None else [label_space]))
     if space is not None:
-        chosen = _forced(parse_space(space), source.space, merge, own)
+        chosen = _forced(parse_space(space), source.space, merge, label_space)
     elif other is not None:
         chosen = _common(source.space, other, "target" if evaluation is None else "evaluation", merge)
     else:
@@ -73,12 +73,13 @@ def align(
     ignored = {"source": _lost(source.space, chosen, merge)}
     if other is not None:
         ignored["target" if evaluation is None else "evaluation"] = _lost(other, chosen, merge)
-    if own is not None:
-        ignored["labels"] = _lost(own, chosen, merge)
-        if len(ignored["labels"]) == own.num_classes:
+    if label_space is not None:
+        ignored["labels"] = _lost(label_space, chosen, merge)
+        if len(ignored["labels"]) == label_space.num_classes:
             raise SegRefineryError(
-                f"labels {own.name}: no class is one of the run's. They have: {', '.join(own.classes)}; the run has: "
-                f"{', '.join(chosen.classes)}. Say with merge which classes are the same."
+                f"labels {label_space.name}: no class is one of the run's. They have: "
+                f"{', '.join(label_space.classes)}; the run has: {', '.join(chosen.classes)}. "
+                "Say with merge which classes are the same."
             )
     sentence = f"{chosen.num_classes} classes: {', '.join(chosen.classes)}"
     for side, classes in ignored.items():
@@ -188,14 +189,14 @@ def _named(only: LabelSpace | str | Sequence[str], space: LabelSpace) -> set[int
         names = SPACES[only].classes if only in SPACES else [name.strip() for name in only.split(",")]
     else:
         names = only.classes if isinstance(only, LabelSpace) else only
-    found = {name: match(name, space.classes) for name in names}
-    unknown = [name or "''" for name, index in found.items() if index is None]
-    if unknown or not found:
+    places = {name: match(name, space.classes) for name in names}
+    unknown = [name or "''" for name, index in places.items() if index is None]
+    if unknown or not places:
         raise SegRefineryError(
             f"the classes to be scored: the model has no class {', '.join(unknown)}. Choose from: "
             f"{', '.join(space.classes)}; or name a label space that has no others: {', '.join(SPACES)}."
         )
-    return {index for index in found.values() if index is not None}
+    return {index for index in places.values() if index is not None}
 
 
 def _common(source: LabelSpace, other: LabelSpace, side: str, merge: Merge | None) -> LabelSpace:

@@ -52,16 +52,16 @@ def strong_view(
     """
     settings = settings or StrongViewSettings()
     _one_each(images, generators)
-    coins = [(uniform(0, 1, own), uniform(0, 1, own)) for own in generators]
+    coins = [(uniform(0, 1, generator), uniform(0, 1, generator)) for generator in generators]
     if settings.shared_coins:
         coins = [coins[0]] * len(coins)
     views = list(denormalize(images.detach(), mean, std))
-    for place, (own, (jitter_coin, blur_coin)) in enumerate(zip(generators, coins, strict=True)):
+    for place, (generator, (jitter_coin, blur_coin)) in enumerate(zip(generators, coins, strict=True)):
         if jitter_coin < settings.jitter_probability:
-            views[place] = jitter_colors(views[place], settings.jitter, own)
+            views[place] = jitter_colors(views[place], settings.jitter, generator)
         if blur_coin < settings.blur_probability:
             taps = round(settings.kernel * min(images.shape[-2:]))
-            views[place] = gaussian_blur(views[place], uniform(*settings.sigma, own), taps)
+            views[place] = gaussian_blur(views[place], uniform(*settings.sigma, generator), taps)
     return normalize(torch.stack(views), mean, std)
 
 
@@ -99,18 +99,18 @@ def affine_strong_view(
     _one_each(images, generators)
     height, width = images.shape[-2:]
     matrices, holes, views = [], [], []
-    for image, own in zip(denormalize(images.detach(), mean, std), generators, strict=True):
-        flipped = uniform(0, 1, own) < settings.flip
+    for image, generator in zip(denormalize(images.detach(), mean, std), generators, strict=True):
+        flipped = uniform(0, 1, generator) < settings.flip
         forward = _scaling(-1.0, 1.0) if flipped else _scaling(1.0, 1.0)
-        if uniform(0, 1, own) < settings.blur:
+        if uniform(0, 1, generator) < settings.blur:
             image = gaussian_blur(image, 1.0)
-        if uniform(0, 1, own) < settings.jitter_probability:
-            image = jitter_colors(image, settings.jitter, own)
+        if uniform(0, 1, generator) < settings.jitter_probability:
+            image = jitter_colors(image, settings.jitter, generator)
         for _ in range(settings.operations):
-            name = POOL[int(uniform(0, len(POOL), own))]
-            strength = int(uniform(1, 10, own)) / 10
-            sign = 1.0 if uniform(0, 1, own) < 0.5 else -1.0
-            if uniform(0, 1, own) >= settings.operation_probability:
+            name = POOL[int(uniform(0, len(POOL), generator))]
+            strength = int(uniform(1, 10, generator)) / 10
+            sign = 1.0 if uniform(0, 1, generator) < 0.5 else -1.0
+            if uniform(0, 1, generator) >= settings.operation_probability:
                 continue
             if name in GEOMETRY:
                 forward = _geometry(name, strength * sign, height / width) @ forward
@@ -118,7 +118,7 @@ def affine_strong_view(
                 image = on_colors(lambda colors, name=name, strength=strength: _color(name, colors, strength), image)
         views.append(image)
         matrices.append(torch.linalg.inv(forward)[:2])
-        holes.append(_hole(settings.cutout, height, width, own))
+        holes.append(_hole(settings.cutout, height, width, generator))
     moves = (torch.stack(matrices).float(), torch.tensor(holes))
     warp = Warp(*(each.to(images.device, non_blocking=True) for each in moves))
     moved, _ = apply_affine(torch.stack(views), warp, fill=GREY)

@@ -115,9 +115,9 @@ def check_datasets(
     problems += overlaps(source, target, evaluation)
     sides = []
     for role, dataset in datasets:
-        side, found = _inspect(role, dataset, common, progress)
+        side, faults = _inspect(role, dataset, common, progress)
         sides.append(side)
-        problems += found
+        problems += faults
     if labels is not None and evaluation is not None and not any(problem.severity == "error" for problem in problems):
         try:
             refuse_scored(labels, evaluation)
@@ -152,8 +152,8 @@ def refuse_faults(
         for note in notes_of(dataset):
             warnings.warn(f"{role}: {dataset.reference}: {note}", stacklevel=2)
         if len(dataset) and files_of(dataset, 0):
-            found = _scanned(role, dataset, progress)
-            faults += _faults(role, found) + _nothing_labelled(role, dataset, found)
+            scan = _scanned(role, dataset, progress)
+            faults += _faults(role, scan) + _nothing_labelled(role, dataset, scan)
     if faults:
         others = f" {len(faults) - 1} more are wrong; `segrefinery check` lists them all." if len(faults) > 1 else ""
         raise SegRefineryError(f"{faults[0]}{others}")
@@ -174,12 +174,12 @@ def _scanned(role: Role, dataset: ImageDataset, progress: RoleProgress | None) -
     return scan(dataset, None if progress is None else lambda done, total: progress(role, done, total))
 
 
-def _faults(role: Role, found: Scan) -> list[Problem]:
-    return [Problem("error", role, fault.file, fault.field, fault.message, fault.remedy) for fault in found.faults]
+def _faults(role: Role, scan: Scan) -> list[Problem]:
+    return [Problem("error", role, fault.file, fault.field, fault.message, fault.remedy) for fault in scan.faults]
 
 
-def _nothing_labelled(role: Role, dataset: ImageDataset, found: Scan) -> list[Problem]:
-    if found.faults or not found.pixels or sum(found.pixels[:-1]):
+def _nothing_labelled(role: Role, dataset: ImageDataset, scan: Scan) -> list[Problem]:
+    if scan.faults or not scan.pixels or sum(scan.pixels[:-1]):
         return []
     message, remedy = "every pixel of its masks is ignored", "name the ids of its classes, or leave the data set away"
     return [Problem("error", role, dataset.reference, "masks", message, remedy)]
@@ -188,16 +188,16 @@ def _nothing_labelled(role: Role, dataset: ImageDataset, found: Scan) -> list[Pr
 def _inspect(
     role: Role, dataset: ImageDataset, common: LabelSpace | None, progress: RoleProgress | None
 ) -> tuple[Side, list[Problem]]:
-    found = _scanned(role, dataset, progress)
-    pixels = tuple(found.pixels) if common is not None and found.pixels else None
-    side = Side(role, dataset.reference, found.images, found.sizes, pixels)
-    problems = _faults(role, found)
+    scan = _scanned(role, dataset, progress)
+    pixels = tuple(scan.pixels) if common is not None and scan.pixels else None
+    side = Side(role, dataset.reference, scan.images, scan.sizes, pixels)
+    problems = _faults(role, scan)
     problems += [_about(role, dataset, "files", note, "see that this is what you mean") for note in notes_of(dataset)]
-    if found.images == 1:
+    if scan.images == 1:
         message = "there is one image only"
         problems.append(_about(role, dataset, "images", message, "give more, or the result will fit this image alone"))
-    problems += _nothing_labelled(role, dataset, found)
-    if common is not None and pixels is not None and not found.faults and sum(found.pixels[:-1]):
+    problems += _nothing_labelled(role, dataset, scan)
+    if common is not None and pixels is not None and not scan.faults and sum(scan.pixels[:-1]):
         empty = [name for name, count in zip(common.classes, pixels) if count == 0]
         if empty and role == "source":
             message = f"no pixel of {', '.join(empty)}, which therefore cannot be learned"
@@ -241,7 +241,7 @@ def overlaps(
 
 def _neighbours(datasets: dict[Role, ImageDataset]) -> list[Problem]:
     """Images to score on that are frames of a film of the target, or between them: nearly what is learned from."""
-    found = []
+    problems = []
     evaluation = datasets.get("evaluation")
     if evaluation is None:
         return []
@@ -256,17 +256,17 @@ def _neighbours(datasets: dict[Role, ImageDataset]) -> list[Problem]:
             remedy = (
                 "the score will flatter; leave a part of the film to the evaluation, with from= and to= of the target"
             )
-            found.append(_about("evaluation", evaluation, "path", message, remedy))
-    return found
+            problems.append(_about("evaluation", evaluation, "path", message, remedy))
+    return problems
 
 
 def _identities(dataset: ImageDataset) -> set[tuple[str, str] | Path]:
     """What tells the images of a data set from those of another: the file, or the kind of data set and the name."""
-    found: set[tuple[str, str] | Path] = set()
+    identities: set[tuple[str, str] | Path] = set()
     for index in range(len(dataset)):
         files = files_of(dataset, index)
-        found.add(files[0].resolve() if files else (dataset.reference.partition(":")[0], dataset.name(index)))
-    return found
+        identities.add(files[0].resolve() if files else (dataset.reference.partition(":")[0], dataset.name(index)))
+    return identities
 
 
 def _about(role: Role, dataset: ImageDataset, field: str, message: str, remedy: str) -> Problem:

@@ -136,13 +136,13 @@ class Chosen(_View):
 
 def _parts_among(parts: Sequence[Part], places: Sequence[int]) -> tuple[Part, ...]:
     """The parts with those of their images alone that have these places."""
-    found, begin = [], 0
+    kept, begin = [], 0
     for part in parts:
         images = sum(begin <= place < begin + part.images for place in places)
         begin += part.images
         if images:
-            found.append(part._replace(images=images))
-    return tuple(found)
+            kept.append(part._replace(images=images))
+    return tuple(kept)
 
 
 class UnlabeledView(_View):
@@ -243,9 +243,9 @@ def content_key(dataset: ImageDataset) -> Iterator[str]:
 
     One that is not made of files is known by its reference, its classes and the pixels of its first and last sample.
     """
-    own: Callable[[], Iterator[str]] | None = getattr(dataset, "content_key", None)
-    if own:
-        yield from own()
+    declared: Callable[[], Iterator[str]] | None = getattr(dataset, "content_key", None)
+    if declared:
+        yield from declared()
     else:
         yield f"{dataset.reference} {len(dataset)} {dataset.space}"
         for index in (0, len(dataset) - 1):

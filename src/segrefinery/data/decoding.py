@@ -257,12 +257,12 @@ def _unpacked(data: bytes, mode: str, raw: str) -> np.ndarray:
 def _regular(path: Path, field: str) -> int:
     """The size of a file in bytes; refuses what is none: to read a pipe or a device might never end."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:
         raise unreadable_file(path, field, error) from error
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise DataError(path, field, "is a folder, a pipe or a device and no file", "remove it")
-    return found.st_size
+    return status.st_size
 
 
 def _read(path: Path, field: str) -> bytes:

@@ -28,13 +28,13 @@ def walk(root: Path) -> Iterator[str]:
             error.filename, "path", f"cannot be read ({error.strerror})", "check its permissions"
         ) from error
 
-    seen: set[str] = set()
+    visited: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             subfolders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
         for name in sorted(names):
             if not name.startswith("."):
@@ -63,18 +63,18 @@ def find(root: Path, pattern: str) -> dict[str, Path]:
     base = root / fixed
     require_folder(base)
     regex = re.compile(_regex(pattern[len(fixed) :].lstrip("/")))
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for relative in walk(base):
         hit = regex.fullmatch(relative)
         if hit is None:
             continue
         name = hit["name"] if "{name}" in pattern else os.path.splitext(relative)[0]
-        if name in found:
+        if name in files:
             raise DataError(
-                base / relative, "images", f"has the same name as {found[name]}", "make the pattern narrower"
+                base / relative, "images", f"has the same name as {files[name]}", "make the pattern narrower"
             )
-        found[name] = base / relative
-    return dict(sorted(found.items()))
+        files[name] = base / relative
+    return dict(sorted(files.items()))
 
 
 def _regex(pattern: str) -> str:

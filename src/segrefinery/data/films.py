@@ -245,12 +245,12 @@ def films_in(dataset: Any) -> list[FilmDataset]:
 def frames_shared(film: FilmDataset, names: list[str]) -> list[str]:
     """The names, as ``drive_000121``, that say frames between the first and the last of a film's."""
     first, last = film.numbers[0], film.numbers[-1] + film.every
-    found = []
+    inside = []
     for name in names:
         hit = re.fullmatch(r"(?P<film>.+)[_-](?P<number>\d+)", name.rpartition("/")[2])
         if hit and hit["film"] == film.path.stem and first - film.every < int(hit["number"]) < last:
-            found.append(name)
-    return found
+            inside.append(name)
+    return inside
 
 
 def _undecodable(path: Path, number: int, error: object) -> DataError:

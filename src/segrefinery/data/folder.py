@@ -130,8 +130,8 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
     root = file.parent / _expand(settings.root, file)
     require_folder(root, "root")
     masks = _masks(root, settings, file)
-    own = set(masks.values())
-    images = {name: image for name, image in find(root, settings.images).items() if image not in own}
+    mask_files = set(masks.values())
+    images = {name: image for name, image in find(root, settings.images).items() if image not in mask_files}
     if not images:
         raise DataError(
             file, "images", f"no file fits {settings.images!r} under {root}", "correct the pattern or the root"
@@ -158,12 +158,12 @@ def _masks(root: Path, settings: FolderSettings, file: Path) -> dict[str, Path]:
     if "{name}" not in settings.masks:
         raise DataError(file, "masks", "has no {name}", "write for instance masks/{name}.png")
     try:
-        found = find(root, settings.masks)
+        masks = find(root, settings.masks)
     except DataError:
         if (root / settings.masks.partition("{name}")[0].rpartition("/")[0]).exists():
             raise
         return {}  # whoever needs them says which is missing
-    return {_composed(name): mask for name, mask in found.items()}
+    return {_composed(name): mask for name, mask in masks.items()}
 
 
 def _composed(name: str) -> str:
@@ -205,12 +205,12 @@ def _load(file: Path) -> FolderSettings:
 def _expand(text: str, file: Path) -> str:
     def value(hit: re.Match[str]) -> str:
         name, default = hit["braced"] or hit["bare"], hit["default"]
-        found = os.environ.get(name) or default
-        if found is None:
+        content = os.environ.get(name) or default
+        if content is None:
             raise DataError(
                 file, "root", f"the environment variable {name} is not set", f"set it, or write ${{{name}:-PATH}}"
             )
-        return found
+        return content
 
     pattern = r"\$(?:\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|(?P<bare>\w+))"
     return os.path.expanduser(re.sub(pattern, value, text))
@@ -231,7 +231,7 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
             f"{len(lost)} of its {len(names)} names fit no image, first {lost[0]!r}",
             f"names must be what {{name}} stands for in {settings.images!r}",
         )
-    return {own: images[own] for own in (stored[_composed(name)] for name in names)}
+    return {image_name: images[image_name] for image_name in (stored[_composed(name)] for name in names)}
 
 
 def _listed(file: Path, rule: SplitSettings, field: str) -> list[str]:
@@ -300,9 +300,9 @@ def _id_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tu
     check_merge(settings.merge, whole)
     space = merged(whole, settings.merge)
     table = lookup_table({**dict.fromkeys([*ignored, IGNORE]), **ids}, space, settings.merge)
-    own = {key(name): id for id, name in sorted(ids.items(), reverse=True) if name is not None}
+    original_ids = {key(name): id for id, name in sorted(ids.items(), reverse=True) if name is not None}
     lowest = [int((table == place).nonzero()[0]) for place in range(space.num_classes)]
-    written = (own.get(key(name), id) for name, id in zip(space.classes, lowest, strict=True))
+    written = (original_ids.get(key(name), id) for name, id in zip(space.classes, lowest, strict=True))
     return space, IdMasks(table, written=tuple(written))
 
 
@@ -338,9 +338,9 @@ def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) ->
                 file, "colors", f"{class_name!r} has the colour {color} of another class", "give each its own"
             )
         ids[color] = IGNORE if new is None else places[key(new)]
-    own = {key(class_name): color for class_name, color in colors.items()}
+    original_colors = {key(class_name): color for class_name, color in colors.items()}
     first = (next(color for color, id in ids.items() if id == place) for place in range(space.num_classes))
-    written = (own.get(key(name), color) for name, color in zip(space.classes, first, strict=True))
+    written = (original_colors.get(key(name), color) for name, color in zip(space.classes, first, strict=True))
     return space, ColorMasks(ids, tuple(written))
 
 

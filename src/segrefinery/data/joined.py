@@ -38,16 +38,16 @@ def parts_named(reference: str) -> list[tuple[str, int | None]]:
     """
     if Path(reference).expanduser().exists():
         return [(reference, None)]
-    found: list[tuple[str, int | None]] = []
+    parts: list[tuple[str, int | None]] = []
     for text in reference.split(BETWEEN):
         hit = SHARE.match(text.strip())
         share = int(hit[1]) if hit else None
         if share is not None and not 1 <= share <= MOST_SHARES:
             raise DataError(text, "reference", f"has a share of {share}", f"write 1 to {MOST_SHARES}, as in: 2 of PATH")
-        found.append((text.strip()[hit.end() if hit else 0 :], share))
-    if any(share for _, share in found):
-        return [(name, share or 1) for name, share in found]
-    return found
+        parts.append((text.strip()[hit.end() if hit else 0 :], share))
+    if any(share for _, share in parts):
+        return [(name, share or 1) for name, share in parts]
+    return parts
 
 
 class Joined:
@@ -83,30 +83,30 @@ class Joined:
         return len(self._places)
 
     def name(self, index: int) -> str:
-        part, own = self._places[index]
-        name = self.sets[part].name(own)
+        part, place = self._places[index]
+        name = self.sets[part].name(place)
         return f"{part + 1}/{name}" if name in self._shared else name
 
     def image(self, index: int) -> Tensor:
         """uint8 RGB, 3 x H x W."""
-        part, own = self._places[index]
-        return self.sets[part].image(own)
+        part, place = self._places[index]
+        return self.sets[part].image(place)
 
     def picture(self, index: int) -> Picture:
         """The image, from which rows can be had."""
-        part, own = self._places[index]
-        return picture_of(self.sets[part], own)
+        part, place = self._places[index]
+        return picture_of(self.sets[part], place)
 
     def label(self, index: int) -> Tensor:
         """int64, H x W, ids of ``space``, 255 where ignored."""
-        part, own = self._places[index]
-        label, table = self.sets[part].label(own), self._tables[part]
+        part, place = self._places[index]
+        label, table = self.sets[part].label(place), self._tables[part]
         return label if table is None else apply_table(label, table)
 
     def files(self, index: int) -> tuple[Path, ...]:
         """The image file and, if there is one, the mask file."""
-        part, own = self._places[index]
-        return files_of(self.sets[part], own)
+        part, place = self._places[index]
+        return files_of(self.sets[part], place)
 
     def content_key(self) -> Iterator[str]:
         """Lines that change whenever a part, its share or the classes do."""
@@ -115,11 +115,11 @@ class Joined:
             yield from content_key(one)
 
 
-def _table(own: LabelSpace | None, space: LabelSpace | None) -> Tensor | None:
+def _table(part_space: LabelSpace | None, space: LabelSpace | None) -> Tensor | None:
     """The ids of a part's classes in the united space; None where they are the same."""
-    if own is None or space is None or own.classes == space.classes:
+    if part_space is None or space is None or part_space.classes == space.classes:
         return None
-    return lookup_table({**dict(enumerate(own.classes)), IGNORE: None}, space)
+    return lookup_table({**dict(enumerate(part_space.classes)), IGNORE: None}, space)
 
 
 def _repeated(names: Iterator[str]) -> set[str]:
@@ -132,10 +132,10 @@ def _notes(sets: Sequence[SegmentationDataset]) -> list[str]:
 
 def _lacking(sets: Sequence[SegmentationDataset], space: LabelSpace | None) -> list[str]:
     """What each part cannot teach, though another can."""
-    found = []
+    gaps = []
     for one in sets:
         if space is not None and one.space is not None and one.has_labels:
             absent = [name for name in space.classes if match(name, one.space.classes) is None]
             if absent:
-                found.append(f"{one.reference} lacks {', '.join(absent)}, which others have")
-    return found
+                gaps.append(f"{one.reference} lacks {', '.join(absent)}, which others have")
+    return gaps

@@ -30,12 +30,12 @@ def refuse_scored(labels: ImageDataset, evaluation: ImageDataset, progress: Prog
     """
     shared = shared_images(labels, evaluation, progress)
     if shared:
-        own, other = (_said(side, place) for side, place in zip((labels, evaluation), shared[0], strict=True))
+        labelled, scored = (_said(side, place) for side, place in zip((labels, evaluation), shared[0], strict=True))
         raise DataError(
-            own,
+            labelled,
             "labels",
-            f"is also in the evaluation set, pixel for pixel ({other}), one of {len(shared)} of {len(labels)}: a model "
-            "would be scored on what it was taught",
+            f"is also in the evaluation set, pixel for pixel ({scored}), one of {len(shared)} of {len(labels)}: a "
+            "model would be scored on what it was taught",
             "leave these images out of --labels or out of --eval",
         )
 

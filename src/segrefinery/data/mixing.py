@@ -58,8 +58,8 @@ def draw_mix_classes(
     else:
         present[:, IGNORE] = False
     drawn = []
-    for own, generator in zip(present, generators, strict=True):
-        classes = own.nonzero()[:, 0]
+    for occurs, generator in zip(present, generators, strict=True):
+        classes = occurs.nonzero()[:, 0]
         order = torch.randperm(len(classes), generator=generator)[: (len(classes) + 1) // 2]
         drawn.append(classes[order].to(label.device, non_blocking=True))
     return drawn
@@ -91,12 +91,12 @@ def cutmix(
         raise ValueError(f"generators must hold one an image: got {len(generators)} for {len(label_a)} images")
     height, width = label_a.shape[-2:]
     mask = torch.zeros(label_a.shape, dtype=torch.bool, device=label_a.device)
-    for own, generator in zip(mask, generators, strict=True):
+    for image_mask, generator in zip(mask, generators, strict=True):
         power, down, right = torch.rand(3, generator=generator).tolist()
         h = max(1, round(height * area**power)) if area else 0
         w = min(width, round(area * height * width / h)) if h else 0
         top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-        own[top : top + h, left : left + w] = True
+        image_mask[top : top + h, left : left + w] = True
     return mix_labels(mask, image_a, image_b), mix_labels(mask, label_a, label_b), mask
 
 

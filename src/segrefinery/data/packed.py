@@ -201,13 +201,13 @@ class HubDataset(PackedDataset):
 
     def content(self, index: int, mask: bool) -> tuple[Path, bytes]:
         column = self._mask if mask else self._image
-        found = self._rows[index][column] if column else None
+        cell = self._rows[index][column] if column else None
         place = Path(f"{self.reference} row {index} {column}")
-        if not found:
+        if not cell:
             raise DataError(place, "mask" if mask else "image", "is empty", "remove the row, or complete it")
-        data = found.get("bytes")
+        data = cell.get("bytes")
         try:
-            return place, data if data is not None else Path(found["path"]).read_bytes()
+            return place, data if data is not None else Path(cell["path"]).read_bytes()
         except (OSError, TypeError) as error:
             raise unreadable_file(place, "image", Exception(str(error))) from error
 
@@ -279,12 +279,12 @@ def _streamed(library: Any, stream: Any, first: int, reference: str) -> Any:
 def _rows(library: Any, path: str, split: str, reference: str, first: int | None) -> Any:
     try:
         if (Path(path) / "state.json").exists() or (Path(path) / "dataset_dict.json").exists():
-            found = library.load_from_disk(path)
-            if not isinstance(found, library.DatasetDict):
-                return _among(found, first)
-            if split in found:
-                return _among(found[split], first)
-            raise DataError(reference, "split", f"there is no split {split!r}", f"choose one of: {', '.join(found)}")
+            stored = library.load_from_disk(path)
+            if not isinstance(stored, library.DatasetDict):
+                return _among(stored, first)
+            if split in stored:
+                return _among(stored[split], first)
+            raise DataError(reference, "split", f"there is no split {split!r}", f"choose one of: {', '.join(stored)}")
         return library.load_dataset(path, split=split, streaming=first is not None)
     except SegRefineryError:
         raise

@@ -206,7 +206,7 @@ def sampler_of(
         return build(slice(0, images), seed)
     starts = [sum(count for count, _ in parts[:place]) for place in range(len(parts))]
     slices = [slice(start, start + count) for start, (count, _) in zip(starts, parts, strict=True)]
-    samplers = [build(own, seed_of(seed, "part", place)) for place, own in enumerate(slices)]
+    samplers = [build(part, seed_of(seed, "part", place)) for place, part in enumerate(slices)]
     return ProportionalSampler(samplers, starts, shares, seed)
 
 
@@ -224,8 +224,8 @@ def _cumulative(probabilities: Tensor, name: str) -> Tensor:
 
 def _pick(cumulative: Tensor, place: float) -> int:
     """The index whose share of [0, 1) holds ``place``; never one of probability 0."""
-    found = int(torch.searchsorted(cumulative, torch.tensor(place, dtype=cumulative.dtype), right=True))
-    return found if found < len(cumulative) else int((cumulative < cumulative[-1]).sum())
+    index = int(torch.searchsorted(cumulative, torch.tensor(place, dtype=cumulative.dtype), right=True))
+    return index if index < len(cumulative) else int((cumulative < cumulative[-1]).sum())
 
 
 def _counts(pixel_counts: Tensor, dims: int) -> Tensor:

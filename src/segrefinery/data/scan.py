@@ -138,10 +138,10 @@ def scan(dataset: ImageDataset, progress: Progress | None = None) -> Scan:
                 faults.append(fault)
             if progress:
                 progress(done, len(dataset))
-    found = Scan(len(dataset), sizes, pixels.tolist() if classes else [], faults)
+    result = Scan(len(dataset), sizes, pixels.tolist() if classes else [], faults)
     if file and not faults:
-        _store(file, asdict(found))
-    return found
+        _store(file, asdict(result))
+    return result
 
 
 @_one_thread()
@@ -149,16 +149,16 @@ def pixel_digests(dataset: ImageDataset, progress: Progress | None = None) -> li
     """What each image shows, as 32 hexadecimal digits of its decoded pixels: equal for equal pictures whatever their
     files are called and however they are stored. Cached under the data set's ``fingerprint``."""
     file = cache_folder() / f"digests-{fingerprint(dataset)}.json"
-    found = _load(file)
-    if found is None:
-        found = []
+    per_image = _load(file)
+    if per_image is None:
+        per_image = []
         with closing(_each(dataset, lambda index: _digest(dataset.image(index)))) as digests:
             for digest in digests:
-                found.append(digest)
+                per_image.append(digest)
                 if progress:
-                    progress(len(found), len(dataset))
-        _store(file, found)
-    return found
+                    progress(len(per_image), len(dataset))
+        _store(file, per_image)
+    return per_image
 
 
 def _digest(image: Tensor) -> str:

@@ -82,34 +82,34 @@ def _written_by_us(root: Path, pictures: Sequence[str], names: set[str]) -> set[
     folders = {parent for name in pictures for parent in PurePosixPath(name).parents}
     runs = {f for f in folders if all((root / f / file).is_file() for file in ("recipe.yaml", "environment.json"))}
     manifests = {f for f in folders if (root / f / MANIFEST).is_file()}
-    found = set()
+    written = set()
     for name in pictures:
         path = PurePosixPath(name)
         part = _OURS.fullmatch(path.stem)
         beside = part is not None and str(path.with_name(f"{part['label']}.png")) in names
         numbered = path.parent in manifests and re.match(r"\d{6}_", path.name)
         if beside or numbered or runs.intersection(path.parents):
-            found.add(name)
+            written.add(name)
             if beside and part is not None:
-                found.add(str(path.with_name(f"{part['label']}.png")))
-    return found
+                written.add(str(path.with_name(f"{part['label']}.png")))
+    return written
 
 
 def _masks(root: Path, pictures: Sequence[str]) -> set[str]:
     in_folders = {n for n in pictures if any(_MASK_FOLDER.fullmatch(part) for part in PurePosixPath(n).parent.parts)}
-    found = in_folders if len(in_folders) < len(pictures) else set()
+    masks = in_folders if len(in_folders) < len(pictures) else set()
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in pictures:
-        if name not in found:
+        if name not in masks:
             by_stem[PurePosixPath(name).stem].append(name)
     for stem, names in by_stem.items():
         hit = _MASK_STEM.fullmatch(stem)
         if hit and hit["image"] in by_stem:
-            found.update(names)
+            masks.update(names)
         elif len(names) > 1:
             few = {name for name in names if (_colors(root / name) or _FEW_COLORS + 1) <= _FEW_COLORS}
-            found.update(name for name in few if len(few) < len(names) and name.lower().endswith(".png"))
-    return found
+            masks.update(name for name in few if len(few) < len(names) and name.lower().endswith(".png"))
+    return masks
 
 
 def _colors(path: Path) -> int | None:

@@ -119,7 +119,7 @@ def _part(page: Any, box: tuple[int, int, int, int], chunk: tuple[int, int], apa
     top, left, bottom, right = box
     samples = int(page.samplesperpixel)
     shape = (bottom - top, right - left, samples) if samples > 1 else (bottom - top, right - left, 1)
-    found = np.full(shape, page.nodata, dtype=page.dtype)
+    pixels = np.full(shape, page.nodata, dtype=page.dtype)
     down, across = (-(-side // step) for side, step in zip((page.imagelength, page.imagewidth), chunk, strict=True))
     for plane in range(samples if apart else 1):
         for row in range(top // chunk[0], -(-bottom // chunk[0])):
@@ -131,10 +131,10 @@ def _part(page: Any, box: tuple[int, int, int, int], chunk: tuple[int, int], apa
                 height, width = min(tile.shape[0], page.imagelength - y), min(tile.shape[1], page.imagewidth - x)
                 rows = slice(max(top, y), min(bottom, y + height))
                 columns = slice(max(left, x), min(right, x + width))
-                target = found[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                target = pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
                 cut = tile[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
                 target[..., plane : plane + tile.shape[2]] = cut
-    return found if samples > 1 else found[..., 0]
+    return pixels if samples > 1 else pixels[..., 0]
 
 
 def _tile(page: Any, number: int) -> np.ndarray | None:

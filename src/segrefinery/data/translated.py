@@ -79,12 +79,12 @@ def _matched(source: SegmentationDataset, folder: Path, field: str) -> list[Path
     resized: list[str] = []
     for index in range(len(source)):
         name = source.name(index)
-        found = by_name.get(name) or by_name.get(name.rsplit("/", 1)[-1]) or []
-        if len(found) != 1:
-            (ambiguous if found else missing).append(name)
+        translations = by_name.get(name) or by_name.get(name.rsplit("/", 1)[-1]) or []
+        if len(translations) != 1:
+            (ambiguous if translations else missing).append(name)
             continue
-        paths.append(found[0])
-        size, wanted = image_size(found[0]), _size(source, index)
+        paths.append(translations[0])
+        size, wanted = image_size(translations[0]), _size(source, index)
         if size != wanted:
             resized.append(f"{name} ({size[1]} x {size[0]} instead of {wanted[1]} x {wanted[0]})")
     for names, problem, remedy in (

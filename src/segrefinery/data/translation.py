@@ -32,12 +32,12 @@ def translate(
     with torch.autocast(content.device.type, enabled=False):
         raw, wanted = denormalize(content.detach().float(), mean, std), denormalize(style.detach().float(), mean, std)
         if settings.kind == "fda":
-            found = swap_low_frequency_amplitude(raw, wanted, settings.fraction)
+            styled = swap_low_frequency_amplitude(raw, wanted, settings.fraction)
         else:
-            found = raw
+            styled = raw
             if raw.shape[1] >= 3:  # red, green and blue; other bands have no colour
-                found = torch.cat([match_color_statistics(raw[:, :3], wanted[:, :3]), raw[:, 3:]], dim=1)
-        return normalize(found.clamp(0, 1), mean, std)
+                styled = torch.cat([match_color_statistics(raw[:, :3], wanted[:, :3]), raw[:, 3:]], dim=1)
+        return normalize(styled.clamp(0, 1), mean, std)
 
 
 def translate_at_random(
@@ -57,7 +57,7 @@ def translate_at_random(
     Returns:
         B x 3 x H x W, normalised.
     """
-    partners = [int(torch.randint(len(styles), (), generator=own)) for own in random[: len(content)]]
+    partners = [int(torch.randint(len(styles), (), generator=generator)) for generator in random[: len(content)]]
     style = styles[torch.tensor(partners, device=styles.device)]
     if style.shape[-2:] != content.shape[-2:]:
         style = F.interpolate(style, content.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
@@ -75,10 +75,10 @@ def match_color_statistics(content: Tensor, style: Tensor) -> Tensor:
     Returns:
         B x 3 x H x W in [0, 1]. A content channel without spread takes the style's mean.
     """
-    own, other = rgb_to_lab(content), rgb_to_lab(style)
-    shift, center = (lab.mean(dim=(2, 3), keepdim=True) for lab in (own, other))
-    spread, width = (lab.std(dim=(2, 3), keepdim=True, correction=0) for lab in (own, other))
-    return lab_to_rgb((own - shift) * (width / spread.clamp(min=1e-2)) + center).clamp(0, 1)
+    content_lab, style_lab = rgb_to_lab(content), rgb_to_lab(style)
+    shift, center = (lab.mean(dim=(2, 3), keepdim=True) for lab in (content_lab, style_lab))
+    spread, width = (lab.std(dim=(2, 3), keepdim=True, correction=0) for lab in (content_lab, style_lab))
+    return lab_to_rgb((content_lab - shift) * (width / spread.clamp(min=1e-2)) + center).clamp(0, 1)
 
 
 _XYZ_OF_RGB = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))

@@ -111,10 +111,10 @@ def read_coco(path: Path) -> CocoFile:
     content = read_json(path, "check the path and its permissions")
     lists = {}
     for name in ("images", "categories", "annotations"):
-        found = content.get(name, []) if isinstance(content, dict) else None
-        if not isinstance(found, list) or (name == "images" and not found):
+        entries = content.get(name, []) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or (name == "images" and not entries):
             raise DataError(path, name, "is no list of COCO's", "export as COCO (images, categories, annotations)")
-        lists[name] = found
+        lists[name] = entries
     if lists["annotations"] and "segments_info" in lists["annotations"][0]:
         raise DataError(path, "annotations", "are panoptic: their masks are PNGs", "name those PNGs in a dataset.yaml")
     try:
@@ -152,12 +152,12 @@ def _numbers(files: list[CocoFile]) -> dict[str, int] | None:
 
 
 def _rle(annotation: dict[str, Any], size: Size, file: Path) -> Any:
-    found, place = annotation.get("segmentation"), _place(annotation)
-    if isinstance(found, dict):
-        return counted_rle(found, size, file, place)
-    if not isinstance(found, list) or not found:
+    segmentation, place = annotation.get("segmentation"), _place(annotation)
+    if isinstance(segmentation, dict):
+        return counted_rle(segmentation, size, file, place)
+    if not isinstance(segmentation, list) or not segmentation:
         raise DataError(file, place, "has no segmentation, only a box or points", "annotate its outline or remove it")
-    return polygons_rle(found, size, file, place)
+    return polygons_rle(segmentation, size, file, place)
 
 
 def _place(annotation: dict[str, Any]) -> str:
@@ -171,11 +171,11 @@ def _files(paths: tuple[Path, ...], split: str | None, reference: str) -> list[P
             splits = [file.relative_to(folder).as_posix() for file in _split_files(folder, "*")]
             remedy = f"write coco:{folder}/{splits[0]}" if splits else f"write coco:{folder}/FILE.json"
             raise DataError(folder, "path", "is a folder", f"{remedy}, or name a split of it")
-        found = _split_files(folder, split)
-        if not found:
+        of_split = _split_files(folder, split)
+        if not of_split:
             problem = f"holds neither annotations/instances_{split}*.json nor {split}/_annotations.coco.json"
             raise DataError(folder, "split", problem, "write coco:FILE.json")
-        return found
+        return of_split
     if split is not None:
         raise DataError(reference, "split", "a COCO file has no splits", f"name the file of {split!r}")
     files = []

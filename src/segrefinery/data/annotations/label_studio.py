@@ -73,20 +73,20 @@ def open_label_studio(path: Path, split: str | None, reference: str) -> FileData
     options = options_of(str(path), reference)
     file = options.paths[0]
     tasks = _tasks(file)
-    found = [_regions(file, _address(task).stem, task) for task in tasks]
-    used = [place for place, regions in enumerate(found) if regions]
+    by_task = [_regions(file, _address(task).stem, task) for task in tasks]
+    used = [place for place, regions in enumerate(by_task) if regions]
     if not used:
         raise DataError(file, "annotations", "holds no region", "export the tasks that are annotated")
     names, folder = _pictures(file, [_address(tasks[place]) for place in used], options.images)
     samples = samples_of([(name, folder / name, file) for name in names], reference)
     places = {sample.name: place for sample, place in zip(samples, used, strict=True)}
-    labels = sorted({_label(file, str(place), region) for place in used for region in found[place]})
+    labels = sorted({_label(file, str(place), region) for place in used for region in by_task[place]})
     bare = len(tasks) - len(used)
     notes = [f"{bare} tasks without an annotation are left out"] if bare else []
     notes += remark_on_crossings(
         (f"a region of {sample.name}", region["points"])
         for sample in samples
-        for region in found[places[sample.name]]
+        for region in by_task[places[sample.name]]
         if region.get("points")
     )
     space = space_of_regions(file.stem, labels, options.ignore_rest)
@@ -160,17 +160,17 @@ def _regions(path: Path, stem: str, task: Mapping[str, Any]) -> Sequence[Mapping
     if "annotations" in task:
         valid = [each for each in task["annotations"] if not each.get("was_cancelled")]
         results = valid[-1].get("result", []) if valid else []
-        found = [{**each, **(each.get("value") or {})} for each in results if each.get("type") != "relation"]
+        regions = [{**each, **(each.get("value") or {})} for each in results if each.get("type") != "relation"]
     elif "predictions" in task:
-        found = []
+        regions = []
     else:
         lists = [value for value in task.values() if isinstance(value, list)]
-        found = [{**each} for value in lists for each in value if isinstance(each, dict)]
-    for each in found:
+        regions = [{**each} for value in lists for each in value if isinstance(each, dict)]
+    for each in regions:
         if not any(each.get(kind) for kind in LABELS):
             what = each.get("type") or ", ".join(map(str, each))
             raise SegRefineryError(f"{path}: {stem}: a region is {what}; only {', '.join(LABELS)} can be read")
-    return found
+    return regions
 
 
 def _label(path: Path, stem: str, region: Mapping[str, Any]) -> str:
@@ -197,9 +197,11 @@ def _paint(
 
 def _pixels(path: Path, stem: str, region: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """H x W bool: the pixels of a region, checked against its picture."""
-    own = (region.get("original_height"), region.get("original_width"))
-    if own != tuple(size):
-        raise SegRefineryError(f"{path}: {stem} was labelled at {own[0]} x {own[1]}, it is {size[0]} x {size[1]}")
+    labelled_size = (region.get("original_height"), region.get("original_width"))
+    if labelled_size != tuple(size):
+        raise SegRefineryError(
+            f"{path}: {stem} was labelled at {labelled_size[0]} x {labelled_size[1]}, it is {size[0]} x {size[1]}"
+        )
     if region.get("image_rotation") or region.get("rotation"):
         raise SegRefineryError(f"{path}: {stem}: a region is rotated; draw it as a polygon")
     try:

@@ -52,7 +52,7 @@ def open_labelme(path: Path, split: str | None, reference: str) -> FileDataset:
     labels = root / LABELS
     contents = ((root / name, read_labelme(root / name)) for name in files)
     polygons: list[tuple[str, Any]] = []
-    found: set[str] = set()
+    shape_labels: set[str] = set()
     samples = []
     for file, content in contents:
         stored = PureWindowsPath(str(content["imagePath"])).as_posix()  # one that Windows wrote has backslashes
@@ -61,13 +61,13 @@ def open_labelme(path: Path, split: str | None, reference: str) -> FileDataset:
             problem, remedy = f"{stored!r} is not in {image.parent}", "put it there, or name ,images=FOLDER"
             raise DataError(file, "imagePath", problem, remedy)
         samples.append((file.relative_to(root).with_suffix(image.suffix).as_posix(), image, file))
-        found |= {str(shape.get("label")) for shape in content["shapes"]}
+        shape_labels |= {str(shape.get("label")) for shape in content["shapes"]}
         polygons += [
             (f"{file.name}: shape {number}", shape.get("points"))
             for number, shape in enumerate(content["shapes"], 1)
             if shape.get("shape_type", "polygon") == "polygon"
         ]
-    names = labels.read_text("utf-8-sig").splitlines() if labels.is_file() else sorted(found)
+    names = labels.read_text("utf-8-sig").splitlines() if labels.is_file() else sorted(shape_labels)
     names = [name.strip() for name in names if name.strip() and name.strip() != IGNORED]
     alone = len(set(pictures_among(list(walk(root))))) - len(samples) if options.images is None else 0
     notes = [f"{alone} images have no JSON file and are left out"] if alone > 0 else []
@@ -129,8 +129,8 @@ def _cover(shape: dict[str, Any], size: Size, file: Path, place: str) -> np.ndar
             draw.rectangle([left, top, right, bottom], fill=1, outline=1)
             return np.array(picture)
         covered = np.zeros(size, dtype=bool)
-        own = decoded(file, "mask", data=base64.b64decode(shape["mask"]))
-        covered[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = own > 0
+        patch = decoded(file, "mask", data=base64.b64decode(shape["mask"]))
+        covered[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = patch > 0
         return covered
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(file, place, f"is a {kind} that cannot be read ({error})", "draw it anew") from error

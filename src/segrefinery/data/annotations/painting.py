@@ -179,15 +179,15 @@ def image_folder(file: Path, names: Sequence[str], given: Path | None) -> Path:
     near = [file.parent, file.parent / "images", above, above / "images"]
     near += [folder / part for folder in near for part in (file.stem, file.stem.rpartition("_")[2])]
     near = [given] if given else near
-    found = next((folder for name in names[:3] for folder in near if (folder / name).is_file()), None)
-    if found is None:
+    images_folder = next((folder for name in names[:3] for folder in near if (folder / name).is_file()), None)
+    if images_folder is None:
         looked = given or f"{file.parent} or beside it"
         raise DataError(file, "images", f"{names[0]!r} is not in {looked}", "name their folder with ,images=FOLDER")
-    missing = [name for name in names if not (found / name).is_file()]
+    missing = [name for name in names if not (images_folder / name).is_file()]
     if missing:
-        problem = f"{len(missing)} of {len(names)} images are not in {found}, first {missing[0]!r}"
+        problem = f"{len(missing)} of {len(names)} images are not in {images_folder}, first {missing[0]!r}"
         raise DataError(file, "images", problem, "complete the images, or name their folder with ,images=FOLDER")
-    return found
+    return images_folder
 
 
 def samples_of(names: Sequence[tuple[str, Path, Path]], reference: str) -> list[Sample]:
@@ -209,5 +209,5 @@ def samples_of(names: Sequence[tuple[str, Path, Path]], reference: str) -> list[
         [f"{file.stem}/{stem}" for stem, (_, _, file) in zip(stems, names)],
     ):
         if len(set(chosen)) == len(chosen):
-            return [Sample(own, image, file) for own, (_, image, file) in zip(chosen, names, strict=True)]
+            return [Sample(name, image, file) for name, (_, image, file) in zip(chosen, names, strict=True)]
     raise DataError(reference, "images", "several images have one name", "name fewer files")

@@ -73,8 +73,8 @@ def counted_rle(code: Any, size: Size, file: Path, place: str) -> Rle:
         DataError: they are of another size, or do not end where the picture does.
     """
     if not isinstance(code, dict) or list(code.get("size", ())) != list(size):
-        own = code.get("size") if isinstance(code, dict) else code
-        problem = f"holds run lengths of size {own}, its picture is {list(size)} (height, width)"
+        stored_size = code.get("size") if isinstance(code, dict) else code
+        problem = f"holds run lengths of size {stored_size}, its picture is {list(size)} (height, width)"
         raise DataError(file, place, problem, "export the annotations anew")
     counts = code.get("counts")
     try:

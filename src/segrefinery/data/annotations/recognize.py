@@ -26,10 +26,10 @@ def right_name(path: Path) -> tuple[str, str] | None:
 
 def hint(path: Path, wrong: str | None = None) -> str:
     """``write NAME, ...`` to end a remedy with; empty where nothing is known or it was ``wrong``."""
-    found = right_name(path)
-    if found is None or found[0] == wrong:
+    right = right_name(path)
+    if right is None or right[0] == wrong:
         return ""
-    return f"write {found[1]}, for it holds annotations of this kind"
+    return f"write {right[1]}, for it holds annotations of this kind"
 
 
 def _candidates(path: Path) -> Iterator[Path]:

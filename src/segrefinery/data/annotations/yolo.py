@@ -127,19 +127,19 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _images(file: Path, content: dict[str, Any], split: str) -> list[Path]:
     given = content[split]
-    found: list[Path] = []
+    images: list[Path] = []
     for each in given if isinstance(given, list) else [given]:
         place = _place(file, content.get("path"), str(each))
         if place is None:
             raise DataError(file, split, f"{each!r} does not exist", "correct it; it is relative to path or data.yaml")
         if place.is_dir():
-            found += [place / name for name in pictures_among(list(walk(place)))]
+            images += [place / name for name in pictures_among(list(walk(place)))]
         else:
             lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines() if line.strip()]
-            found += [place.parent / line for line in lines]
-    if not found:
+            images += [place.parent / line for line in lines]
+    if not images:
         raise DataError(file, split, "holds no image", "correct the path")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(images))
 
 
 def _place(file: Path, root: object, given: str) -> Path | None:
@@ -158,5 +158,5 @@ def _label_file(image: Path) -> Path:
 
 
 def _short(image: Path, root: Path) -> str:
-    own = image.resolve()
-    return own.relative_to(root).as_posix() if own.is_relative_to(root) else image.name
+    real = image.resolve()
+    return real.relative_to(root).as_posix() if real.is_relative_to(root) else image.name

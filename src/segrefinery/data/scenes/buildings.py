@@ -77,10 +77,10 @@ class House:
             self._windows(canvas, where, along, up, np.full(1, scale, np.float32), 1.0)
 
     def _draw_facade(self, canvas: Canvas, street: Street) -> None:
-        found = strip(canvas, street, self.lateral, self.near, self.far)
-        if found is None:
+        visible = strip(canvas, street, self.lateral, self.near, self.far)
+        if visible is None:
             return
-        cols, z, scale = found
+        cols, z, scale = visible
         horizon = canvas.height * canvas.camera.horizon
         top = horizon - scale * (self.tall - canvas.camera.height)
         bottom = horizon + scale * canvas.camera.height
@@ -145,10 +145,10 @@ class Fence:
         return (self.near + self.far) / 2
 
     def draw(self, canvas: Canvas, street: Street) -> None:
-        found = strip(canvas, street, self.lateral, max(self.near, 2.0), self.far)
-        if found is None:
+        visible = strip(canvas, street, self.lateral, max(self.near, 2.0), self.far)
+        if visible is None:
             return
-        cols, z, scale = found
+        cols, z, scale = visible
         horizon = canvas.height * canvas.camera.horizon
         bottom = horizon + scale * canvas.camera.height
         top = bottom - scale * self.tall
