@@ -100,26 +100,26 @@ def read_masks(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelS
         raise SegRefineryError(f"{folder}: unpack the archive and name the folder with --masks")
     if not folder.exists():
         raise SegRefineryError(f"{folder}: no such folder of masks")
-    found = _from_pictures(folder, sizes, space) if folder.is_dir() else {}
-    if not found:
+    masks = _from_pictures(folder, sizes, space) if folder.is_dir() else {}
+    if not masks:
         described = region_files(folder)
         for kind, file in described:
-            found |= read_regions(kind, file, sizes, space)
-        others = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
-        exports = [export for export in others if export not in [file for _, file in described]]
+            masks |= read_regions(kind, file, sizes, space)
+        candidates = [folder] if folder.is_file() else sorted(folder.glob("*.json"))
+        exports = [export for export in candidates if export not in [file for _, file in described]]
         for export in exports:
-            found |= read_label_studio(export, sizes, space)
+            masks |= read_label_studio(export, sizes, space)
         strange = sorted(folder.glob("task-*-annotation-*.png")) if folder.is_dir() else []
         if strange and not exports:
             raise SegRefineryError(
                 f"{strange[0]}: the name says a task of Label Studio and not its image; export as JSON too, into the "
                 "same folder"
             )
-    missing = [stem for stem in sizes if stem not in found]
+    missing = [stem for stem in sizes if stem not in masks]
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise SegRefineryError(f"{folder}: has no mask for {len(missing)} of {len(sizes)} audited images: {shown}")
-    return found
+    return masks
 
 
 def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: LabelSpace) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: La
     # 255 is a class where there are two and nothing else can be the second: to ignore it would leave one.
     values = {value for each in ids.values() for value in each.unique().tolist()}
     second = 1 if space.num_classes == 2 and values == {0, IGNORE} else IGNORE
-    found = {}
+    masks = {}
     for stem, path in paths.items():
         if by_color[stem]:
             table = colors or {color: index for index, color in enumerate(tool_colors(space).values())}
@@ -148,8 +148,8 @@ def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: La
                 f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]}, its image {sizes[stem][0]} x "
                 f"{sizes[stem][1]}; export it at the image's own size"
             )
-        found[stem] = mask
-    return found
+        masks[stem] = mask
+    return masks
 
 
 def _is_colored(picture: np.ndarray) -> bool:

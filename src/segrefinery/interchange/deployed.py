@@ -62,8 +62,10 @@ class Deployed(nn.Module):
         decode = getattr(self.network, "predict", None)
         if decode is not None and self.grid == "image":
             return decode(image, image.shape[-2:], None)
-        seen = self.network(image)
-        return bilinear(seen.logits, image.shape[-2:], seen.aligned) if self.grid == "image" else seen.logits
+        prediction = self.network(image)
+        if self.grid == "network":
+            return prediction.logits
+        return bilinear(prediction.logits, image.shape[-2:], prediction.aligned)
 
 
 def with_fixed_padding(network: nn.Module) -> nn.Module:

@@ -50,7 +50,7 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
                 program = torch.export.export(deployed, (shown,), dynamic_shapes=(open_sizes(sizes),), strict=False)
                 if isinstance(sizes, int):  # some networks are followed, and then refuse sizes unlike the example's
                     module = program.module()
-                    for other in others(shown, sizes):
+                    for other in of_other_sizes(shown, sizes):
                         module(other)
                 return program, sizes
         except Exception as error:  # it raises whatever its parts and the network's raise
@@ -68,7 +68,7 @@ def example(deployed: Deployed, sizes: Sizes) -> Tensor:
     return image if deployed.reads == "uint8" else image.float() / 255
 
 
-def others(image: Tensor, sizes: int) -> list[Tensor]:
+def of_other_sizes(image: Tensor, sizes: int) -> list[Tensor]:
     """One image that is larger than the example, and one that is smaller."""
     grown, small = (67, 130) if sizes == 1 else (3 * sizes, -(-128 // sizes) * sizes)
     return [F.pad(image[:1], (0, grown, 0, 2 * grown)), image[:1, :, :small, :small]]
@@ -122,11 +122,11 @@ def onnx_bytes(program: ExportedProgram, output: str, note: dict[str, Any], opse
     need("onnxscript")
     try:
         with quiet():
-            found: Any = torch.onnx.export(
+            exported: Any = torch.onnx.export(
                 program, (), dynamo=True, opset_version=opset, verbose=False, input_names=["image"],
                 output_names=[output], custom_translation_table={operator.floordiv: floor_division(opset)},
             )  # fmt: skip
-            model = found.model_proto
+            model = exported.model_proto
     except Exception as error:  # as above
         lacking = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error) + str(error.__cause__))
         what = f"ONNX has no operator {lacking[1]}" if lacking else f"ONNX cannot express it: {first_line(error)}"

@@ -26,7 +26,7 @@ HEAVY = 1 << 27
 
 
 @dataclass
-class Seen:
+class OpenedImage:
     """An image that was read: uint8 3 x H x W, or None where it is large and will be read row by row."""
 
     picture: Picture
@@ -46,12 +46,12 @@ class Predictions:
     folder: Path
     factor: float = 1.0
 
-    def read(self, place: int) -> Seen | SegRefineryError:
+    def read(self, place: int) -> OpenedImage | SegRefineryError:
         """An image, or what is wrong with it."""
         try:
             picture = picture_of(self.dataset, place)
             if not self._large(picture):
-                return Seen(picture, self.dataset.image(place))
+                return OpenedImage(picture, self.dataset.image(place))
             pixels = picture.size[0] * picture.size[1]
             if picture.whole and pixels > HEAVY:
                 warnings.warn(
@@ -59,25 +59,25 @@ class Predictions:
                     "TIFF is read in parts",
                     stacklevel=2,
                 )
-            return Seen(picture, None)
+            return OpenedImage(picture, None)
         except SegRefineryError as error:
             return error
 
-    def compute(self, place: int, seen: Seen, progress: Callable[[float], None]) -> Callable[[], object]:
+    def compute(self, place: int, opened: OpenedImage, progress: Callable[[float], None]) -> Callable[[], object]:
         """Look at an image -> what writes its prediction. That of a large picture is written when this returns.
 
         Raises:
             SegRefineryError: a part of a large picture cannot be read, or memory or disk are full.
         """
-        picture, out = seen.picture, times(seen.picture.size, self.factor)
+        picture, out = opened.picture, times(opened.picture.size, self.factor)
         name = self.dataset.name(place)
-        if seen.image is None:
+        if opened.image is None:
             about = f"{self._digest} {_stamp(self.dataset, place)}"
             write_large(self.folder, place, name, picture, self.model, out, about, progress)
             return lambda: None
-        confidence, label = self.model.predict(seen.image, out).max(dim=0)
+        confidence, label = self.model.predict(opened.image, out).max(dim=0)
         geo = scaled(picture.geo, (out[0] / picture.size[0], out[1] / picture.size[1]))
-        shown = partial(resize_image, seen.image, out)
+        shown = partial(resize_image, opened.image, out)
         return lambda: write_labels_of(
             self.folder, place, name, shown(), label, confidence, self.model.space, geo
         )  # fmt: skip

@@ -133,7 +133,7 @@ def scaled(geo: Sequence[GeoTag], factor: tuple[float, float]) -> tuple[GeoTag, 
         return tuple(geo)
     down, across = factor
     shift = 0.5 if _counts_from_centres(geo) else 0.0
-    found = []
+    moved = []
     for tag in geo:
         value = tag.value
         if tag.code == _SCALE:
@@ -150,8 +150,8 @@ def scaled(geo: Sequence[GeoTag], factor: tuple[float, float]) -> tuple[GeoTag, 
                 # What a pixel of the new picture is moved by, where a place is that of its centre.
                 value[row + 3] += shift * (x - value[row] + y - value[row + 1])
                 value[row], value[row + 1] = x, y
-        found.append(tag._replace(value=tuple(value) if isinstance(value, list) else value))
-    return tuple(found)
+        moved.append(tag._replace(value=tuple(value) if isinstance(value, list) else value))
+    return tuple(moved)
 
 
 def _counts_from_centres(geo: Sequence[GeoTag]) -> bool:

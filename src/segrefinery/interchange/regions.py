@@ -27,7 +27,7 @@ def region_files(place: Path) -> list[tuple[str, Path]]:
         folders = [place, place / "annotations"]
         candidates = [file for folder in folders for kind in ("*.xml", "*.json") for file in sorted(folder.glob(kind))]
     kinds = ((right_name(file), file) for file in candidates)
-    return [(found[0], file) for found, file in kinds if found is not None and found[0] in ("cvat", "coco")]
+    return [(right[0], file) for right, file in kinds if right is not None and right[0] in ("cvat", "coco")]
 
 
 def read_regions(kind: str, file: Path, sizes: Mapping[str, Size], space: LabelSpace) -> dict[str, Tensor]:
@@ -41,15 +41,15 @@ def read_regions(kind: str, file: Path, sizes: Mapping[str, Size], space: LabelS
     """
     tools()
     annotations, names = _annotations(kind, file)
-    found: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
     for name in names:
         stem = PurePosixPath(name.replace("\\", "/")).stem
         if stem not in sizes:
             continue
-        if stem in found:
+        if stem in masks:
             raise SegRefineryError(f"{file}: {stem} is described twice; leave one of the two")
-        found[stem] = _painted(file, Sample(name, Path(name), file), annotations, sizes[stem], space)
-    return found
+        masks[stem] = _painted(file, Sample(name, Path(name), file), annotations, sizes[stem], space)
+    return masks
 
 
 def _annotations(kind: str, file: Path) -> tuple[Annotations, list[str]]:

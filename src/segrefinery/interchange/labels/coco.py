@@ -33,14 +33,16 @@ class CocoLabels(LabelWriter):
 
     def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
         height, width = labelled.label.shape
-        found = []
+        annotations = []
         for place, cover, score in regions(labelled, [place for place, _ in self.objects()]):
             rle = tools().encode(np.asfortranarray(cover.cpu().numpy().astype(np.uint8)))
-            found.append({"category_id": self._number(place), **_coded(rle), "iscrowd": 0, "score": round(score, 4)})
+            annotations.append(
+                {"category_id": self._number(place), **_coded(rle), "iscrowd": 0, "score": round(score, 4)}
+            )
         name = picture_name(item)
         place_picture(self.folder / "images", item, image, name)
         described = {"file_name": name, "width": width, "height": height}
-        write_json(self.files(item)[-1], {"image": described, "annotations": found}, indent=None)
+        write_json(self.files(item)[-1], {"image": described, "annotations": annotations}, indent=None)
 
     def finish(self, items: Sequence[Item]) -> None:
         categories = [{"id": self._number(place), "name": name} for place, name in self.objects()]
@@ -62,7 +64,7 @@ class CocoLabels(LabelWriter):
 
     def _number(self, place: int) -> int:
         if self.numbering is None:
-            return [own for own, _ in self.objects()].index(place) + 1
+            return [number for number, _ in self.objects()].index(place) + 1
         code = self.numbering.codes[place]
         assert isinstance(code, int)
         return code
