@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 APART = {("models", "data"), ("data", "models"), ("refine", "evaluation"), ("evaluation", "refine")}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def room_of(path: Path) -> str:
     part = path.relative_to(ROOT).parts[0]
     return part.removesuffix(".py")
@@ -37,7 +43,7 @@ def room_of(path: Path) -> str:
 
 def imported_rooms(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         names = []
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names = [node.module]
@@ -66,7 +72,7 @@ def test_no_room_reaches_upwards_or_across():
 def test_settings_are_asked_for_what_they_declare():
     probes = []
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and room_of(path) != "core":
                 whom, what = ast.unparse(node.args[0]), node.args[1]
                 if whom.endswith(("stage", "settings")) and isinstance(what, ast.Constant):
@@ -82,7 +88,7 @@ def test_files_stay_short():
 
 def functions():
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef):
                 yield f"{path.relative_to(ROOT)}: {node.name}", node
 
@@ -104,25 +110,34 @@ def test_no_two_things_have_one_name():
     for path in ROOT.rglob("*.py"):
         if path == ROOT / "cli.py" or path.parent == ROOT / "models/foreign" or path.parent.name == "scenes":
             continue
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     shared = {name: where for name, where in places.items() if len(where) > 1}
     assert not shared, shared
 
 
+def names_given(path: Path):
+    """What a file calls its variables, fields, arguments, functions and classes, and the lines."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
 def test_names_say_what_a_thing_is():
-    """Not how we came by it. Rooms that read the world's files name what they find there."""
-    vague = []
-    for path in ROOT.rglob("*.py"):
-        if room_of(path) in ("data", "models", "interchange", "verbs"):
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            named = node.arg if isinstance(node, ast.arg) else None
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                named = node.id
-            if named in ("found", "seen", "own"):
-                vague.append(f"{path.relative_to(ROOT)}:{node.lineno}: {named}")
+    """Not how we came by it."""
+    vague = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in ROOT.rglob("*.py")
+        for name, line in names_given(path)
+        if name.strip("_").lower() in ("found", "seen", "own")
+    ]
     assert not vague, vague
 
 
@@ -138,7 +153,7 @@ def test_a_verb_is_a_file_and_a_public_name(verb):
 def test_verbs_return_what_the_command_line_prints():
     printing = []
     for path in [*(ROOT / "verbs").glob("*.py"), *(ROOT / "engine").glob("*.py")]:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         if "print" in names or any(str(module).startswith("rich") for module in modules):
@@ -178,7 +193,7 @@ HOSTS = ("source_only", "self_training", "adaptsegnet", "dacs", "daformer", "hrd
 
 def imported_files(path: Path) -> set[Path]:
     """The files of ``refine`` and ``stages`` that a file imports, wherever in it; not what a package re-exports."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+    nodes = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)]
     names = [node.module.split(".")[1:] for node in nodes if node.module and node.module.startswith("segrefinery.")]
     files = {ROOT.joinpath(*name).with_suffix(".py") for name in names if name[0] in ("refine", "stages")}
     return {file for file in files if file.exists()}
@@ -227,7 +242,7 @@ def test_what_lies_outside_of_a_methods_folder_is_counted():
 
 @pytest.mark.parametrize("key", [*METHODS, "prototypes"])
 def test_a_methods_door_only_re_exports(key):
-    body = ast.parse((ROOT / "refine" / key / "__init__.py").read_text(encoding="utf-8")).body
+    body = parsed(ROOT / "refine" / key / "__init__.py").body
     docstring, *rest = body
     assert isinstance(docstring, ast.Expr)
     assert all(isinstance(node, ast.ImportFrom | ast.If | ast.Assign) for node in rest)
@@ -248,7 +263,7 @@ def test_a_methods_recipe_stands_alone_and_is_as_the_others_where_they_say_the_s
 @pytest.mark.parametrize("key", [*METHODS, "prototypes"])
 def test_formulas_are_functions_on_tensors(key):
     """No modules, settings or refiners among them."""
-    for node in ast.parse((ROOT / "refine" / key / "formulas.py").read_text(encoding="utf-8")).body:
+    for node in parsed(ROOT / "refine" / key / "formulas.py").body:
         if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base) for base in node.bases}
             assert not bases & {"nn.Module", "Refiner", "Settings", "RefinerSettings"}, node.name

@@ -32,7 +32,7 @@ class Heartbeat:
     def __init__(self, store: Store, rank: int, world: int, leave: Callable[[str], None]) -> None:
         """``leave``: called once with the line about the process that does not answer."""
         self.store, self.rank, self.leave = store, rank, leave
-        self.seen = {other: (b"", time.monotonic()) for other in range(world) if other != rank}
+        self.beats = {other: (b"", time.monotonic()) for other in range(world) if other != rank}
         self.exchanged = time.monotonic()
         self.ended = threading.Event()
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self.exchange, self.judge)]
@@ -52,10 +52,10 @@ class Heartbeat:
             while not self.ended.wait(BEAT):
                 beat += 1
                 self.store.set(str(self.rank), str(beat))
-                for other, (last, _) in self.seen.items():
+                for other, (last, _) in self.beats.items():
                     message = self.store.get(str(other)) if self.store.check([str(other)]) else b""
                     if message != last:
-                        self.seen[other] = (message, time.monotonic())
+                        self.beats[other] = (message, time.monotonic())
                 self.exchanged = time.monotonic()
             self.store.set(str(self.rank), ENDED)
         except RuntimeError:  # who held the store has ended: training notices by itself
@@ -68,7 +68,7 @@ class Heartbeat:
                 late = ["the first process"]
             else:
                 silent = [
-                    each for each, (last, at) in self.seen.items() if last != ENDED.encode() and now - at > PATIENCE
+                    each for each, (last, at) in self.beats.items() if last != ENDED.encode() and now - at > PATIENCE
                 ]
                 late = [f"process {each}" for each in silent]
             if late and not self.ended.is_set():

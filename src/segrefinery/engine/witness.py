@@ -21,7 +21,7 @@ class Witness(RunEvents):
     """Looks at the models of one run on its target images, always the same ones.
 
     Attributes:
-        seen: stage -> what its model said, in order; kept as ``trust/STAGE.npz`` in the run folder.
+        observations: stage -> what its model said, in order; kept as ``trust/STAGE.npz`` in the run folder.
         steps: stage -> its length. source_only: the last stage that has seen nothing but the source, or None.
     """
 
@@ -35,7 +35,7 @@ class Witness(RunEvents):
         self.folder, self.target, self.data = folder, target, data
         self.num_classes, self.window, self.tracker = num_classes, window, tracker
         self.source, self.told, self.choose = source, told, choose
-        self.seen: dict[str, Observation] = {}
+        self.observations: dict[str, Observation] = {}
         self.steps: dict[str, int] = {}
         self.source_only: str | None = None
 
@@ -48,24 +48,24 @@ class Witness(RunEvents):
         self.steps[end.name] = end.settings.steps
         path = self.folder / "trust" / f"{end.name}.npz"
         if path.exists():
-            self.seen[end.name] = Observation.load(path)
+            self.observations[end.name] = Observation.load(path)
         else:
-            self.seen[end.name] = self._look(end)
-            self._record(end.name, end.settings.steps, self.seen[end.name])
-            self.seen[end.name].save(path)
+            self.observations[end.name] = self._look(end)
+            self._record(end.name, end.settings.steps, self.observations[end.name])
+            self.observations[end.name].save(path)
         if end.source_only:
             self.source_only = end.name
 
     def best(self) -> str:
         """The stage whose model has the highest combined score; the later one of equals, the last where source-only is
         missing or there is one image only."""
-        last = list(self.seen)[-1]
-        if self.source_only is None or len(self.seen[last].names) < 2:
+        last = list(self.observations)[-1]
+        if self.source_only is None or len(self.observations[last].names) < 2:
             return last
-        reference = self.seen[self.source_only]
-        expected = expected_classes(*self.seen.values())
-        candidates = list(self.seen)[list(self.seen).index(self.source_only) :]
-        values = {name: float(trust(self.seen[name], reference, expected)) for name in candidates}
+        reference = self.observations[self.source_only]
+        expected = expected_classes(*self.observations.values())
+        candidates = list(self.observations)[list(self.observations).index(self.source_only) :]
+        values = {name: float(trust(self.observations[name], reference, expected)) for name in candidates}
         return max(reversed(candidates), key=values.__getitem__)
 
     def concluded(self) -> None:
@@ -76,14 +76,14 @@ class Witness(RunEvents):
     def conclude(self) -> Verdict | None:
         """Compare the run's model with source-only and keep the verdict; with ``choose: score`` put the chosen model in
         its place. None where there is nothing to compare."""
-        adapted = [name for name in self.seen if name != self.source_only]
+        adapted = [name for name in self.observations if name != self.source_only]
         if self.source_only is None or not adapted:
             return None
         chosen = self.best() if self.choose == "score" else adapted[-1]
         judged = chosen if chosen in adapted else adapted[-1]
         shares = None if self.source is None else label_shares(self.source)
         prior = None if shares is None else torch.tensor(shares)
-        conclusion = verdict(self.seen[judged], self.seen[self.source_only], prior)
+        conclusion = verdict(self.observations[judged], self.observations[self.source_only], prior)
         results = read_results(self.folder)
         kept = {"stage": judged, **conclusion.as_dict()}
         if self.choose == "score":
@@ -109,7 +109,7 @@ class Witness(RunEvents):
         return look(end.predictor, self.target, self.data, self.num_classes, self.window)
 
     def _record(self, name: str, step: int, observation: Observation) -> None:
-        reference = self.seen.get(self.source_only or "")
+        reference = self.observations.get(self.source_only or "")
         self.tracker.write(name, step, "trust", single_scores(observation, reference))
 
 

@@ -115,7 +115,7 @@ def blended(
         if band.leave <= first:
             continue
         beside = None
-        for column, probs in _seen(look, rows(*band.window), band, across, batch):
+        for column, probs in _looks_along(look, rows(*band.window), band, across, batch):
             top, left = band.place[0], column.place[0]
             part = probs[..., band.begin - top : band.leave - top, column.begin - left : column.leave - left]
             part = part * (band.weights[:, None] * column.weights).to(part.device)
@@ -138,7 +138,7 @@ def blended(
         above = band.leave - band.finish
 
 
-def _seen(
+def _looks_along(
     look: Callable[[Tensor, Size], Tensor], image: Tensor, band: Share, across: Sequence[Share], batch: int
 ) -> Iterator[tuple[Share, Tensor]]:
     """Each window of a row of them, and what is seen there."""

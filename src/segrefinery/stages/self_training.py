@@ -39,7 +39,7 @@ class SelfTraining(RefinedStage):
         if settings.batch_norm == "train":
             for module in batch_norms(self.model):
                 module.requires_grad_(True)
-        self._seen: dict[str, list[Tensor]] = {}
+        self._label_numbers: dict[str, list[Tensor]] = {}
 
     # -- the method --------------------------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class SelfTraining(RefinedStage):
             labels = PseudoLabels.from_view(view)
             for refiner in self.chain:
                 labels = refiner(view, labels)
-        self._see(labels)
+        self._note_labels(labels)
         return view, labels
 
     def mix(
@@ -200,8 +200,8 @@ class SelfTraining(RefinedStage):
         return self.watch
 
     def numbers(self) -> dict[str, float]:
-        numbers = {name: float(torch.stack(values).mean()) for name, values in self._seen.items()}
-        self._seen.clear()
+        numbers = {name: float(torch.stack(values).mean()) for name, values in self._label_numbers.items()}
+        self._label_numbers.clear()
         return numbers
 
     def strong(self, image: Tensor, random: list[torch.Generator]) -> Tensor:
@@ -213,7 +213,7 @@ class SelfTraining(RefinedStage):
     def weighted(self, factor: float, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: factor * loss for name, loss in losses.items()} if factor else {}
 
-    def _see(self, labels: PseudoLabels) -> None:
+    def _note_labels(self, labels: PseudoLabels) -> None:
         confidence = labels.probs.amax(dim=1).mean()
         for name, value in {"label_weight": labels.weight.mean(), "label_confidence": confidence}.items():
-            self._seen.setdefault(name, []).append(value)
+            self._label_numbers.setdefault(name, []).append(value)

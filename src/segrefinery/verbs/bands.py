@@ -49,11 +49,11 @@ def in_bands(recipe: Recipe, images: ImageDataset, start: StartModel | None, say
         for name, stage in recipe.stages.items()
     }
     if recipe.data.pixel_mean is None and (start is None or start.normalization is None):
-        found = band_statistics(images)
-        rounded = [", ".join(f"{value:.3f}" for value in values) for values in found]
+        statistics = band_statistics(images)
+        rounded = [", ".join(f"{value:.3f}" for value in values) for values in statistics]
         say(f"bands: {bands}, of mean {rounded[0]} and deviation {rounded[1]}, as measured on {images.reference}")
         for field, data in (("data", recipe.data), ("target_data", recipe.target_data)):
-            changes[field] = data.model_copy(update={"pixel_mean": found.mean, "pixel_std": found.std})
+            changes[field] = data.model_copy(update={"pixel_mean": statistics.mean, "pixel_std": statistics.std})
     return recipe.model_copy(update=changes)
 
 

@@ -81,22 +81,22 @@ def check(
     for role, dataset in sets.items():
         begins[role], total = total, total + len(dataset)
     space = plan.classes if model is None or source is not None else space_of(model, plan.classes)
-    found = check_datasets(
+    report = check_datasets(
         **{"source": None, **sets}, space=space, merge=plan.merge,
         progress=lambda role, done, _: progress(begins[role] + done, total),
     )  # fmt: skip
-    if found.space is None:
-        return Checkup(found, plan, None, remarks=tuple(remarks.lines))
-    classes = found.space.num_classes
+    if report.space is None:
+        return Checkup(report, plan, None, remarks=tuple(remarks.lines))
+    classes = report.space.num_classes
     if model is not None:
-        found = with_model(found, model, bool({"source", "labels"} & given.keys()), remarks)
+        report = with_model(report, model, bool({"source", "labels"} & given.keys()), remarks)
     try:
         images = sets.get("source", sets["target"])
         network = plan.model.network.model_copy(update={"bands": bands_of(images)}) if model is None else model.network
         cost, unknown = estimate_cost(plan, classes, network), None
     except (SegRefineryError, RuntimeError, MemoryError) as error:
         cost, unknown = None, first_line(error)
-    return Checkup(found, plan, cost, unknown, tuple(remarks.lines))
+    return Checkup(report, plan, cost, unknown, tuple(remarks.lines))
 
 
 class Remarks(RunEvents):
@@ -109,16 +109,16 @@ class Remarks(RunEvents):
         self.lines.append(line)
 
 
-def with_model(found: CheckReport, model: StartModel, taught: bool, remarks: Remarks) -> CheckReport:
-    """What is found, and whether a model goes with the run's classes."""
+def with_model(report: CheckReport, model: StartModel, taught: bool, remarks: Remarks) -> CheckReport:
+    """The report, and whether a model goes with the run's classes."""
     from segrefinery.data.check import Problem
     from segrefinery.engine.start import make_ready
 
-    assert found.space is not None
+    assert report.space is not None
     try:
-        make_ready(model, found.space.classes, taught, remarks.said)
+        make_ready(model, report.space.classes, taught, remarks.said)
     except SegRefineryError as error:
         said, _, remedy = str(error).removeprefix(f"{model.origin}: ").rstrip(".").rpartition("; ")
         problem = Problem("error", "model", model.origin, "classes", said or remedy, remedy if said else "see above")
-        return replace(found, problems=(problem, *found.problems))
-    return found
+        return replace(report, problems=(problem, *report.problems))
+    return report

@@ -23,7 +23,7 @@ from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model, load
 from segrefinery.engine.shares import world_size
 from segrefinery.interchange.labels import LABEL_FORMATS
-from segrefinery.interchange.pictures import Predictions, Seen, times
+from segrefinery.interchange.pictures import OpenedImage, Predictions, times
 from segrefinery.verbs.corpus import CorpusResult, Job, nothing_read, refuse_inside, to_do, write_all
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
 
@@ -173,15 +173,15 @@ def write_pictures(
         told = max(told, done)
         progress(told, result.images)
 
-    def compute(place: int, picture: Seen | SegRefineryError) -> Callable[[], object]:
-        if isinstance(picture, SegRefineryError):
-            return leave_out(place, picture)
+    def compute(place: int, opened: OpenedImage | SegRefineryError) -> Callable[[], object]:
+        if isinstance(opened, SegRefineryError):
+            return leave_out(place, opened)
         if not result.reading:
-            warn_of_reading(model, dataset, picture.picture.size)
-            result.reading = reading_of(model, picture.picture.size)
+            warn_of_reading(model, dataset, opened.picture.size)
+            result.reading = reading_of(model, opened.picture.size)
         try:
             # The place in the data set: an image that is mended gets the number left for it.
-            return work.compute(place, picture, lambda share: tell(begun[place] + share))
+            return work.compute(place, opened, lambda share: tell(begun[place] + share))
         except DataError as error:  # what is wrong in the middle of a large picture
             return leave_out(place, error)
 

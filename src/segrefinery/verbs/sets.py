@@ -102,6 +102,6 @@ def space_of(model: StartModel, classes: Sequence[str] | None) -> LabelSpace:
     Raises:
         SegRefineryError: the model does not say its classes.
     """
-    own = model.named_classes
-    colors = dict(zip(own, model.colors, strict=True)) if model.colors else None
-    return LabelSpace.of("custom" if classes else "model", tuple(classes or own), colors)
+    named = model.named_classes
+    colors = dict(zip(named, model.colors, strict=True)) if model.colors else None
+    return LabelSpace.of("custom" if classes else "model", tuple(classes or named), colors)

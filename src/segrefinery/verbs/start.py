@@ -55,10 +55,10 @@ def _read(origin: str, recipe: Recipe) -> StartModel:
 
 def source_free_recipes() -> list[str]:
     """The shipped recipes that adapt a trained model without its source."""
-    found = []
+    without_source = []
     for name in recipe_names():
         rest = [stage.beside_a_model() for stage in load_recipe(name).stages.values()]
         left = [stage for stage in rest if stage is not None]
         if left and all(stage.takes_target and stage.needs_source is None for stage in left):
-            found.append(name)
-    return found
+            without_source.append(name)
+    return without_source
