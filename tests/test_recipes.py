@@ -142,6 +142,7 @@ def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
         ("adapt: {mixing: cutmix}", "stages.adapt.mixing"),
         ("adapt: {sampling: rare_class}", "stages.adapt.sampling"),
         ("adapt: {labels: offline}", "stages.adapt.labels"),
+        ("adapt: {statistics: both}", "stages.adapt.statistics"),
         ("adapt: {refine: {confidence_threshold: {portion: 0.3}}}", "stages.adapt.refine.confidence_threshold.portion"),
         ("adapt: {refine: {masked_consistency: {}}}", "stages.adapt.refine.masked_consistency"),
         ("source: {weights: {aux: 0.5}}", "stages.source.weights.aux"),
@@ -160,6 +161,27 @@ def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
         load_recipe(turned, "tiny")
     # whoever runs it may change anything
     assert load_recipe("self_training", "small", ["stages.adapt.mixing=cutmix"]).stages["adapt"].mixing == "cutmix"
+
+
+@pytest.mark.parametrize(
+    ("network", "wanted"),
+    [
+        ("deeplabv2_resnet101", "both"),
+        ("hrda:deeplabv2_resnet101", "both"),
+        ("small", "target"),
+        ("efficientnet_lite1", "target"),
+        ("hrda:efficientnet_lite0", "target"),
+    ],
+)
+def test_what_a_stage_does_not_say_of_batch_norm_comes_with_its_network(network, wanted):
+    chosen = [f"model.name={network}", "model.options={}"]
+    assert load_recipe("dacs", "small", chosen).stages["adapt"].statistics == wanted
+    # of a fresh start it is that stage's network
+    fresh = ["stages.adapt.start=fresh", f"stages.adapt.model={{name: {network}}}"]
+    assert load_recipe("dacs", None, fresh).stages["adapt"].statistics == wanted
+    # what a recipe says holds with any network
+    assert load_recipe("self_training", None, chosen).stages["adapt"].statistics == "target"
+    assert load_recipe("dacs", None, [*chosen, "stages.adapt.statistics=chosen"]).stages["adapt"].statistics == "chosen"
 
 
 def test_a_scale_says_of_every_stage_what_is_common(tmp_path):

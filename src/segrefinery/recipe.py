@@ -19,6 +19,8 @@ from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.settings import DataSettings, Reference
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import RunModelSettings
+from segrefinery.models.networks import network
+from segrefinery.stages.kinds import SelfTrainingSettings
 from segrefinery.stages.parse import parse_stages
 from segrefinery.stages.settings import StageSettings
 
@@ -86,6 +88,15 @@ class Recipe(Settings):
             return given
         differing = {key: value for key, value in differing.items() if key != "crop" or value is not None}
         return {**given, "target_data": {**given["data"], **differing}}
+
+    @model_validator(mode="after")
+    def _statistics_of_the_network(self) -> Self:
+        """What a stage does not say of batch norm is as its network has it."""
+        for name, stage in self.stages.items():
+            if isinstance(stage, SelfTrainingSettings) and stage.statistics is None:
+                statistics = network((stage.model or self.model).name).statistics
+                self.stages[name] = stage.model_copy(update={"statistics": statistics})
+        return self
 
     @model_validator(mode="after")
     def _mixed_images_have_one_size(self) -> Self:
@@ -163,7 +174,8 @@ def refuse_another_method(name: str | Path, scale: str | None) -> None:
         return
     *_, (_, paper) = layers(name, None, (), {})
     *_, (place, _), (_, scaled) = layers(name, scale, (), {})
-    whole, small = recipe_or_mistakes(paper), recipe_or_mistakes(scaled)
+    # A network is budget, and so is what comes with it: the two are compared on the same one.
+    whole, small = recipe_or_mistakes(paper | {"model": scaled.get("model")}), recipe_or_mistakes(scaled)
     if isinstance(whole, Recipe) and isinstance(small, Recipe) and (keys := beyond_budget(whole, small)):
         raise SegRefineryError(
             f"{place}{', '.join('.'.join(key) for key in keys)}: a scale changes budgets (steps, sizes, batches, "

@@ -23,6 +23,7 @@ from segrefinery.models.settings import (
     MiTSettings,
     SmallSettings,
     SMPSettings,
+    Statistics,
     TimmSettings,
     TorchvisionSettings,
     TransformersSettings,
@@ -49,21 +50,26 @@ class Network:
         pretrained: whether published encoder weights exist.
         inside_hrda: options it has by default there: a box of the image must be a box of cells, and the detail is the
             second learner.
+        statistics: whose statistics its batch norms keep in self-training, where a recipe does not say: as published,
+            both domains'; of the small ones, by which few images pass, the target's
+            (``benchmarks/results/norm_statistics.md``).
     """
 
     settings: type[Settings]
     build: Callable[..., Segmenter]
     pretrained: bool = True
     inside_hrda: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Statistics = "both"
 
 
 NETWORKS: dict[str, Network] = {
-    "small": Network(SmallSettings, later(f"{_HERE}.small:build"), pretrained=False),
+    "small": Network(SmallSettings, later(f"{_HERE}.small:build"), pretrained=False, statistics="target"),
     **{
         f"efficientnet_{size}": Network(
             EfficientNetLiteSettings,
             later(f"{_HERE}.efficientnet:efficientnet_lite", size=size),
             inside_hrda={"auxiliary": False},
+            statistics="target",
         )
         for size in SIZES
     },
@@ -125,7 +131,13 @@ def network(name: str) -> Network:
     if family == "wrapped" and colon and rest:
         return Network(Settings, later(f"{_HERE}.foreign.wrapped:refused", name=rest), pretrained=False)
     if family == "hrda" and colon and rest:
-        return Network(HRDASettings, later(f"{_HERE}.hrda:around", inner=rest), pretrained=network(rest).pretrained)
+        inner = network(rest)
+        return Network(
+            HRDASettings,
+            later(f"{_HERE}.hrda:around", inner=rest),
+            pretrained=inner.pretrained,
+            statistics=inner.statistics,
+        )
     known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(_PATTERNS)}
     row = choose(known, name, "model")
     if row is None:

@@ -156,6 +156,10 @@ class TransformersSettings(Settings):
     """Shows the model blue first (MobileViT's preprocessor says so)."""
 
 
+Statistics = Literal["both", "target", "chosen"]
+"""Whose statistics batch norms keep in self-training; what each means, ``SelfTrainingSettings`` says."""
+
+
 class TeacherSettings(Settings):
     """How the teacher follows the student."""
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from segrefinery.core.settings import BUDGET, CODE
 from segrefinery.data.settings import StrongViewSettings, TranslationSettings
-from segrefinery.models.settings import TeacherSettings
+from segrefinery.models.settings import Statistics, TeacherSettings
 from segrefinery.refine import REFINERS, RefinerChain
 from segrefinery.refine.entropy_mixture.settings import TargetGuidedSettings
 from segrefinery.refine.settings import RefinerSettings
@@ -173,11 +173,11 @@ class SelfTrainingSettings(StageSettings):
     translation: TranslationSettings | None = None
     """Shows the source images of this stage, those that are mixed in too, in the style of a random target image of the
     batch (``fda``, ``color``); null leaves them as they are."""
-    statistics: Annotated[Literal["both", "target", "chosen"], BUDGET] = "both"
-    """Lets batch norm's running statistics, by which the teacher labels, follow both domains; or measures them on the
-    target before the stage (``target``), then to follow what the student sees of it, not the source; or takes the
-    target's or the mean of them and the model's own, whichever the label-free score ranks higher (``chosen``), by which
-    the student normalises too."""
+    statistics: Statistics | None = None
+    """Lets batch norm's running statistics, by which the teacher labels, follow both domains (``both``); or measures
+    them on the target before the stage (``target``), then to follow what the student sees of it, not the source; or
+    takes the target's or the mean of them and the model's own, whichever the label-free score ranks higher
+    (``chosen``), by which the student normalises too. By default as the network's row in the table of networks says."""
     batch_norm: Literal["network", "train"] = "network"
     """Leaves scales and shifts as the network has them, or learns also those that it keeps fixed (``train``, UncerDA's
     self-training)."""

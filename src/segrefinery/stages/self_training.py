@@ -34,6 +34,7 @@ class SelfTraining(RefinedStage):
     def __init__(self, settings: SelfTrainingSettings, context: StageContext) -> None:
         super().__init__(settings, settings.refine, context)
         self.settings, self.normalization = settings, context.normalization
+        self.statistics = settings.statistics or "both"  # a recipe has filled in its network's
         self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
         self.watch = LabelWatch(context.space.num_classes)
         if settings.batch_norm == "train":
@@ -56,7 +57,7 @@ class SelfTraining(RefinedStage):
         mixed = self.mix(source, target, labels, random)
         mixed = replace(mixed, image=self.strong(mixed.image, random))
 
-        with unmoved_statistics(self.model, self.settings.statistics == "target"):
+        with unmoved_statistics(self.model, self.statistics == "target"):
             seen_source, losses = self.learn_source(source, self.settings.source_weight, self.settings.weights)
         if losses and not self.chain_with_losses:
             yield losses  # frees the source's graph before the target's is built
@@ -158,7 +159,7 @@ class SelfTraining(RefinedStage):
     def train(self, mode: bool = True) -> SelfTraining:
         """Chosen statistics stand still: the student's norms stay as in evaluation."""
         super().train(mode)
-        if self.settings.statistics == "chosen":
+        if self.statistics == "chosen":
             for norm in batch_norms(self.model):
                 norm.eval()
         return self
@@ -166,7 +167,7 @@ class SelfTraining(RefinedStage):
     def prepare(self, passes: Passes) -> None:
         """Measure batch norm on the target, or choose its statistics, if so set; let every refiner look at the data; in
         an offline generation, also write the labels of the target set."""
-        if self.settings.statistics != "both":
+        if self.statistics != "both":
             self.settle_statistics(passes)
         for refiner in self.chain:
             refiner.fit(self.teacher, passes.source, passes.target)
@@ -180,7 +181,7 @@ class SelfTraining(RefinedStage):
         online = self.settings.labels == "online"
         for network in [self.model] if online else [self.model, self.teacher.network]:
             images = (batch.image for batch in passes.target)
-            if self.settings.statistics == "target":
+            if self.statistics == "target":
                 measure_statistics(network, images)
             else:
                 assert passes.look is not None, "statistics: chosen asks for a look at the target"
