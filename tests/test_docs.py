@@ -26,9 +26,10 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.labels import LabelSpace
 from segrefinery.models import NETWORKS, ModelSettings, build_model
-from segrefinery.recipe import Recipe, assign, layers, load_recipe, read_recipe, recipe_names, validate_recipe
+from segrefinery.recipe import Recipe, layers, load_recipe, read_recipe, recipe_names, validate_recipe
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from segrefinery.stages import STAGES
+from segrefinery.stages.overlay import assign
 from toys import ToySegmenter, labeled, toy_teacher, toy_view
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,121 @@
+"""Recipes as mappings: what a file says laid over what it extends, what a scale says over that, and assignments."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.settings import choose
+from segrefinery.core.yaml import parse_yaml
+
+
+def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's file laid over what it extends, scales included. A stage that the file removes is gone at every scale;
+    of one that only a scale of it removes, the null stays there until ``merge`` lays that scale over. What a scale says
+    of a chain that the file replaces goes with it."""
+    for name, stage in _stages(change).items():
+        if isinstance(stage, Mapping) and isinstance(stage.get("refine"), Mapping) and stage["refine"].get("replace"):
+            base = copy.deepcopy(dict(base))
+            for scale in (base.get("scales") or {}).values():
+                (_stages(scale).get(name) or {}).pop("refine", None)
+    result = merge(base, change)
+    removed = {name for name, stage in _stages(change).items() if stage is None}
+    scales = change.get("scales") or {}
+    for scale, changes in (result.get("scales") or {}).items():
+        nulls = {name: None for name, stage in _stages(scales.get(scale)).items() if stage is None}
+        if stages := {**_stages(changes), **nulls}:
+            changes["stages"] = {name: stage for name, stage in stages.items() if name not in removed}
+    return result
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``change`` laid over it, mappings merged key by key; a null removes a stage or a key. A chain of
+    refiners is laid over the one before like any mapping, unless it says ``replace: true``."""
+    result = copy.deepcopy(dict(base))
+    for key, value in change.items():
+        old = result.get(key)
+        if key == "refine" and isinstance(value, list):
+            value = _as_mapping(value)
+        if key == "refine" and isinstance(value, Mapping) and "replace" in value:
+            value, old = dict(value), {} if value["replace"] else old
+            del value["replace"]
+            result[key] = {}
+        if value is None and (isinstance(old, Mapping) or old is None):
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(old, list):
+            result[key] = merge(_as_mapping(old), value)
+        elif isinstance(value, Mapping) and isinstance(old, Mapping):
+            result[key] = merge(old, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def for_every_stage(change: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A scale with its stage ``*`` written out: each stage of the recipe has those changes below its own."""
+    stages = dict(_stages(change))
+    common = stages.pop("*", None)
+    if common:
+        for name in _stages(raw):
+            if name not in stages or isinstance(stages[name], Mapping):
+                stages[name] = _over(common, stages.get(name) or {})
+    return {**change, "stages": stages} if stages else {key: value for key, value in change.items() if key != "stages"}
+
+
+def _over(below: Any, above: Any) -> Any:
+    """Mappings laid over each other key by key; unlike ``merge`` it keeps nulls, which have yet to remove something."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{key: _over(below.get(key), value) for key, value in above.items()}}
+
+
+def assign(raw: dict[str, Any], override: str) -> None:
+    """Carry out ``a.b.c=value`` on a mapping; a list of refiners is addressed by their names.
+
+    Raises:
+        SegRefineryError: the override is not of that form, or leads through something that has no parts.
+    """
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise SegRefineryError(f"--set {override}: write it as a.b.c=value")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise SegRefineryError(f"--set {override}: not valid YAML: {' '.join(str(error).split())}") from error
+    *parents, last = path.split(".")
+    here: Any = raw
+    for depth, part in enumerate(parents):
+        inner = here.get(part)
+        if isinstance(inner, list) and part == "refine":
+            inner = here[part] = _as_mapping(inner)
+        if inner is None:
+            inner = here[part] = {}
+        if not isinstance(inner, dict):
+            raise SegRefineryError(f"--set {override}: {'.'.join(parents[: depth + 1])} has no parts to set")
+        here = inner
+    if value is None and parents == ["stages"]:
+        try:
+            choose(here, last, "stage")
+        except SegRefineryError as error:
+            raise SegRefineryError(f"--set {override}: {error}") from error
+        del here[last]
+    else:
+        here[last] = value
+
+
+def _as_mapping(items: list[Any]) -> dict[str, Any]:
+    """A list of names and single-key mappings as one mapping, in order."""
+    mapping: dict[str, Any] = {}
+    for item in items:
+        mapping |= item if isinstance(item, dict) else {item: {}}
+    return mapping
+
+
+def _stages(raw: Any) -> Mapping[str, Any]:
+    """The stages of a recipe's or a scale's mapping, which may have none."""
+    stages = raw.get("stages") if isinstance(raw, Mapping) else None
+    return stages if isinstance(stages, Mapping) else {}
