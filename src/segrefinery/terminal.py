@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from segrefinery.verbs.cost import Estimate
 
 
+LONG = 86_400
+"""Seconds of a run that make its smaller budgets worth naming."""
+
+
 def say(console: Console, line: str) -> None:
     console.print(printable(line), markup=False, soft_wrap=True)
 
@@ -118,6 +122,8 @@ def show_checkup(console: Console, checkup: Checkup) -> None:
         say(console, f"Time and memory are not known: a pass of the network failed ({checkup.unknown}).")
     if checkup.estimate is not None:
         show_estimate(console, checkup.recipe.name, checkup.estimate)
+        if checkup.estimate.seconds > LONG and checkup.scales:
+            say(console, f"The same method with a smaller budget: --scale {', '.join(checkup.scales)}.")
 
 
 def show_data(console: Console, report: CheckReport) -> None:

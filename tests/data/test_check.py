@@ -142,3 +142,14 @@ def test_masks_without_a_labelled_pixel_are_an_error(tmp_path):
         refuse_faults(source, UnlabeledView(target), evaluation)
     errors = [problem for problem in check_datasets(source, target, evaluation).problems if problem.severity == "error"]
     assert [(problem.role, problem.field) for problem in errors] == [("evaluation", "masks")]
+
+
+def test_a_missing_mask_is_told_once_and_of_the_side_that_lacks_it(tmp_path):
+    source, target, evaluation = (data(tmp_path / name) for name in "ste")
+    missing = [tmp_path / "e/masks/00.png", tmp_path / "e/masks/02.png"]
+    for mask in missing:
+        mask.unlink()
+    evaluation = open_dataset(f"folder:{tmp_path / 'e'}")
+    errors = [problem for problem in check_datasets(source, target, evaluation).problems if problem.severity == "error"]
+    assert [(problem.role, problem.file) for problem in errors] == [("evaluation", str(mask)) for mask in missing]
+    assert "2 of 3 images have no mask" in errors[0].message

@@ -65,6 +65,16 @@ def test_a_network_that_cannot_run_costs_only_the_estimate(monkeypatch):
     assert "not known: a pass of the network failed (out of memory)" in text
 
 
+def test_smaller_budgets_are_named_where_a_run_takes_longer_than_a_day(monkeypatch):
+    cost = Cost(seconds=60.0, activations=1000, parameters=10, timed=(2, 64, 64), device=torch.device("cpu"))
+    monkeypatch.setattr(costs, "measure", lambda *_: cost)
+    for scale, named in ((None, True), ("small", False)):
+        checkup = check(DAY, NIGHT, recipe="dinov2", scale=scale)
+        console = Console(file=io.StringIO(), width=200)
+        show_checkup(console, checkup)
+        assert ("smaller budget: --scale small, gpu_8gb" in console.file.getvalue()) is named, scale
+
+
 def test_the_first_pass_does_not_count_and_a_busy_machine_is_said(monkeypatch):
     times = iter([9.0, 1.0, 3.0, 2.0, 9.0, 1.0, 3.0, 2.0])
     monkeypatch.setattr(costs, "PATIENCE", 14.0)

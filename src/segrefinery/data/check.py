@@ -108,16 +108,17 @@ def check_datasets(
                 remedy = f"say with merge what the {who} calls it, if it has it"
                 problems.append(_about(role, dataset, "classes", message, remedy))
     except DataError as error:
-        problems.append(Problem("error", datasets[0][0], error.file, error.field, error.problem, error.remedy))
+        role = _whose(error.file, datasets)
+        problems.append(Problem("error", role, error.file, error.field, error.problem, error.remedy))
     except SegRefineryError as error:
         role, blamed = datasets[0]
         problems.append(Problem("error", role, blamed.reference, "classes", str(error).rstrip("."), "see above"))
     problems += overlaps(source, target, evaluation)
-    sides = []
+    sides, told = [], {(problem.role, problem.file) for problem in problems if problem.field == "masks"}
     for role, dataset in datasets:
         side, faults = _inspect(role, dataset, common, progress)
         sides.append(side)
-        problems += faults
+        problems += [fault for fault in faults if (fault.role, fault.file) not in told]
     if labels is not None and evaluation is not None and not any(problem.severity == "error" for problem in problems):
         try:
             refuse_scored(labels, evaluation)
@@ -168,6 +169,14 @@ def _given(
     given: dict[Role, ImageDataset | None]
     given = {"source": source, "target": target, "labels": labels, "evaluation": evaluation}
     return [(role, dataset) for role, dataset in given.items() if dataset is not None]
+
+
+def _whose(file: str, datasets: Sequence[tuple[Role, ImageDataset]]) -> Role:
+    """The side that a file is of; the first where it is no image's or mask's."""
+    for role, dataset in datasets:
+        if any(file == str(path) for index in range(len(dataset)) for path in files_of(dataset, index)):
+            return role
+    return datasets[0][0]
 
 
 def _scanned(role: Role, dataset: ImageDataset, progress: RoleProgress | None) -> Scan:

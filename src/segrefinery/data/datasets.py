@@ -309,7 +309,8 @@ def _named_right(path: Path, kind: str | None = None) -> Iterator[None]:
     try:
         yield
     except SegRefineryError as error:
-        if not (line := hint(path, kind)):
+        line = hint(path, kind)
+        if not line or line.partition(",")[0] in str(error):  # what it says already needs no second time
             raise
         if isinstance(error, DataError):
             raise DataError(error.file, error.field, error.problem, f"{error.remedy}, or {line}") from error

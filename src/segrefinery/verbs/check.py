@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.data.datasets import bands_of, open_dataset
 from segrefinery.engine.events import RunEvents
-from segrefinery.recipe import Recipe, load_recipe
+from segrefinery.recipe import Recipe, load_recipe, read_recipe
 from segrefinery.verbs.named import assigned, refuse_nothing_to_adapt
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Checkup:
         estimate: None where source and target do not go together, or no pass of the network can be run.
         unknown: why there is no estimate, where a pass failed.
         remarks: in sentences, of the model to start from: what it is, and what a run from it leaves out.
+        scales: names of the recipe's smaller budgets, where that of the paper was checked.
     """
 
     data: CheckReport
@@ -35,6 +36,7 @@ class Checkup:
     estimate: Estimate | None
     unknown: str | None = None
     remarks: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -96,7 +98,8 @@ def check(
         cost, unknown = estimate_cost(plan, classes, network), None
     except (SegRefineryError, RuntimeError, MemoryError) as error:
         cost, unknown = None, first_line(error)
-    return Checkup(report, plan, cost, unknown, tuple(remarks.lines))
+    scales = tuple(read_recipe(recipe)[0].get("scales") or ()) if plan.scale == "paper" else ()
+    return Checkup(report, plan, cost, unknown, tuple(remarks.lines), scales)
 
 
 class Remarks(RunEvents):
