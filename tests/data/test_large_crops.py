@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cache_folder
 from segrefinery.core.pixels import IMAGENET
 from segrefinery.data import loader
-from segrefinery.data.cached import with_cache
+from segrefinery.data.cached import make_room, with_cache
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.files import FileDataset
 from segrefinery.data.loader import training_batches
@@ -80,3 +82,24 @@ def test_what_is_kept_on_disk_is_what_is_kept_in_memory(town, workers):
     os.utime(town / "images/0.tif", (1, 1))
     crops(f"folder:{town}", on_disk)
     assert len(list((cache_folder() / "decoded").iterdir())) == 2
+
+
+def test_what_was_used_longest_ago_makes_room(town, monkeypatch):
+    decoded = cache_folder() / "decoded"
+    days = {"now": 0, "old": 3, "older": 4, "oldest": 5}
+    for name, age in days.items():
+        (decoded / name).mkdir(parents=True)
+        (decoded / name / "000000.image.npy").write_bytes(bytes(1024))
+        os.utime(decoded / name, (time.time() - 86_400 * age,) * 2)
+    monkeypatch.setenv("SEGREFINERY_CACHE_GIB", str(2.5 * 1024 / 2**30))
+    make_room(decoded / "older")
+    assert {path.name for path in decoded.iterdir()} == {"now", "older"}
+    monkeypatch.setenv("SEGREFINERY_CACHE_GIB", "0")  # what runs may be using stays all the same
+    make_room(decoded / "new")
+    assert {path.name for path in decoded.iterdir()} == {"now", "older", "new"}
+
+
+def test_a_limit_that_is_no_number_is_one_line(town, monkeypatch):
+    monkeypatch.setenv("SEGREFINERY_CACHE_GIB", "5 GB")
+    with pytest.raises(SegRefineryError, match="SEGREFINERY_CACHE_GIB is '5 GB': write a number of GiB"):
+        make_room(cache_folder() / "decoded/new")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cache_folder, whole_file
 from segrefinery.data.scan import fingerprint
 from segrefinery.data.transforms import DataSettings, evaluation_size, resize_image, resize_map
+
+MOST_GIB = 100.0
+"""GiB of decoded pictures that are kept on disk, unless ``SEGREFINERY_CACHE_GIB`` says otherwise."""
+_SWITCH = "SEGREFINERY_CACHE_GIB"
+_IN_USE = 86_400
+"""Seconds for which what a run opened, or added to, is not removed for another one's sake."""
 
 
 class Cached:
     """A data set whose decoded images, resized to ``short_side``, are kept as uint8 once they have been read.
 
     They are held in memory, or with ``cache: disk`` in files below ``SEGREFINERY_CACHE`` that are mapped into memory,
-    for any number of processes and until the data change.
+    for any number of processes and until the data change, or others need the room (see ``make_room``).
 
     Forked workers (on Linux) share what was read before they started, so the loader fills the cache before it starts
     any; elsewhere each gets a copy, so there ``workers: 0`` suits a cache.
@@ -33,6 +44,8 @@ class Cached:
         self._images: dict[int, Tensor] = {}
         self._labels: dict[int, Tensor] = {}
         self._folder = _folder_for(dataset, settings) if settings.cache == "disk" else None
+        if self._folder is not None:
+            make_room(self._folder)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -82,6 +95,32 @@ def _folder_for(dataset: Any, settings: DataSettings) -> Path:
     """Where the images and labels of a data set are kept; another one once a file, the classes or the size change."""
     told = f"{fingerprint(dataset)} {settings.short_side} {settings.evaluation_short_side} {has_labels(dataset)}"
     return cache_folder() / "decoded" / hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+
+
+def make_room(folder: Path) -> None:
+    """Mark the pictures of a data set as used, and remove the folders beside it that were used longest ago, until all
+    hold at most ``MOST_GIB``.
+
+    Raises:
+        SegRefineryError: ``SEGREFINERY_CACHE_GIB`` is no number.
+    """
+    most, held, now = _most_bytes(), 0, time.time()
+    with suppress(OSError):  # who writes there says what is wrong with the folder; another run may tidy up too
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        used = {each: each.stat().st_mtime for each in folder.parent.iterdir() if each.is_dir()}
+        for each in sorted(used, key=used.__getitem__, reverse=True):
+            held += sum(file.stat().st_size for file in each.iterdir())
+            if held > most and now - used[each] > _IN_USE:
+                shutil.rmtree(each, ignore_errors=True)
+
+
+def _most_bytes() -> float:
+    text = os.environ.get(_SWITCH) or str(MOST_GIB)
+    try:
+        return float(text) * 2**30
+    except ValueError:
+        raise SegRefineryError(f"{_SWITCH} is {text!r}: write a number of GiB, for instance {MOST_GIB:g}") from None
 
 
 def _mapped(file: Path, make: Callable[[], Tensor]) -> Tensor:

@@ -68,7 +68,7 @@ class DataSettings(Settings):
     """Reads and augments ahead in so many processes; 0 = in the training process. Batches do not depend on it."""
     cache: Annotated[bool | Literal["disk"], BUDGET] = False
     """Keeps decoded and resized images in memory (true), or in files below ``SEGREFINERY_CACHE`` (``disk``), of which
-    only the part that a crop shows is read."""
+    only the part that a crop shows is read; of these 100 GiB are kept, or ``SEGREFINERY_CACHE_GIB``."""
     pixel_mean: PerBand | None = None
     """Takes this mean of each colour channel, in [0, 1], from every image; by default the network's own."""
     pixel_std: PerBand | None = None
