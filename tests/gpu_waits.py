@@ -19,6 +19,7 @@ from pretended_gpu import GPU, WAITED, fabric_on_it, pretended_gpu
 from runs import TINY, narrow
 from segrefinery.core.randomness import generator
 from segrefinery.data.batch import LabeledBatch, PseudoLabeledBatch, UnlabeledBatch
+from segrefinery.engine.gradients import GradientAverage
 from segrefinery.engine.loop import LoopSettings, one_step
 from segrefinery.labels import SPACES
 from segrefinery.models import build_model
@@ -69,9 +70,10 @@ def waits_of_stage(name: str, settings: Any, recipe: Recipe) -> dict[str, int]:
     stage = settings.build(StageContext(model, deepcopy(model), deepcopy(model), SPACE)).to(GPU).train()
     trained = stage.optimizers()
     loop = LoopSettings(settings.steps, clip_norm=recipe.training.clip_norm)
+    average = GradientAverage(fabric, stage, trained)
     for number in range(WARM + 1):
         WAITED.clear()
-        one_step(fabric, name, stage, trained, loop, number, batches(settings))
+        one_step(fabric, name, stage, trained, loop, number, batches(settings), average)
     return dict(WAITED)
 
 

@@ -19,6 +19,7 @@ from segrefinery.data.sampling import UniformSampler
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.compilation import compile_networks
 from segrefinery.engine.feed import OnDevice
+from segrefinery.engine.gradients import GradientAverage
 from segrefinery.engine.loop import LoopSettings, one_step
 from segrefinery.labels import SPACES
 from segrefinery.models import build_model
@@ -75,10 +76,13 @@ class Training:
             self.batches = cycle(zip(*(loaded_batches(one, data) for one in sets), repeat(None)))
         compile_networks(self.stage, loaded.training.compile)
         self.trained = self.stage.train().optimizers()
+        self.average = GradientAverage(self.fabric, self.stage, self.trained)
         self.number = 0
 
     def step(self) -> None:
-        one_step(self.fabric, "cost", self.stage, self.trained, self.loop, self.number, next(self.batches))
+        one_step(
+            self.fabric, "cost", self.stage, self.trained, self.loop, self.number, next(self.batches), self.average
+        )
         self.number += 1
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from runs import DAY, NIGHT, TINY
-from segrefinery.engine.ranks import average_gradients, average_state, share_memories
+from segrefinery.engine.ranks import average_state, share_memories
 from segrefinery.refine.self_labeling.bank import FeatureBank
 
 BASE = (*TINY, "model.options.dropout=0.0", "stages.source.steps=3")
@@ -136,14 +136,8 @@ class Pair:
         return value
 
 
-def test_a_parameter_that_nobody_used_keeps_no_gradient():
-    used, half, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
-    used.grad, half.grad = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 4.0])
-    answers = iter((torch.tensor([1.0, 0.0, 0.0]), torch.tensor([3.0, 2.0, 0.0, 0.0])))
-    average_gradients(Pair(lambda _: next(answers)), [used, half, unused])  # pyright: ignore[reportArgumentType]
-    assert used.grad.tolist() == [2.0, 2.0]
-    assert half.grad.tolist() == [2.0, 2.0]
-    assert unused.grad is None
+def test_gradients_travel_in_buckets_as_they_do_one_by_one():
+    finish(start([str(Path(__file__).with_name("two_ranks.py"))]))
 
 
 def test_running_averages_are_averaged_and_memories_are_not():

@@ -15,7 +15,8 @@ from segrefinery.core.errors import SegRefineryError, explained_if_out_of_memory
 from segrefinery.core.randomness import generator, seed_of
 from segrefinery.engine.checkpoints import Checkpoints
 from segrefinery.engine.gate import Gate
-from segrefinery.engine.ranks import average_gradients, average_state, gather_numbers, share_memories
+from segrefinery.engine.gradients import GradientAverage
+from segrefinery.engine.ranks import average_state, gather_numbers, share_memories
 from segrefinery.engine.settings import OnCollapse
 from segrefinery.engine.tracker import Tracker
 from segrefinery.stages.base import Stage, StepBatch
@@ -92,19 +93,19 @@ def train(
     first = checkpoints.restore(stage, trained)
     gate = Gate(name, stage, checkpoints, fabric, tracker, settings.on_collapse)
     gate.resume()
+    average = GradientAverage(fabric, stage, trained)
     clock = time.perf_counter()
-    for number, streams in enumerate(batches(first), first):
-        done = number + 1
+    for done, streams in enumerate(batches(first), first + 1):
         try:
-            with explained_if_out_of_memory(f"stage {name!r}, step {number}", TO_NEED_LESS):
-                losses = one_step(fabric, name, stage, trained, settings, number, streams)
+            with explained_if_out_of_memory(f"stage {name!r}, step {done - 1}", TO_NEED_LESS):
+                losses = one_step(fabric, name, stage, trained, settings, done - 1, streams, average)
         except NonFiniteLoss as error:
             if gate.not_finite(done, error):
                 break
             raise
         progressed(done, settings.steps, losses)
         if done % settings.log_every == 0 or done == settings.steps:
-            seconds = (time.perf_counter() - clock) / (number % settings.log_every + 1)
+            seconds = (time.perf_counter() - clock) / ((done - 1) % settings.log_every + 1)
             clock = time.perf_counter()
             tracker.write(name, done, "train", {**losses, **stage.numbers(), "seconds_per_step": round(seconds, 4)})
             if gate.judge(done):
@@ -118,6 +119,7 @@ def train(
             share_memories(fabric, stage)
             checkpoints.save(done, stage, trained)
             fabric.barrier()
+    average.close()
     gate.close()
     stage.eval()
 
@@ -130,6 +132,7 @@ def one_step(
     settings: LoopSettings,
     number: int,
     streams: Streams,
+    average: GradientAverage,
 ) -> dict[str, float]:
     """Forward, backward, optimizer step, and the stage's own updates -> the losses as numbers."""
     # Every step's randomness is a function of its number, so there is no random state to save.
@@ -156,13 +159,13 @@ def one_step(
             f"stage {name!r}, step {number}: there is no loss to train on, for every weight is 0; set one above 0 "
             f"(stages.{name}.weights, source_weight, target_weight)"
         )
-    numbers = gather_numbers(fabric, values)  # the one time that a step waits for its device
+    numbers, told = gather_numbers(fabric, values, average.told())  # the one time that a step waits for its device
+    average.finish(told)
     if not all(map(math.isfinite, numbers.values())):
         raise NonFiniteLoss(describe_non_finite(name, number, numbers))
     parameters = [
         parameter for item in trained.values() for group in item.optimizer.param_groups for parameter in group["params"]
     ]
-    average_gradients(fabric, parameters)
     if settings.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
     for item in trained.values():

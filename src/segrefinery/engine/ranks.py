@@ -1,7 +1,8 @@
 """How the processes of a distributed run agree with each other. Each holds the whole stage and works on its share of
 every batch.
 
-* Parameters never differ: gradients are averaged before the optimizers move, and momentum copies follow from them.
+* Parameters never differ: gradients are averaged before the optimizers move (``engine.gradients``), and momentum copies
+  follow from them.
 * Running averages (class thresholds, prototypes, class distributions, norm statistics: all floating buffers) are
   averaged after every step. They are linear in what the images say, so one process would remember much the same of
   the whole batch.
@@ -12,7 +13,7 @@ every batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,22 +23,6 @@ from segrefinery.refine.self_labeling.bank import FeatureBank
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-def average_gradients(fabric: Fabric, parameters: list[nn.Parameter]) -> None:
-    """Mean over ranks. By hand instead of through a wrapper, so that a stage may call its networks as it likes.
-
-    A parameter that no rank has a gradient of keeps none, so that the optimizer passes it over as it would in one
-    process.
-    """
-    if fabric.world_size == 1:
-        return
-    used = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=fabric.device)
-    used = mean(fabric, used).tolist()
-    wanted = [parameter for parameter, share in zip(parameters, used, strict=True) if share > 0]
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in wanted]
-    for parameter, gradient in zip(wanted, mean_of_each(fabric, gradients), strict=True):
-        parameter.grad = gradient
 
 
 @torch.no_grad()
@@ -63,12 +48,15 @@ def share_memories(fabric: Fabric, module: nn.Module) -> None:
             buffer.copy_(fabric.broadcast(buffer.cpu()))
 
 
-def gather_numbers(fabric: Fabric, values: dict[str, Tensor]) -> dict[str, float]:
-    """Losses as floats, averaged over ranks; one transfer for all of them."""
-    if not values:
-        return {}
+def gather_numbers(
+    fabric: Fabric, values: dict[str, Tensor], told: Sequence[float] = ()
+) -> tuple[dict[str, float], list[float]]:
+    """Losses as floats, and other numbers, averaged over ranks; one transfer for all of them."""
     stacked = torch.stack([value.detach() for value in values.values()])
-    return dict(zip(values, mean(fabric, stacked).tolist(), strict=True))
+    if told:
+        stacked = torch.cat([stacked, torch.tensor(told).to(stacked, non_blocking=True)])
+    numbers = mean(fabric, stacked).tolist()
+    return dict(zip(values, numbers, strict=False)), numbers[len(values) :]
 
 
 def mean(fabric: Fabric, values: Tensor) -> Tensor:
