@@ -19,6 +19,7 @@ class Normalization(NamedTuple):
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+AS_THEY_ARE = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def renormalize(image: Tensor, given: Normalization, wanted: Normalization) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segrefinery.core.pixels import AS_THEY_ARE, IMAGENET
 from segrefinery.models.padding import unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.settings import DeepLabV2Settings
@@ -134,6 +135,7 @@ class DeepLabV2(Segmenter):
     def __init__(self, num_classes: int, settings: DeepLabV2Settings | None = None, pretrained: bool = False) -> None:
         super().__init__()
         self.settings = settings = settings or DeepLabV2Settings()
+        self.normalization = IMAGENET if settings.normalized else AS_THEY_ARE
         self.encoder = ResNet101(pretrained, settings.caffe_stride, settings.ceil_pooling)
         middle, deep = self.encoder.channels[-2:]
         if settings.head == "se":

@@ -89,6 +89,9 @@ class DeepLabV2Settings(Settings):
     caffe_stride: bool = False
     """Puts a block's stride on its first 1x1 convolution, as AdaptSegNet, ProDA and CPSL did. ``False`` leaves it on
     the 3x3 one, with which torchvision's weights were trained. Shapes do not change."""
+    normalized: bool = True
+    """Reads images normalised by ImageNet's mean and deviation, with which torchvision's weights were trained.
+    ``False`` reads colours in [0, 1] as they are, as ProDA and CPSL do with the same weights."""
     dropout: Annotated[float, CODE] = Field(default=0.1, ge=0, lt=1)
     """Drops this share of the 256 channels before the classifier of ``se``."""
     ceil_pooling: Annotated[bool, CODE] = True
