@@ -15,7 +15,7 @@ from runs import TEST, same, tiny_run, weights
 from segrefinery.core.errors import OutOfMemory, SegRefineryError, explained_if_out_of_memory
 from segrefinery.data.scenes import SceneDataset
 from segrefinery.engine.run import plan
-from segrefinery.stages.self_training import SelfTrainingSettings
+from segrefinery.stages.kinds import AdversarialSettings, SelfTrainingSettings
 
 
 class Killed(BaseException):
@@ -171,6 +171,14 @@ def test_offline_generations_write_labels_to_look_at(tmp_path):
 def test_generations_are_written_out_in_order():
     settings = SelfTrainingSettings(steps=1, generations=3)
     assert list(plan({"adapt": settings})) == ["adapt-1", "adapt-2", "adapt-3"]
+
+
+def test_rounds_go_on_from_one_another_and_generations_may_start_anew():
+    stages = {
+        "align": AdversarialSettings(steps=1, rounds=3, start="fresh"),
+        "adapt": SelfTrainingSettings(steps=1, generations=2, start="fresh"),
+    }
+    assert [settings.start for settings in plan(stages).values()] == ["fresh", "previous", "previous", "fresh", "fresh"]
 
 
 def test_accumulated_micro_batches_give_the_same_gradient(tmp_path):

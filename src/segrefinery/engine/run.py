@@ -211,7 +211,7 @@ def plan(stages: dict[str, StageSettings]) -> dict[str, StageSettings]:
     for name, settings in stages.items():
         times = settings.repeats
         for number in range(1, times + 1):
-            steps[name if times == 1 else f"{name}-{number}"] = settings
+            steps[name if times == 1 else f"{name}-{number}"] = settings.repeated(number)
     return steps
 
 

@@ -116,7 +116,8 @@ class AdversarialSettings(StageSettings):
     translated_ce: bool = True
     """Lets their labels also teach."""
     rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
-    """Repeats the stage so often, each time with new discriminators. Guided rounds may settle earlier."""
+    """Repeats the stage so often, each time from the weights of the round before and with new discriminators. Guided
+    rounds may settle earlier."""
     target_guided: TargetGuidedSettings | None = None
     """Draws source images by what the target finds uncertain (UncerDA); null for sampling as ``sampling`` says."""
 
@@ -137,6 +138,9 @@ class AdversarialSettings(StageSettings):
     @property
     def repeats(self) -> int:
         return self.rounds
+
+    def repeated(self, number: int) -> Self:
+        return self if number == 1 else self.model_copy(update={"start": "previous"})
 
     @property
     def translated_folder(self) -> str | None:

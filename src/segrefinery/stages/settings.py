@@ -139,8 +139,12 @@ class StageSettings(Settings):
 
     @property
     def repeats(self) -> int:
-        """How often the stage runs in a row (generations, rounds), each time from what the time before left."""
+        """How often the stage runs in a row (generations, rounds)."""
         return 1
+
+    def repeated(self, number: int) -> Self:
+        """The settings of the stage's run of this number, from 1: a generation that starts fresh does so every time."""
+        return self
 
     @property
     def translated_folder(self) -> str | None:
