@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,24 +100,60 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert (tmp_path / "two" / "report.html").exists()
 
 
-@pytest.mark.slow
-def test_two_processes_resume_exactly(tmp_path):
-    """With state that follows each process's own images: running thresholds and a memory of pixels."""
-    overrides = ("stages.adapt.steps=12", f"stages.adapt.refine={BANK}", "training.checkpoint_every=3")
-    finish(start(command(tmp_path / "whole", "self_training", overrides)))
-    processes = start(command(tmp_path / "killed", "self_training", overrides))
-    checkpoints = tmp_path / "killed" / "checkpoints"
+STATEFUL = ("stages.adapt.steps=12", f"stages.adapt.refine={BANK}", "training.checkpoint_every=3")
+"""With state that follows each process's own images: running thresholds and a memory of pixels."""
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("distributed") / "whole"
+    finish(start(command(run, "self_training", STATEFUL)))
+    return run
+
+
+def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 300
-    while not list(checkpoints.glob("adapt-0000003.pt")):
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finish(start(command(tmp_path / "killed", "self_training", overrides, "--resume")))
-    for stage in ("source", "adapt"):
-        one, other = (result(tmp_path / run, stage) for run in ("whole", "killed"))
-        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    results = [(result(one, stage), result(other, stage)) for stage in ("source", "adapt")]
+    return all(torch.equal(a[name], b[name]) for a, b in results for name in a)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(left_alone, tmp_path):
+    """One is killed, which ends the other with a line."""
+    run = tmp_path / "killed"
+    processes = start(command(run, "self_training", STATEFUL))
+    wait_for(lambda: list((run / "checkpoints").glob("adapt-0000003.pt")))
+    processes[1].send_signal(signal.SIGKILL)
+    said, _ = processes[0].communicate(timeout=60)
+    assert processes[0].returncode == 2, said
+    assert [line for line in said.splitlines() if "error" in line.lower()] == [
+        "error: another process of this run has ended; it has said why, or was killed; go on with --resume"
+    ]
+    processes[1].communicate()
+    finish(start(command(run, "self_training", STATEFUL, "--resume")))
+    assert same_weights(left_alone, run)
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_run_that_goes_on_by_itself(left_alone, tmp_path):
+    run = tmp_path / "restarted"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    agent = subprocess.Popen(
+        [sys.executable, *launcher, *command(run, "self_training", STATEFUL)], env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for(lambda: list((run / "checkpoints").glob("adapt-0000003.pt")))
+    os.kill(int((run / ".lock").read_text()), signal.SIGKILL)  # the first process holds the folder
+    said, _ = agent.communicate(timeout=300)
+    assert agent.returncode == 0, said
+    assert "goes on with the run" in said
+    assert same_weights(left_alone, run)
 
 
 class Pair:

@@ -1,6 +1,7 @@
 """A process that does not answer ends the others; one that is busy or has ended does not."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from torch.distributed import HashStore
@@ -51,3 +52,19 @@ def test_a_store_that_hangs_is_the_first_process():
     while not said and time.monotonic() < deadline:
         time.sleep(0.05)
     assert said[0].startswith("the first process of this run has not answered")
+
+
+def test_a_process_that_was_stopped_itself_blames_nobody(monkeypatch):
+    """As with Ctrl-Z: it wakes to old signs of life, and judges by those that come from now on."""
+    said, clock, slept = [], time.monotonic, [0.0]
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: clock() + slept[0]))
+    store = HashStore()
+    own = Heartbeat(store, 0, 2, said.append)
+    slept[0] = 100.0
+    time.sleep(0.3)
+    assert not said
+    deadline = clock() + 30
+    while not said and clock() < deadline:
+        time.sleep(0.05)
+    own.ended.set()
+    assert len(said) == 1

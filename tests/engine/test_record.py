@@ -50,6 +50,22 @@ def test_a_second_writer_is_told_who_the_first_is_and_a_dead_one_blocks_nobody(t
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
+def test_a_forked_process_that_outlives_its_parent_holds_no_lock(tmp_path):
+    told, tell = os.pipe()
+    with the_only_writer(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.write(tell, b"forked")
+            signal.pause()
+        os.read(told, 6)
+    try:
+        with the_only_writer(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def masked(folder, count):
     """Labelled images of three classes, and their description."""
     for place in range(count):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
@@ -16,6 +18,34 @@ log = logging.getLogger(__name__)
 def rank() -> int:
     """This process's number among those that torchrun started; 0 where there is one."""
     return int(os.environ.get("RANK", "0"))
+
+
+def restarted() -> bool:
+    """Whether torchrun started the processes anew after one of them had ended (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def join_others(device: torch.device) -> None:
+    """Make torch's process group of the processes that torchrun started, for tensors on such a device.
+
+    Each start of them by torchrun has a place of its own in the store: torch leaves the addresses there of the
+    processes that died, and gloo would wait for those.
+    """
+    import torch
+    from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    patience = timedelta(days=1)  # others wait while one looks at data, or for the slowest share
+    store, number, world = next(rendezvous("env://", timeout=patience))
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    gpu = torch.device("cuda", device.index or 0) if device.type == "cuda" else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+        atexit.register(distributed.destroy_process_group)
+    distributed.init_process_group(
+        "nccl" if gpu else "gloo", store=store, rank=number, world_size=world, timeout=patience, device_id=gpu
+    )
 
 
 def make_fabric(precision: str) -> Fabric:
@@ -41,12 +71,13 @@ def make_fabric(precision: str) -> Fabric:
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
+        join_others(default_device())
         local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         fabric = Fabric(
             accelerator=accelerator,
             devices=local,
             num_nodes=world // local,
-            strategy=DDPStrategy(timeout=timedelta(days=1)),  # others wait while rank 0 looks at data or evaluates
+            strategy=DDPStrategy(),
             precision=precision,  # pyright: ignore[reportArgumentType]
         )
     else:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import cannot_write, read_json, sweep, write_json, write_text
@@ -21,6 +21,20 @@ LOCK = ".lock"
 ENVIRONMENT, DATA, LABELS = "environment.json", "data.json", "labels.json"
 EXACT = {"torch_threads": "threads", "processes": "processes", "device": "device"}
 """What of the environment changes the last digits of a result."""
+
+
+HELD: list[IO[str]] = []
+"""The locks of this process."""
+
+
+def _let_go() -> None:
+    """A forked process (a loader's worker, say) holds no lock: it may outlive this one by seconds."""
+    while HELD:
+        HELD.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -56,7 +70,11 @@ def the_only_writer(folder: Path) -> Iterator[None]:
         file.truncate()
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        HELD.append(file)
+        try:
+            yield
+        finally:
+            HELD[:] = [other for other in HELD if other is not file]
 
 
 def keep_record(

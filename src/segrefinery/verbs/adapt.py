@@ -10,6 +10,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.settings import References, joined_reference
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.folders import RECIPE
+from segrefinery.engine.processes import restarted
 from segrefinery.engine.record import LOCK, the_only_writer
 from segrefinery.recipe import Recipe, load_recipe
 from segrefinery.verbs.named import assigned, open_named
@@ -51,12 +52,16 @@ def adapt(
         scale: ``small`` for two processor cores. overrides: ``a.b=c`` assignments to the recipe.
         reuse: folder in which finished stages are shared between runs that agree on all that determines them, this
             code included; or the folder of another run, from which such stages are taken.
+        resume: go on with the run in the folder, as processes do that torchrun starts anew (``--max-restarts``).
         events: told of every step and, in sentences, of what happens.
 
     Raises:
         SegRefineryError: bad input, named before anything is trained; or training that cannot go on.
     """
     folder, told = Path(output), events or RunEvents()
+    if restarted() and not resume:
+        told.said("note: torchrun started the processes anew, which goes on with the run")
+        resume = True
     if not isinstance(recipe, Recipe):
         named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
         fields = {role: joined_reference(data) for role, data in named.items()}
