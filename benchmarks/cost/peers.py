@@ -13,7 +13,6 @@ batch; ours is the `source_only` step on the same network. Weights are random, d
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable
@@ -26,8 +25,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.machine import machine
 from lib.training import Training
-from lib.turns import take_turns
-from segrefinery.core.processor import keep_freed_memory
+from lib.turns import rows_and_steps, take_turns
 
 SIZE, BATCH, CLASSES = (192, 192), 4, 19
 ENCODER = "timm-tf_efficientnet_lite0"
@@ -102,17 +100,13 @@ ROWS: dict[str, dict[str, Callable[[], Step]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", choices=ROWS, action="append", help="by default all")
-    parser.add_argument("--steps", type=int, default=6)
-    options = parser.parse_args()
-    keep_freed_memory()
-    print(f"{machine()}; {BATCH} x {SIZE[0]} x {SIZE[1]} a domain, medians of {options.steps}\n")
+    rows, repeats = rows_and_steps(__doc__, ROWS, steps=6)
+    print(f"{machine()}; {BATCH} x {SIZE[0]} x {SIZE[1]} a domain, medians of {repeats}\n")
     print("| step | ms | images/s | beside the first |")
     print("|---|---:|---:|---:|")
-    for row in options.rows or ROWS:
+    for row in rows:
         steps = {name: build() for name, build in ROWS[row].items()}
-        seconds = {name: median(values) for name, values in take_turns(steps, options.steps).items()}
+        seconds = {name: median(values) for name, values in take_turns(steps, repeats).items()}
         first = next(iter(seconds.values()))
         images = BATCH * (2 if row == "smp" else 1)
         for name, here in seconds.items():

@@ -1,7 +1,7 @@
 """Memory format and precision: a training step of each network, plain, with the channels last, in bf16, and in both.
 
     python benchmarks/cost/precision.py                       # a table in Markdown; 3 minutes on two idle cores
-    python benchmarks/cost/precision.py --networks efficientnet_lite0 --steps 10
+    python benchmarks/cost/precision.py --rows efficientnet_lite0 --steps 10
 
 A step is forward, backward and a fused AdamW step on random images. The four ways take turns, after two that do not
 count, and the table has their medians. ``chosen`` is what a run does by itself: the channels last where the network
@@ -10,7 +10,6 @@ says so (``Segmenter.channels_last``), in float32; bf16 is chosen by ``training.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -22,8 +21,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cost.channels_last import CLASSES, step
 from lib.machine import machine
-from lib.turns import take_turns
-from segrefinery.core.processor import has_bf16, keep_freed_memory
+from lib.turns import rows_and_steps, take_turns
+from segrefinery.core.processor import has_bf16
 from segrefinery.models import ModelSettings, build_model
 
 NETWORKS = {
@@ -54,17 +53,13 @@ def measure(name: str, shape: tuple[int, int, int], steps: int) -> tuple[dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--steps", type=int, default=4)
-    options = parser.parse_args()
-    keep_freed_memory()
+    names, steps = rows_and_steps(__doc__, NETWORKS, steps=4)
     print(f"{machine()}; bfloat16 of its own: {has_bf16()}\n")
     print("| network | batch | plain s | channels last s | bf16 s | both s | chosen | fastest |")
     print("|---|---|---:|---:|---:|---:|---|---|")
-    for name in options.networks.split(","):
+    for name in names:
         shape = NETWORKS[name]
-        seconds, says = measure(name, shape, options.steps)
+        seconds, says = measure(name, shape, steps)
         times = " | ".join(f"{value:.2f}" for value in seconds.values())
         chosen, fastest = "channels last" if says else "plain", min(seconds, key=lambda way: seconds[way])
         print(f"| {name} | {' x '.join(map(str, shape))} | {times} | {chosen} | {fastest} |", flush=True)
