@@ -54,7 +54,7 @@ def labeller_of(run: Path, moment: Moment | None = None) -> Labeller:
             stage's labels were made once, the end where they were made as it went.
     """
     recipe = load_recipe(run / "recipe.yaml")
-    space = open_sets(recipe, lambda line: None).space
+    space = open_sets(recipe).space
     steps = plan(recipe.stages)
     adapting = [name for name, settings in steps.items() if isinstance(settings, SelfTrainingSettings)]
     if not adapting:

@@ -218,7 +218,7 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path, monkeypatch):
 
 def test_without_pycocotools_the_extra_is_named(tmp_path, monkeypatch):
     reference = coco(tmp_path, [{"segmentation": [OUTLINE]}])
-    monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
+    monkeypatch.setitem(__import__("sys").modules, "pycocotools.mask", None)
     with pytest.raises(SegRefineryError, match=r"pip install 'segrefinery\[coco\]'"):
         open_dataset(reference)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from segrefinery.core.errors import SegRefineryError
+
 
 def looked_up(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     """The ``__getattr__`` of a package that offers names of its modules.
@@ -36,6 +38,21 @@ class OnUse:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self._name), name)
+
+
+def optional(module: str, need: str, extra: str) -> Any:
+    """A module of a library that not everyone has installed.
+
+    Args:
+        need: who needs what, for the error: ``films need PyAV``. extra: of this package, which brings it.
+
+    Raises:
+        SegRefineryError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise SegRefineryError(f"{need}: pip install 'segrefinery[{extra}]'.") from error
 
 
 def later(place: str, **settled: Any) -> Callable[..., Any]:

@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file
+from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError, unreadable_file
 
 if TYPE_CHECKING:
@@ -260,7 +260,4 @@ def _undecodable(path: Path, number: int, error: object) -> DataError:
 
 
 def _av() -> Any:
-    try:
-        return import_module("av")
-    except ImportError as error:
-        raise SegRefineryError("films need PyAV: pip install 'segrefinery[films]'.") from error
+    return optional("av", "films need PyAV", "films")

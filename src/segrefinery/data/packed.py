@@ -7,12 +7,12 @@ import re
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError, read_ids, read_image, unreadable_file
 from segrefinery.data.files import IdMasks
 from segrefinery.data.sorting import IMAGE_SUFFIXES
@@ -223,10 +223,7 @@ def open_hub(text: str, split: str | None, reference: str) -> HubDataset:
     Raises:
         SegRefineryError: ``datasets`` is not installed, or the data set, the split or a column does not exist.
     """
-    try:
-        library = import_module("datasets")
-    except ImportError as error:
-        raise SegRefineryError("hfds: needs datasets: pip install 'segrefinery[datasets]'.") from error
+    library = optional("datasets", "hfds: needs datasets", "datasets")
     path, options = _options(text, reference, ("image", "label", "classes", "first"))
     first = _first(options.get("first"), reference)
     rows = _rows(library, path, split or "train", reference, first)

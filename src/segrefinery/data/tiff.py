@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
-from importlib import import_module
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.lazy import optional
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How TIFF files begin, those of more than 4 GB too."""
@@ -167,9 +166,6 @@ def need_tifffile() -> Any:
     Raises:
         SegRefineryError: it is not installed.
     """
-    try:
-        library = import_module("tifffile")
-    except ImportError as error:
-        raise SegRefineryError("TIFF files need tifffile: pip install 'segrefinery[tiff]'.") from error
+    library = optional("tifffile", "TIFF files need tifffile", "tiff")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it raises
     return library

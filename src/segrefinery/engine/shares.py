@@ -9,13 +9,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, Protocol
 
 import torch
 from torch import distributed
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.lazy import optional
 from segrefinery.engine.model import default_device
 from segrefinery.engine.processes import join_others, rank
 
@@ -168,9 +168,7 @@ def _read_faults(told: str) -> dict[int, Fault]:
 
 
 def _ray() -> tuple[Any, Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return import_module("ray"), import_module("ray.data")
-    except ImportError as error:
-        raise SegRefineryError("--engine ray needs Ray: pip install 'segrefinery[ray]'.") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray, data = (optional(name, "--engine ray needs Ray", "ray") for name in ("ray", "ray.data"))
+        return ray, data

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.lazy import optional
 from segrefinery.core.resize import bilinear
 from segrefinery.engine.model import Model
 from segrefinery.models.segmenter import Segmenter, bands_read
@@ -128,9 +128,4 @@ def need(name: str) -> Any:
     Raises:
         SegRefineryError: it is not installed.
     """
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise SegRefineryError(f"--format onnx needs {name}: pip install 'segrefinery[export]'") from error
+    return optional(name, f"--format onnx needs {name}", "export")

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
@@ -79,10 +80,7 @@ class MiT(Encoder):
 
     def __init__(self, size: str, pretrained: bool, drop_path: float = 0.1) -> None:
         super().__init__()
-        try:
-            from transformers import SegformerConfig, SegformerModel
-        except ImportError as error:
-            raise SegRefineryError("MiT encoders need transformers: pip install 'segrefinery[segformer]'.") from error
+        transformers = optional("transformers", "MiT encoders need transformers", "segformer")
         warn_of_licence(f"MiT-{size.upper()}", MIT)
         width, depths, _ = _MIT[size]
         self.channels = (width, 2 * width, 5 * width, 8 * width)
@@ -93,7 +91,7 @@ class MiT(Encoder):
             if not cached:
                 require_hub(repository)
             try:
-                self.network = SegformerModel.from_pretrained(
+                self.network = transformers.SegformerModel.from_pretrained(
                     repository, drop_path_rate=drop_path, local_files_only=bool(cached)
                 )
             except (OSError, ValueError) as error:
@@ -101,7 +99,7 @@ class MiT(Encoder):
             except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
                 raise damaged(repository, error) from error
         else:
-            self.network = SegformerModel(SegformerConfig(**config, drop_path_rate=drop_path))
+            self.network = transformers.SegformerModel(transformers.SegformerConfig(**config, drop_path_rate=drop_path))
 
     def levels(self, image: Tensor) -> Sequence[Tensor]:
         return self.network(image, output_hidden_states=True).hidden_states

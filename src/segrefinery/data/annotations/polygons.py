@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError
 
 TOLERANCE = 0.01
@@ -27,11 +27,7 @@ def tools() -> Any:
     Raises:
         SegRefineryError: it is not installed.
     """
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise SegRefineryError("polygons need pycocotools: pip install 'segrefinery[coco]'.") from error
-    return mask
+    return optional("pycocotools.mask", "polygons need pycocotools", "coco")
 
 
 def corners_of(values: Any, size: Size, file: Path, place: str) -> np.ndarray:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import whole_file, write_json
+from segrefinery.core.lazy import optional
 from segrefinery.data.label_files import share_image
 from segrefinery.data.numbering import own_numbering
 from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter
@@ -71,7 +70,5 @@ def arrow() -> tuple[Any, Any]:
     Raises:
         SegRefineryError: it is not installed.
     """
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise SegRefineryError("--format parquet needs pyarrow: pip install 'segrefinery[ray]'.") from error
+    need = "--format parquet needs pyarrow"
+    return optional("pyarrow", need, "ray"), optional("pyarrow.parquet", need, "ray")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import write_text
+from segrefinery.core.lazy import optional
 from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter, picture_name, place_picture, regions
 
 _FINE = 2
@@ -106,7 +106,4 @@ def tracing() -> Any:
     Raises:
         SegRefineryError: it is not installed.
     """
-    try:
-        return import_module("cv2")
-    except ImportError as error:
-        raise SegRefineryError("--format yolo needs OpenCV: pip install 'segrefinery[yolo]'.") from error
+    return optional("cv2", "--format yolo needs OpenCV", "yolo")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, write_json
+from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
 from segrefinery.core.settings import choose
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
@@ -30,13 +31,7 @@ def library() -> Any:
     Raises:
         SegRefineryError: it is not installed.
     """
-    try:
-        import segmentation_models_pytorch as smp
-    except ImportError as error:
-        raise SegRefineryError(
-            "smp: networks need segmentation-models-pytorch: pip install 'segrefinery[smp]'."
-        ) from error
-    return smp
+    return optional("segmentation_models_pytorch", "smp: networks need segmentation-models-pytorch", "smp")
 
 
 class SMP(Segmenter):

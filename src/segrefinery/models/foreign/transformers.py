@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError, first_line
+from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
 from segrefinery.models.foreign.families import Family, family_of
@@ -34,11 +35,7 @@ def library() -> Any:
     Raises:
         SegRefineryError: it is not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise SegRefineryError("transformers: models need it: pip install 'segrefinery[segformer]'.") from error
-    return transformers
+    return optional("transformers", "transformers: models need it", "segformer")
 
 
 def build(num_classes: int, settings: TransformersSettings, pretrained: bool, model_type: str) -> Tapped:
