@@ -11,6 +11,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.bands import widen
 from segrefinery.models.networks import NETWORKS, ModelSettings, Network, network, network_settings
 from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.settings import TENSORS
 from segrefinery.models.states import hub_file, load_weights
 
 __all__ = ["NETWORKS", "ModelSettings", "Network", "build_model", "network", "network_settings"]
@@ -32,7 +33,7 @@ def build_model(settings: ModelSettings, num_classes: int) -> Segmenter:
     if settings.bands != 3:
         widen(model, settings.bands, settings.name)
     if weights not in ("imagenet", "none"):
-        path = hub_file(weights, "model.safetensors") if weights.startswith("hf://") else Path(weights)
+        path = hub_file(weights, TENSORS) if weights.startswith("hf://") else Path(weights)
         load_weights(model, path)
         log.info("weights of %s from %s", settings.name, path)
     # Every copy, map and gradient follows the layout of the weights.

@@ -22,7 +22,7 @@ from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
 from segrefinery.models.licence import FREE, MIT, timm_licence
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-from segrefinery.models.settings import HeadSettings, MiTSettings, TimmSettings
+from segrefinery.models.settings import CONFIG, TENSORS, HeadSettings, MiTSettings, TimmSettings
 from segrefinery.models.states import damaged, downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class MiT(Encoder):
         config: dict[str, Any] = {"hidden_sizes": list(self.channels), "depths": list(depths)}
         if pretrained:
             repository = f"nvidia/mit-{size}"
-            cached = in_hub_cache(repository, "config.json")
+            cached = in_hub_cache(repository, CONFIG)
             if not cached:
                 require_hub(repository)
             try:
@@ -176,7 +176,7 @@ def _timm_weights(name: str) -> Path:
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
         raise SegRefineryError(f"timm has no weights {name!r}. Choose one of: {', '.join(tags)}.") from error
     if config and config.hf_hub_id:
-        return hub_file(f"hf://{config.hf_hub_id}", config.hf_hub_filename or "model.safetensors")
+        return hub_file(f"hf://{config.hf_hub_id}", config.hf_hub_filename or TENSORS)
     if config and config.url:
         return downloaded(str(config.url))
     raise SegRefineryError(f"timm has no weights for {name!r}: set weights: none.")

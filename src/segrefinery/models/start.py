@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import read_json
 from segrefinery.core.pixels import PerBand
 from segrefinery.core.settings import Settings
 from segrefinery.labels import match
@@ -58,9 +59,9 @@ def _read_as_is(reference: str | Path, network: ModelSettings | None) -> StartMo
             if (folder / TENSORS).exists() and _is_ours(folder):
                 return _of_ours(folder, text)
         if smp.is_folder(path):
-            return _of_smp(path)
+            return smp.read(path, text)
         if (path / CONFIG).exists():
-            return _of_transformers(path, text)
+            return transformers.read(path, text)
         raise SegRefineryError(f"{text}: this folder holds no model that we can read. A model is {FORMS}")
     if path.is_file():
         return _of_file(path, network)
@@ -107,11 +108,12 @@ def _classes_beside(path: Path, address: str) -> tuple[str, ...] | None:
 
 
 def _is_ours(folder: Path) -> bool:
+    """Whether a folder's description is one of ours, of whatever version; its reader says what is wrong with it."""
     try:
-        read_config(folder / CONFIG)
-    except SegRefineryError as error:
-        return "format" in str(error) and "None" not in str(error)  # ours, of another version: let it say so
-    return True
+        content = read_json(folder / CONFIG)
+    except SegRefineryError:
+        return False
+    return isinstance(content, dict) and {"format", "model"} <= content.keys()
 
 
 class _Pixels(Settings):
@@ -138,46 +140,23 @@ def _of_ours(folder: Path, origin: str) -> StartModel:
     )  # fmt: skip
 
 
-def _of_transformers(reference: str | Path, origin: str) -> StartModel:
-    saved = transformers.read(reference)
-    settings = ModelSettings(
-        name=f"transformers:{saved.model_type}", weights="none", options=saved.settings.model_dump(mode="json")
-    )
-    return StartModel(
-        origin, settings, saved.state, saved.num_classes, saved.classes, None, saved.pixel_mean, saved.pixel_std,
-        list(saved.notes),
-    )  # fmt: skip
-
-
 def _of_hub(repository: str, origin: str) -> StartModel:
     """A repository of transformers, of ours or of smp, which its ``config.json`` tells."""
     folder = hub_file(f"hf://{repository}", CONFIG).parent
     ours = _is_ours(folder)
     if not ours and not smp.is_folder(folder):
-        return _of_transformers(repository, origin)
+        return transformers.read(repository, origin)
     hub_file(f"hf://{repository}", TENSORS)
     if not ours:
         with suppress(SegRefineryError):  # which only our folders have
             hub_file(f"hf://{repository}", smp.PREPROCESSING)
-    return _of_ours(folder, origin) if ours else _of_smp(folder)
+    return _of_ours(folder, origin) if ours else smp.read(folder, origin)
 
 
 def _of_torchvision(reference: str) -> StartModel:
     settings, state, classes = torchvision.published(reference.removeprefix("torchvision:"))
     network = ModelSettings(name=reference, weights="none", options=settings.model_dump(mode="json"))
     return StartModel(reference, network, state, len(classes), classes)
-
-
-def _of_smp(folder: Path) -> StartModel:
-    saved = smp.read(folder)
-    options = saved.settings.model_dump(mode="json", exclude_defaults=True)
-    network = ModelSettings(name=saved.name, weights="none", options=options, bands=saved.bands)
-    expected = build_model(network, saved.num_classes).state_dict()
-    tensors, left_out = fitted(saved.state, expected, str(folder))
-    return StartModel(
-        str(folder), network, tensors, saved.num_classes, saved.classes, None, saved.pixel_mean, saved.pixel_std,
-        [*saved.notes, *left_out],
-    )  # fmt: skip
 
 
 def _of_file(path: Path, network: ModelSettings | None) -> StartModel:

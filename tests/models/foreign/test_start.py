@@ -1,5 +1,7 @@
 """A model of another library predicts here what it predicts there, and keeps its classes."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from segrefinery.evaluation.inference import logits_at
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.start import read_start
 from segrefinery.models.trained import class_tensors
+from segrefinery.models.weights import NetworkConfig, save_network
 
 
 def image(height=64, width=96):
@@ -235,3 +238,17 @@ def test_classifiers_are_the_tensors_with_a_row_a_class():
     names = class_tensors(ModelSettings(name="small"))
     assert names
     assert all("classifier" in name for name in names)
+
+
+def test_a_model_folder_of_ours_that_is_damaged_says_what_is_wrong(tmp_path):
+    network = build_model(ModelSettings(name="small", weights="none"), 2)
+    config = NetworkConfig(
+        model=ModelSettings(name="small"), space="two", classes=("road", "car"), colors=((0, 0, 0), (1, 1, 1))
+    )
+    save_network(tmp_path, network, config)
+    assert read_start(tmp_path).classes == ("road", "car")
+    description = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (({"classes": 5}, "classes: "), ({"format": 3}, "format 3, but this version reads")):
+        (tmp_path / "config.json").write_text(json.dumps(description | change))
+        with pytest.raises(SegRefineryError, match=f"config.json: {message}"):
+            read_start(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,17 @@ from torch import Tensor, nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, write_json
 from segrefinery.core.lazy import optional
-from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
+from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.core.settings import choose
+from segrefinery.models.build import build_model
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
+from segrefinery.models.foreign.names import fitted
+from segrefinery.models.networks import ModelSettings
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter, bands_read
-from segrefinery.models.settings import SMPSettings
+from segrefinery.models.settings import CONFIG, TENSORS, SMPSettings
 from segrefinery.models.states import in_hub_cache, missing_hub_weights, read_state, require_hub
+from segrefinery.models.trained import StartModel
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class SMP(Segmenter):
         if not encoder.startswith("tu-"):
             row = choose(smp.encoders.encoders, encoder, "smp encoder (or tu- and a timm name)")
             repository = row["pretrained_settings"].get("imagenet", {}).get("repo_id", repository)
-            if pretrained and "/" in repository and not in_hub_cache(repository, "config.json"):
+            if pretrained and "/" in repository and not in_hub_cache(repository, CONFIG):
                 require_hub(repository)
         arguments = (settings or SMPSettings()).arguments
         weights = "imagenet" if pretrained else None
@@ -103,7 +106,7 @@ def pixel_statistics(encoder: str, repository: str) -> Normalization:
     ImageNet's, and it is said."""
     if encoder.startswith("tu-"):
         return timm_normalization(encoder.removeprefix("tu-"))
-    path = in_hub_cache(repository, "config.json") if "/" in repository else None
+    path = in_hub_cache(repository, CONFIG) if "/" in repository else None
     config = json.loads(path.read_text(encoding="utf-8")) if path else {}
     if "mean" not in config or "std" not in config:
         log.warning(UNKNOWN_STATISTICS, encoder)
@@ -115,7 +118,7 @@ def pixel_statistics(encoder: str, repository: str) -> Normalization:
 
 # -- its folders and state dicts ---------------------------------------------------------------------------------------
 
-CONFIG, TENSORS, PREPROCESSING = "config.json", "model.safetensors", "preprocessing.json"
+PREPROCESSING = "preprocessing.json"
 
 
 def is_folder(folder: Path) -> bool:
@@ -127,32 +130,14 @@ def is_folder(folder: Path) -> bool:
     return isinstance(config, dict) and "_model_class" in config
 
 
-@dataclass
-class SavedModel:
-    """What a folder of the library holds.
+def read(folder: Path, origin: str) -> StartModel:
+    """A folder that ``save_pretrained`` wrote. Where ``save`` did, it says its classes and its pixel statistics too.
 
-    Attributes:
-        name, settings, bands: of the network. state: its tensors, in our names.
-        classes, pixel_mean, pixel_std: where ``save`` wrote the folder, which says them; else None.
-        notes: what was left out.
-    """
-
-    name: str
-    settings: SMPSettings
-    bands: int
-    state: dict[str, Tensor]
-    num_classes: int
-    classes: tuple[str, ...] | None
-    pixel_mean: PerBand | None
-    pixel_std: PerBand | None
-    notes: tuple[str, ...]
-
-
-def read(folder: Path) -> SavedModel:
-    """A folder that ``save_pretrained`` wrote.
+    Args:
+        origin: what the user named.
 
     Raises:
-        SegRefineryError: an architecture we do not know, or weights that cannot be read.
+        SegRefineryError: an architecture we do not know, or weights that cannot be read or do not fit.
     """
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     architectures = {kind.__name__: name for name, kind in library().MODEL_ARCHITECTURES_MAPPING.items()}
@@ -160,14 +145,16 @@ def read(folder: Path) -> SavedModel:
     left_out = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
     arguments = {key: value for key, value in config.items() if key not in left_out}
     state, notes = own_names(read_state(folder / TENSORS))
+    num_classes, bands = int(config["classes"]), int(config.get("in_channels", 3))
+    options = SMPSettings(arguments=arguments).model_dump(mode="json", exclude_defaults=True)
+    name = f"smp:{architecture}/{config['encoder_name']}"
+    network = ModelSettings(name=name, weights="none", options=options, bands=bands)
+    tensors, left_out = fitted(state, build_model(network, num_classes).state_dict(), str(folder))
     if activation := config.get("activation"):
         notes = (*notes, f"its {activation} is left out: logits are what is learned from, and the largest is the label")
-    name = f"smp:{architecture}/{config['encoder_name']}"
     said = read_json(folder / PREPROCESSING) if (folder / PREPROCESSING).exists() else {}
     classes, mean, std = (tuple(said[key]) if key in said else None for key in ("classes", "mean", "std"))
-    settings = SMPSettings(arguments=arguments)
-    bands = int(config.get("in_channels", 3))
-    return SavedModel(name, settings, bands, state, int(config["classes"]), classes, mean, std, notes)
+    return StartModel(origin, network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out])
 
 
 def own_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -7,7 +7,6 @@ import json
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ from segrefinery.models.encoders import EncoderHead, MiT
 from segrefinery.models.foreign.families import Family, family_of
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.heads import SegFormerHead
+from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.models.settings import TransformersSettings
+from segrefinery.models.settings import CONFIG, TransformersSettings
 from segrefinery.models.states import hub_file, in_hub_cache, missing_hub_weights, require_hub
 from segrefinery.models.torch_file import CUT, FETCH, refuse_no_weights
+from segrefinery.models.trained import StartModel
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -76,36 +77,19 @@ def _without_labels(config: dict[str, Any]) -> dict[str, Any]:
 # -- folders and repositories ------------------------------------------------------------------------------------------
 
 
-@dataclass
-class SavedModel:
-    """What a folder or repository of the library holds.
+def read(reference: str | Path, origin: str) -> StartModel:
+    """The model of a folder that ``save_pretrained`` wrote, or of the hub's ``ORG/REPO``. Its classes are those of
+    ``id2label``, where these are more than LABEL_0, LABEL_1, ...; its pixel statistics are its preprocessor's.
 
-    Attributes:
-        model_type: of the configuration. settings: that rebuild the network. state: its tensors, in our names.
-        classes: of ``id2label``, in the order of the logits; None where it says only LABEL_0, LABEL_1, ...
-        pixel_mean, pixel_std: of its preprocessor, of pixels in [0, 1]; None where it has none.
-        notes: what was guessed or left out.
-    """
-
-    model_type: str
-    settings: TransformersSettings
-    state: dict[str, Tensor]
-    num_classes: int
-    classes: tuple[str, ...] | None
-    pixel_mean: PerBand | None
-    pixel_std: PerBand | None
-    notes: tuple[str, ...]
-
-
-def read(reference: str | Path) -> SavedModel:
-    """The model of a folder that ``save_pretrained`` wrote, or of the hub's ``ORG/REPO``.
+    Args:
+        origin: what the user named.
 
     Raises:
         SegRefineryError: no semantic-segmentation model of a known family, a file missing or cut, or weights that do
             not fill the model.
     """
     local = Path(reference).is_dir()
-    if not local and not in_hub_cache(str(reference), "config.json"):
+    if not local and not in_hub_cache(str(reference), CONFIG):
         require_hub(str(reference))
     for path in _weights_in(Path(reference)) if local else ():
         refuse_no_weights(path)
@@ -117,9 +101,12 @@ def read(reference: str | Path) -> SavedModel:
     settings = TransformersSettings(
         config=json.loads(config.to_json_string()), bgr=bool(preprocessor.get("do_flip_channel_order", False))
     )
-    network = tapped(module, config.model_type, config.num_labels, settings)
-    return SavedModel(
-        config.model_type, settings, network.state_dict(), config.num_labels, _names(config), mean, std, tuple(notes)
+    state = tapped(module, config.model_type, config.num_labels, settings).state_dict()
+    network = ModelSettings(
+        name=f"transformers:{config.model_type}", weights="none", options=settings.model_dump(mode="json")
+    )
+    return StartModel(
+        origin, network, state, config.num_labels, _names(config), pixel_mean=mean, pixel_std=std, notes=notes
     )
 
 
