@@ -119,6 +119,10 @@ def test_what_cannot_be_audited_is_named(run, audit, tmp_path):
         score_audit(run, NIGHT, tmp_path, folder / "masks")
     with pytest.raises(SegRefineryError, match=f"audits {NIGHT}, not scenes:fog"):
         score_audit(run, "scenes:fog", folder, folder / "masks")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/audit.json").write_text('{"images": []}')
+    with pytest.raises(SegRefineryError, match=r"audit.json: not readable \(it lacks 'target'\); pick the images anew"):
+        score_audit(run, NIGHT, tmp_path / "damaged", folder / "masks")
     with pytest.raises(SegRefineryError, match="starting masks, unchanged"):
         score_audit(run, NIGHT, folder, folder / "masks")
     masks = true_masks(run, picked, tmp_path / "labelled")

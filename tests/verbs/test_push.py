@@ -11,7 +11,7 @@ from models.foreign.tiny import CLASSES, saved
 from runs import TEST, command, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.model import ModelConfig, load
-from segrefinery.interchange.card import named
+from segrefinery.interchange.card import About, card, named
 from segrefinery.models import ModelSettings
 from segrefinery.models.licence import DINOV3, MIT, licence_of
 from segrefinery.models.start import read_start
@@ -168,3 +168,11 @@ def test_data_by_name():
     assert named("2 of coco:/home/me/a.json + gta5:/data/gta5") == "2 of coco:a.json + gta5:gta5"
     assert named("hf:org/model") == "hf:org/model"
     assert named(None) == ""
+
+
+def test_a_card_says_how_many_bands_are_read(run):
+    config = read_config(run / "model/config.json", ModelConfig)
+    five = config.data.model_copy(update={"pixel_mean": (0.5,) * 5, "pixel_std": (0.25,) * 5})
+    for data, said in ((config.data, "RGB, "), (five, "5 bands, ")):
+        text = card(About("me/night", "ours", config.model_copy(update={"data": data}), "mit", {}, {}))
+        assert text.partition("## Images")[2].strip().startswith(said)

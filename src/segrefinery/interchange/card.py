@@ -31,7 +31,7 @@ model = smp.from_pretrained("{0}")  # preprocessing.json says how its images are
     "ours": """import huggingface_hub, segrefinery
 
 model = segrefinery.load(huggingface_hub.snapshot_download("{0}"))
-probs = model.predict(image)  # uint8 3 x H x W -> C x H x W""",
+probs = model.predict(image)  # uint8 bands x H x W -> C x H x W""",
 }
 
 
@@ -119,7 +119,10 @@ def _images(config: ModelConfig) -> str:
     data = config.data
     (mean, std), short = data.normalization, data.evaluation_short_side or data.short_side
     size = f"resized to a shorter side of {short} pixels" if short else "at their own size"
-    return f"RGB, {size}, normalised by a mean of {list(mean)} and a deviation of {list(std)} of values from 0 to 1."
+    bands = "RGB" if len(mean) == 3 else f"{len(mean)} bands"
+    return (
+        f"{bands}, {size}, normalised by a mean of {list(mean)} and a deviation of {list(std)} of values from 0 to 1."
+    )
 
 
 def named(reference: str | list[str] | None) -> str:

@@ -313,13 +313,16 @@ def read_audit(folder: Path, target: str) -> list[Picked]:
     """
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        picked = [Picked(**one) for one in record["images"]]
+        picked, audited = [Picked(**one) for one in record["images"]], record["target"]
     except FileNotFoundError:
         raise SegRefineryError(
             f"{folder}: holds no audit; start one without --masks, or name its folder with -o"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SegRefineryError(f"{folder / RECORD}: not readable ({error})") from error
-    if record["target"] != target:
-        raise SegRefineryError(f"{folder}: audits {record['target']}, not {target}")
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise SegRefineryError(
+            f"{folder / RECORD}: not readable ({reason}); pick the images anew into another folder with -o"
+        ) from error
+    if audited != target:
+        raise SegRefineryError(f"{folder}: audits {audited}, not {target}; name that target")
     return picked
