@@ -116,13 +116,14 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume")] = False,
 ) -> None:
     """Adapt from day to night on embedded scenes, without a single target label: minutes on two cores."""
+    from segrefinery.engine.folders import RECIPE
     from segrefinery.verbs.adapt import adapt
 
     with told_on_terminal() as events:
         adapt(
             "self_training", "scenes:day,count=400", "scenes:night,count=400", output,
             evaluation="scenes:night,count=100@test",
-            scale="small", seed=seed, resume=resume or (output / "recipe.yaml").exists(), events=events,
+            scale="small", seed=seed, resume=resume or (output / RECIPE).exists(), events=events,
         )  # fmt: skip
 
 

@@ -186,7 +186,8 @@ def test_a_prediction_as_pictures(tmp_path):
     probs = torch.tensor([[[0.8, 0.1]], [[0.1, 0.2]], [[0.1, 0.7]]])
     image = torch.full((3, 1, 2), 100, dtype=torch.uint8)
     space = LabelSpace("three", SPACE.classes, ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
-    paths = write_prediction(tmp_path, 7, "odd/näme with: everything?*.jpg", image, probs, space)
+    confidence, label = probs.max(dim=0)
+    paths = write_prediction(tmp_path, 7, "odd/näme with: everything?*.jpg", image, label, confidence, space)
     assert all(path.exists() and path.name.startswith("000007_") for path in paths.values())
     label = Image.open(paths["label"])
     assert np.array(label).tolist() == [[0, 2]]

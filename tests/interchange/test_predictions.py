@@ -15,9 +15,10 @@ SPACE = LabelSpace.of("two", ("road", "car"))
 
 def test_predictions_are_mapped_back_to_their_images(tmp_path):
     names, image, probs = ["ride 1/frame.0001", "ride 1/frame.0002"], torch.zeros(3, 4, 6), torch.rand(2, 4, 6)
+    confidence, label = probs.max(dim=0)
     rows = []
     for index, name in enumerate(names):
-        paths = write_prediction(tmp_path, index, name, image.byte(), probs, SPACE)
+        paths = write_prediction(tmp_path, index, name, image.byte(), label, confidence, SPACE)
         rows.append((index, name, paths["label"]))
     listed = write_manifest(tmp_path, reversed(rows))
     assert listed == tmp_path / "files.csv"

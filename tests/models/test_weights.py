@@ -89,15 +89,13 @@ def test_weights_from_safetensors_torch_and_wrappers(model, tmp_path):
     state = model.state_dict()
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "b.pth")
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "c.pt")
-    for file, strip in (("a.safetensors", ()), ("b.pth", ()), ("c.pt", ("module.",))):
+    torch.save({"state_dict": state}, tmp_path / "c.pt")
+    for file in ("a.safetensors", "b.pth", "c.pt"):
         other = build_model(SETTINGS, 3)
-        load_weights(other, tmp_path / file, strip)
+        load_weights(other, tmp_path / file)
         assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.items())
     built = build_model(ModelSettings(options=TINY, weights=str(tmp_path / "a.safetensors")), 3)
     assert torch.equal(built.classifier.weight, model.classifier.weight)
-    with pytest.raises(SegRefineryError, match=r"cannot strip 'module.'"):
-        load_weights(model, tmp_path / "b.pth", ("module.",))
 
 
 def test_what_does_not_fit_fails_loudly_and_loads_nothing(model, tmp_path):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.checkpoints import FORMAT, load_safely, restore_module, save_state
 from segrefinery.engine.environment import code_digest
+from segrefinery.engine.folders import RECIPE
 from segrefinery.engine.keys import digest
 from segrefinery.stages.base import Stage
 
@@ -103,4 +104,4 @@ class FinishedStages:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / "recipe.yaml").exists()
+    return (folder / RECIPE).exists()

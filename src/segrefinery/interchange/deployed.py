@@ -97,7 +97,7 @@ def fitted(image: Tensor, sizes: Sequence[int] | int) -> Tensor:
     return F.pad(image[None].float(), (0, missing[1], 0, missing[0]), mode="replicate")[0].to(torch.uint8)
 
 
-def said(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> dict[str, Any]:
+def usage_note(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> dict[str, Any]:
     """What whoever runs the file has to know, as text by name; it lies in the file too."""
     number = "uint8" if deployed.reads == "uint8" else "float32"
     bands = bands_read(model.network)

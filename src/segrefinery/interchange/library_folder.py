@@ -123,26 +123,24 @@ def _processed_size(model: Model, square: bool) -> tuple[tuple[int, int] | None,
     height, width = (max(stride, round(side / stride) * stride) for side in sides)
     if square:
         height = width = max(height, width)
-        return (
-            height,
-            width,
-        ), f"images are stretched to {height} x {width}, for the library's code takes squares alone"
+        said = f"images are stretched to {height} x {width}, for the library's code takes squares alone"
+        return (height, width), said
     whose = "as the target images were read, to" if shape else "for want of the target images' size to a square,"
     return (height, width), f"images are resized {whose} {height} x {width} (height x width, multiples of {stride})"
 
 
 def _write_smp(model: Model, module: Any, folder: Path) -> Written:
-    short = model.data.evaluation_short_side or model.data.short_side
+    short, stride = model.data.evaluation_short_side or model.data.short_side, model.segmenter.largest_stride
     more = {"short_side": short, "colors": [list(color) for color in model.space.colors]}
     smp.save(module, folder, model.data.normalization, model.space.classes, more)
     module = smp.load_back(folder)
     sides = f"to a shorter side of {short} pixels and " if short else ""
     note = {
         "classes": list(model.space.classes),
-        "images": f"normalised as {smp.PREPROCESSING} says, brought by the caller {sides}to multiples of 32",
+        "images": f"normalised as {smp.PREPROCESSING} says, brought by the caller {sides}to multiples of {stride}",
         "load": "segmentation_models_pytorch.from_pretrained(FOLDER)",
     }
-    return Written(note, lambda image: module(normalize(image, *model.data.normalization)), None, 32)
+    return Written(note, lambda image: module(normalize(image, *model.data.normalization)), None, stride)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model
 from segrefinery.evaluation.strips import is_large
 from segrefinery.interchange.large import files_of_large, write_large
-from segrefinery.interchange.predictions import write_labels_of
+from segrefinery.interchange.predictions import write_prediction
 from segrefinery.interchange.raster import scaled
 
 HEAVY = 1 << 27
@@ -78,7 +78,7 @@ class Predictions:
         confidence, label = self.model.predict(opened.image, out).max(dim=0)
         geo = scaled(picture.geo, (out[0] / picture.size[0], out[1] / picture.size[1]))
         shown = partial(resize_image, opened.image, out)
-        return lambda: write_labels_of(
+        return lambda: write_prediction(
             self.folder, place, name, shown(), label, confidence, self.model.space, geo
         )  # fmt: skip
 

@@ -23,24 +23,6 @@ STRIP = 512
 
 
 def write_prediction(
-    folder: Path, index: int, name: str, image: Tensor, probs: Tensor, space: LabelSpace, geo: Sequence[GeoTag] = ()
-) -> dict[str, Path]:
-    """Write ``STEM.png`` (class ids, palette), ``STEM.overlay.png`` and ``STEM.confidence.png`` (0..255 for 0..1).
-    What lies somewhere on earth is written as ``STEM.tif`` and ``STEM.confidence.tif``.
-
-    Args:
-        index: number of the image; the stem is made of it and of ``name``, and is safe whatever the name holds.
-        image: uint8, 3 x H x W. probs: C x H x W class probabilities.
-        geo: tags of a GeoTIFF of this size.
-
-    Returns:
-        What was written, by kind: ``label``, ``overlay``, ``confidence``.
-    """
-    confidence, label = probs.float().max(dim=0)
-    return write_labels_of(Path(folder), index, name, image, label, confidence, space, geo)
-
-
-def write_labels_of(
     folder: Path,
     index: int,
     name: str,
@@ -50,7 +32,17 @@ def write_labels_of(
     space: LabelSpace,
     geo: Sequence[GeoTag] = (),
 ) -> dict[str, Path]:
-    """As ``write_prediction``, of H x W class ids and confidences in [0, 1]."""
+    """Write ``STEM.png`` (class ids, palette), ``STEM.overlay.png`` and ``STEM.confidence.png`` (0..255 for 0..1).
+    What lies somewhere on earth is written as ``STEM.tif`` and ``STEM.confidence.tif``.
+
+    Args:
+        index: number of the image; the stem is made of it and of ``name``, and is safe whatever the name holds.
+        image: uint8, bands x H x W. label: H x W class ids. confidence: H x W in [0, 1].
+        geo: tags of a GeoTIFF of this size.
+
+    Returns:
+        What was written, by kind: ``label``, ``overlay``, ``confidence``.
+    """
     stem = folder / file_stem(index, name)
     suffix = "tif" if geo else "png"
     endings = {"label": suffix, "overlay": "overlay.png", "confidence": f"confidence.{suffix}"}

@@ -8,7 +8,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,24 +127,13 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> N
     module.load_state_dict(dict(state))
 
 
-def load_weights(module: nn.Module, path: str | Path, strip: Sequence[str] = ()) -> None:
-    """Load a weights file into a module, which must have exactly its names and shapes.
-
-    Args:
-        path: a ``.safetensors`` file or a torch file.
-        strip: prefixes that wrappers put before the names, for instance ``"module."`` or ``"backbone."``. Each is
-            removed from every name, and it is an error if some name does not begin with it.
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Load a ``.safetensors`` file or a torch file into a module, which must have exactly its names and shapes.
 
     Raises:
         SegRefineryError: see ``read_state`` and ``load_state``.
     """
-    state = read_state(path)
-    for prefix in strip:
-        odd = [name for name in state if not name.startswith(prefix)]
-        if odd:
-            raise SegRefineryError(f"{path}: cannot strip {prefix!r}: {odd[0]!r} does not begin with it.")
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    load_state(module, state, str(path))
+    load_state(module, read_state(path), str(path))
 
 
 def downloaded(url: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from segrefinery.engine.folders import RECIPE
 from segrefinery.reporting.markup import Markup, element, percent, section, signed, table
 from segrefinery.reporting.material import Material
 
@@ -189,7 +190,7 @@ def run_section(material: Material) -> Markup:
     rows = [
         element("div", element("dt", name), element("dd", value)) for name, value in facts if value not in ("", None)
     ]
-    text = (material.folder / "recipe.yaml").read_text(encoding="utf-8")
+    text = (material.folder / RECIPE).read_text(encoding="utf-8")
     whole = element("details", element("summary", "The whole recipe, as it ran"), element("pre", text))
     return section("What was run", element("dl", rows, class_="facts"), whole)
 

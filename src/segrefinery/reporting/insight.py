@@ -66,7 +66,7 @@ def rectification_section(material: Material) -> Markup | None:
     trained, shot = material.last, material.shots[0]
     resized = resize_for_evaluation(shot.image, trained.data)
     size = (min(CROP[0], resized.shape[-2]), min(CROP[1], resized.shape[-1]))
-    label = trained.probs(shot.image, (resized.shape[-2], resized.shape[-1])).argmax(dim=0)
+    label = trained.predict(shot.image, (resized.shape[-2], resized.shape[-1])).argmax(dim=0)
     top, left = thinnest_crop(label, trained.space, size)
     part = resized[:, top : top + size[0], left : left + size[1]]
     learners = trained.segmenter(part.unsqueeze(0).to(device_of(trained.segmenter))).learners

@@ -20,7 +20,7 @@ from segrefinery.data.label_files import PseudoLabeled
 from segrefinery.data.transforms import resize_for_evaluation
 from segrefinery.data.translated import TranslatedFolder
 from segrefinery.engine.checkpoints import load_safely
-from segrefinery.engine.folders import run_recipe
+from segrefinery.engine.folders import SOURCE_ONLY, run_recipe
 from segrefinery.engine.model import Model, load
 from segrefinery.engine.tracker import records
 from segrefinery.evaluation.inference import device_of
@@ -33,10 +33,6 @@ from segrefinery.refine import PseudoLabels, Refiner, parse_chain
 
 class ShownModel(Model):
     """A model of the run, as the report looks at it."""
-
-    def probs(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """uint8 3 x H x W -> C x ``size`` probabilities, on the CPU."""
-        return self.predict(image, size)
 
     def view(self, image: Tensor) -> TeacherView:
         """What the segmenter, as a teacher, sees of a uint8 3 x H x W image."""
@@ -90,7 +86,7 @@ class Material:
     @cached_property
     def before(self) -> ShownModel | None:
         """The network that has seen nothing but the source."""
-        return self._trained("source_model")
+        return self._trained(SOURCE_ONLY)
 
     @cached_property
     def after(self) -> ShownModel | None:
@@ -228,7 +224,7 @@ class Material:
         for index in sorted(order.tolist()):
             image = dataset.image(index)
             size = (image.shape[-2], image.shape[-1])
-            before, after = (part and part.probs(image, size) for part in (self.before, self.after))
+            before, after = (part and part.predict(image, size) for part in (self.before, self.after))
             pseudo = _from_files(written, index, self) if written else self.refined(image)
             label = dataset.label(index) if labelled else None  # pyright: ignore[reportAttributeAccessIssue]
             shots.append(Shot(dataset.name(index), image, label, before, after, pseudo))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import UnlabeledView, open_dataset
-from segrefinery.engine.folders import SOURCE_ONLY, model_folders
+from segrefinery.engine.folders import RECIPE, SOURCE_ONLY, model_folders
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.results import read_results
 from segrefinery.evaluation.trust.collect import IMAGES, Observation, look, sample_images
@@ -125,12 +125,10 @@ def ranked(folders: dict[str, Path], observed: dict[str, Observation]) -> list[R
         scores["balanced_scale"] = float(steadiness(observation, expected))  # over the same classes as trust
         scores["ensemble"] = votes[first_name[id(observation)]]
         source_only = observed.get(f"{run_name(name)}/{SOURCE_ONLY}")
-        word = (
-            None
-            if source_only is None or source_only is observation
-            else verdict(observation, source_only, source_shares(Path(run_name(name))))
-        )
-        result.append(Ranked(name, folders[name], scores, word))
+        against = None
+        if source_only is not None and source_only is not observation:
+            against = verdict(observation, source_only, source_shares(Path(run_name(name))))
+        result.append(Ranked(name, folders[name], scores, against))
     return sorted(result, key=lambda model: -model.scores["trust"])
 
 
@@ -143,7 +141,7 @@ def source_shares(run: Path) -> Tensor | None:
 def run_name(name: str) -> str:
     """The run a model's name belongs to."""
     path = Path(name)
-    return str(path if (path / "recipe.yaml").exists() else path.parent)
+    return str(path if (path / RECIPE).exists() else path.parent)
 
 
 def check_classes(folders: dict[str, Path]) -> None:
@@ -161,10 +159,10 @@ def common_target(runs: Sequence[str | Path]) -> str:
     """The target that all runs were adapted to."""
     targets = {}
     for run in map(Path, runs):
-        home = next((path for path in (run, run.parent) if (path / "recipe.yaml").exists()), None)
+        home = next((path for path in (run, run.parent) if (path / RECIPE).exists()), None)
         if home is None:
             raise SegRefineryError(f"{run}: does not say what it was adapted to; name the images with --target")
-        targets[str(load_recipe(home / "recipe.yaml").target)] = str(run)
+        targets[str(load_recipe(home / RECIPE).target)] = str(run)
     if len(targets) > 1:
         told = "; ".join(f"{run}: {target}" for target, run in targets.items())
         raise SegRefineryError(f"the runs were adapted to different targets ({told}); name one with --target")

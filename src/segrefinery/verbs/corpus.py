@@ -164,7 +164,10 @@ def write_all(
     with team():
         todo: list[int] = told_by_first(lambda: to_do(job, settings))
         result = CorpusResult(0, len(every), len(every) - len(todo))
-        tell = lambda done: progress(result.kept + done, result.images)  # noqa: E731
+
+        def tell(done: int) -> None:
+            progress(result.kept + done, result.images)
+
         if rank() == 0 and todo:
             result.reading = _looked_at(job, todo[0])
         faults = on_ray(job, todo, workers, tell) if engine == "ray" else in_shares(job, todo, tell)

@@ -29,7 +29,7 @@ from segrefinery.interchange.deployed import (
     Reads,
     fitted,
     largest_stride,
-    said,
+    usage_note,
 )
 from segrefinery.interchange.graph import (
     OPSET,
@@ -130,7 +130,7 @@ def export_file(
 ) -> Exported:  # fmt: skip
     """Write one file; see ``export``."""
     program, sizes = program_of(deployed, largest_stride(model), size)
-    note = said(model, deployed, sizes)
+    note = usage_note(model, deployed, sizes)
     if format == "onnx":
         content = onnx_bytes(program, deployed.output, note, opset)
         note["opset"], runner = str(opset_of(content)), onnx_runner(content)

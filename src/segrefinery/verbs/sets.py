@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import align, align_to_model
@@ -58,7 +58,10 @@ def in_one_space(recipe: Recipe, named: Named, events: RunEvents, model: StartMo
     if named.oracle is not None:
         oracle = align(named.oracle, target, space=common.space, merge=recipe.merge).source
     if rank() == 0:  # one process of several reads for all
-        told = lambda role, done, total: events.progressed(f"read {role}", done, total, {})  # noqa: E731
+
+        def told(role: str, done: int, total: int) -> None:
+            events.progressed(f"read {role}", done, total, {})
+
         refuse_faults(common.source, common.target, common.evaluation, told, common.labels)
         if labels is not None:
             refuse_or_say_shared(labels, target, evaluation, events)
@@ -77,7 +80,10 @@ def refuse_or_say_shared(
     labels: SegmentationDataset, target: ImageDataset, evaluation: ImageDataset | None, events: RunEvents
 ) -> None:
     """Refuse labels of images that are scored on; say which are among the target's too, which does no harm."""
-    told = lambda role: lambda done, total: events.progressed(f"compare {role}", done, total, {})  # noqa: E731
+
+    def told(role: str) -> Callable[[int, int], None]:
+        return lambda done, total: events.progressed(f"compare {role}", done, total, {})
+
     if evaluation is not None:
         refuse_scored(UnlabeledView(labels), UnlabeledView(evaluation), told("evaluation"))
     if shared := shared_images(UnlabeledView(labels), UnlabeledView(target), told("target")):
