@@ -31,6 +31,11 @@ class StageEnd:
     inference_refiners: tuple[str, ...] = ()
 
 
+def prepared_name(stage: str) -> str:
+    """Under which name the model that a stage has prepared, and not trained yet, is looked at and kept."""
+    return f"{stage}-prepared"
+
+
 class RunEvents:
     """Told of a run as it goes; a listener answers what concerns it and leaves the rest. Of the processes of a
     distributed run one tells."""
@@ -46,7 +51,7 @@ class RunEvents:
         """A model in training is to be looked at, after ``step`` steps."""
 
     def ended(self, end: StageEnd) -> None:
-        """A stage has ended, now or before the run was resumed."""
+        """A stage has ended, now or before the run was resumed; or, under ``prepared_name``, is ready to begin."""
 
     def concluded(self) -> None:
         """All stages have ended."""

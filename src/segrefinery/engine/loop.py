@@ -45,6 +45,7 @@ class LoopSettings:
         clip_norm: largest norm of all gradients together, or None.
         accumulate: micro-batches a step.
         checkpoint_every, log_every, look_every: in steps; ``look`` (evaluation, label-free scores) never if 0.
+        look_first: also before the first step.
         on_collapse: what the gate does on suspicion; it looks at the stage every ``log_every`` steps.
     """
 
@@ -56,6 +57,7 @@ class LoopSettings:
     log_every: int = 20
     look_every: int = 0
     on_collapse: OnCollapse = "warn"
+    look_first: bool = False
 
 
 class NonFiniteLoss(SegRefineryError):
@@ -78,7 +80,8 @@ def train(
     Args:
         batches: called with the first step's number; yields this rank's share of each step's global batch.
         progressed: told after every step of the steps done, the steps in all and the losses.
-        look: called with the number of finished steps every ``look_every`` of them; it changes nothing.
+        look: called with the number of finished steps every ``look_every`` of them, and where it is asked for with 0;
+            it changes nothing.
 
     Raises:
         NonFiniteLoss: names the loss and the step.
@@ -94,6 +97,10 @@ def train(
     gate = Gate(name, stage, checkpoints, fabric, tracker, settings.on_collapse)
     gate.resume()
     average = GradientAverage(fabric, stage, trained)
+    if settings.look_first and first == 0:
+        stage.eval()
+        look(0)
+        stage.train()
     clock = time.perf_counter()
     for done, streams in enumerate(batches(first), first + 1):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from segrefinery.core.errors import explained_if_out_of_memory
 from segrefinery.core.randomness import seed_of
 from segrefinery.engine.checkpoints import Checkpoints, step_of
 from segrefinery.engine.compilation import compile_networks, uncompiled
-from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.engine.events import RunEvents, StageEnd, prepared_name
 from segrefinery.engine.feed import Feed
 from segrefinery.engine.finished import FinishedStages
 from segrefinery.engine.fits import refuse_unfit_batches
@@ -63,6 +63,11 @@ class Planned:
         acting = (part for part, module in self.stage.handed_on().items() if acts_at_inference(module))
         predictor = self.stage.predictor().eval()
         return StageEnd(self.name, self.settings, self.model, predictor, self.source_only, tuple(acting))
+
+    def prepared(self) -> StageEnd:
+        """The same before the first step: a model of its own, that may be shipped."""
+        settings = self.settings.model_copy(update={"steps": 0})
+        return replace(self.end(), name=prepared_name(self.name), settings=settings)
 
 
 @dataclass(kw_only=True)
@@ -134,7 +139,7 @@ class Run(Setup):
     def is_finished(self, planned: Planned) -> bool:
         """Whether the stage's result is there, of this run or of another, and loaded. A stage that is to be looked at
         on its way is never taken from another run, which may not have looked."""
-        if self.look_every(planned.settings) == 0:
+        if self.look_every(planned.settings) == 0 and not self.look_first(planned):
             shared = self.finished.take(planned.name, planned.key)
             if shared is not None:
                 self.tracker.write(planned.name, planned.settings.steps, "note", {"text": f"taken from {shared}"})
@@ -154,11 +159,11 @@ class Run(Setup):
             self.tracker.write(name, 0, "note", {"text": f"not trained: {stage.nothing_to_do}"})
             return
         ended = {START} | {other for other in plan(self.stages) if self.finished.path(other).exists()}
-        self.tracker.rewind(ended, name, latest_step(checkpoints))
+        self.tracker.rewind(ended | {prepared_name(each) for each in (*ended, name)}, name, latest_step(checkpoints))
         options = self.training
         loop = LoopSettings(
             settings.steps, self.seed, options.clip_norm, options.accumulate, options.checkpoint_every,
-            options.log_every, self.look_every(settings), options.on_collapse,
+            options.log_every, self.look_every(settings), options.on_collapse, self.look_first(planned),
         )  # fmt: skip
         batches = partial(feed.batches, name, settings, stage, folder)
         compile_networks(stage, options.compile)
@@ -178,11 +183,18 @@ class Run(Setup):
 
     def look(self, planned: Planned, step: int) -> None:
         with uncompiled(self.training.compile):
-            self.events.looked(planned.end(), step)
+            if step == 0:
+                self.events.ended(planned.prepared())
+            else:
+                self.events.looked(planned.end(), step)
 
     def look_every(self, settings: StageSettings) -> int:
         """Steps between looks in a stage; training on the source alone is only looked at when it ends."""
         return 0 if settings.source_only else self.training.look_every
+
+    def look_first(self, planned: Planned) -> bool:
+        """Whether the model that a stage prepares is a candidate to be shipped."""
+        return self.training.choose == "score" and planned.stage.prepares_model and planned.settings.hands_on_model
 
     def checkpoints(self, planned: Planned) -> Checkpoints:
         main = self.fabric.global_rank == 0

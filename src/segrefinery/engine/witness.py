@@ -10,7 +10,7 @@ import torch
 
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.data.transforms import DataSettings
-from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.engine.events import RunEvents, StageEnd, prepared_name
 from segrefinery.engine.tracker import Tracker
 from segrefinery.evaluation.results import read_results, write_results
 from segrefinery.evaluation.trust.collect import Observation, look
@@ -44,9 +44,13 @@ class Witness(RunEvents):
         self._record(end.name, step, self._look(end))
 
     def ended(self, end: StageEnd) -> None:
-        """Look at the result of a stage, or recall the look."""
+        """Look at the result of a stage, or recall the look; also that at what the stage began with, which a run that
+        is resumed is not told again."""
+        before = prepared_name(end.name)
+        if before not in self.seen and self.path(before).exists():
+            self.seen[before], self.steps[before] = Observation.load(self.path(before)), 0
         self.steps[end.name] = end.settings.steps
-        path = self.folder / "trust" / f"{end.name}.npz"
+        path = self.path(end.name)
         if path.exists():
             self.observations[end.name] = Observation.load(path)
         else:
@@ -55,6 +59,9 @@ class Witness(RunEvents):
             self.observations[end.name].save(path)
         if end.source_only:
             self.source_only = end.name
+
+    def path(self, name: str) -> Path:
+        return self.folder / "trust" / f"{name}.npz"
 
     def best(self) -> str:
         """The stage whose model has the highest combined score; the later one of equals, the last where source-only is

@@ -88,6 +88,8 @@ class Stage(nn.Module, ABC):
     model: Segmenter
     nothing_to_do: str | None = None
     """Why the stage need not train, if ``prepare`` found that out."""
+    prepares_model: bool = False
+    """Whether ``prepare`` changes the model, so that it may be better before its first step than after its last."""
     guides_sampling: bool = False
     """Whether ``source_probabilities`` says how source images are drawn; the class counts it needs take a pass."""
 

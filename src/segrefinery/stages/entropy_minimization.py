@@ -37,6 +37,8 @@ class EntropyMinimization(Stage):
     def learned(self) -> list[nn.Parameter]:
         return [parameter for norm in batch_norms(self.model) for parameter in norm.parameters()]
 
+    prepares_model = True
+
     def prepare(self, passes: Passes) -> None:
         measure_statistics(self.model, (batch.image for batch in passes.target))
 

@@ -35,6 +35,7 @@ class SelfTraining(RefinedStage):
         super().__init__(settings, settings.refine, context)
         self.settings, self.normalization = settings, context.normalization
         self.statistics = settings.statistics or "both"  # a recipe has filled in its network's
+        self.prepares_model = self.statistics != "both" and bool(batch_norms(self.model))
         self.teacher = Teacher(context.previous if settings.labels == "offline" else context.model, settings.teacher)
         self.watch = LabelWatch(context.space.num_classes)
         if settings.batch_norm == "train":
