@@ -56,7 +56,7 @@ def tents(
     old: int, length: int, device: torch.device | str | None = None, share: float = 1.0, aligned: bool = False
 ) -> Tensor:
     """``length`` x ``old``: how much of each cell of an axis there is at each place of ``resample``."""
-    place = torch.arange(length, device=device)
+    place = torch.arange(length, device=device, dtype=torch.float32)  # whole ones times an open size are no ONNX
     centre = (
         place * ((old - 1) * share / max(length - 1, 1)) if aligned else (place + 0.5) * (old * share / length) - 0.5
     )

@@ -98,9 +98,7 @@ def train(
     gate.resume()
     average = GradientAverage(fabric, stage, trained)
     if settings.look_first and first == 0:
-        stage.eval()
-        look(0)
-        stage.train()
+        look_at(stage, look, 0)
     clock = time.perf_counter()
     for done, streams in enumerate(batches(first), first + 1):
         try:
@@ -118,9 +116,7 @@ def train(
             if gate.judge(done):
                 break
         if settings.look_every and done % settings.look_every == 0 and done < settings.steps:
-            stage.eval()
-            look(done)
-            stage.train()
+            look_at(stage, look, done)
             clock = time.perf_counter()
         if done % settings.checkpoint_every == 0 and done < settings.steps:
             share_memories(fabric, stage)
@@ -129,6 +125,13 @@ def train(
     average.close()
     gate.close()
     stage.eval()
+
+
+def look_at(stage: Stage, look: Callable[[int], None], done: int) -> None:
+    """A look at a stage in training, as it is in evaluation."""
+    stage.eval()
+    look(done)
+    stage.train()
 
 
 def one_step(

@@ -47,8 +47,8 @@ class Witness(RunEvents):
         """Look at the result of a stage, or recall the look; also that at what the stage began with, which a run that
         is resumed is not told again."""
         before = prepared_name(end.name)
-        if before not in self.seen and self.path(before).exists():
-            self.seen[before], self.steps[before] = Observation.load(self.path(before)), 0
+        if before not in self.observations and self.path(before).exists():
+            self.observations[before], self.steps[before] = Observation.load(self.path(before)), 0
         self.steps[end.name] = end.settings.steps
         path = self.path(end.name)
         if path.exists():

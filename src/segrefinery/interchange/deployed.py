@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segrefinery.core.lazy import optional
 from segrefinery.core.resize import bilinear
 from segrefinery.engine.model import Model
+from segrefinery.interchange.followable import followable
 from segrefinery.models.segmenter import Segmenter, bands_read
 
 Reads = Literal["uint8", "float"]
@@ -41,7 +42,7 @@ class Deployed(nn.Module):
         super().__init__()
         # The layout of the weights in memory says nothing in a graph, and makes each size in it harder to follow.
         network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
-        self.network = with_fixed_padding(network.to(memory_format=torch.contiguous_format))
+        self.network = followable(network.to(memory_format=torch.contiguous_format))
         self.reads: Reads = reads
         self.output: Output = output
         self.grid: Grid = grid
@@ -66,21 +67,6 @@ class Deployed(nn.Module):
         if self.grid == "network":
             return prediction.logits
         return bilinear(prediction.logits, image.shape[-2:], prediction.aligned)
-
-
-def with_fixed_padding(network: nn.Module) -> nn.Module:
-    """The network with the padding of TensorFlow's convolutions, which depends on the image's size, made fixed: inside
-    an encoder that reads multiples of its largest stride it is always the same."""
-    from timm.layers.conv2d_same import Conv2dSame
-
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, Conv2dSame):
-            sides: Any = zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)  # pyright: ignore
-            pads = [max((kernel - 1) * dilation + 1 - stride, 0) for kernel, dilation, stride in sides]
-            rows, columns = ((pad // 2, pad - pad // 2) for pad in pads)
-            layer.__class__ = nn.Conv2d  # whose own padding is none
-            network.set_submodule(name, nn.Sequential(nn.ZeroPad2d((*columns, *rows)), layer))
-    return network
 
 
 def largest_stride(model: Model) -> int:

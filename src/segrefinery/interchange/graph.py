@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import operator
 import re
 import warnings
@@ -33,15 +34,17 @@ REMEDY = "write it for images of one size: --size HEIGHTxWIDTH"
 
 
 def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = None) -> tuple[ExportedProgram, Sizes]:
-    """The program, and the sizes it takes: ``size`` if given, else any (1), else multiples of ``stride``.
+    """The program, and the sizes it takes: ``size`` if given, else any (1) or what the network says, else multiples of
+    ``stride``.
 
     Raises:
         SegRefineryError: the network cannot be followed.
     """
-    whys = (module.one_size for module in deployed.modules() if isinstance(module, Segmenter) and module.one_size)
-    if size is None and (why := next(whys, None)):
+    segmenters = [module for module in deployed.modules() if isinstance(module, Segmenter)]
+    if size is None and (why := next((module.one_size for module in segmenters if module.one_size), None)):
         raise SegRefineryError(f"this network {why}; {REMEDY}")
-    tries: list[Sizes] = [size] if size is not None else [1, stride] if stride > 1 else [1]
+    multiple = max((module.graph_multiple for module in segmenters), default=1)
+    tries: list[Sizes] = [size] if size is not None else sorted({multiple, math.lcm(multiple, stride)})
     reason: Exception | None = None
     for sizes in tries:
         try:
@@ -69,8 +72,11 @@ def example(deployed: Deployed, sizes: Sizes) -> Tensor:
 
 
 def of_other_sizes(image: Tensor, sizes: int) -> list[Tensor]:
-    """One image that is larger than the example, and one that is smaller."""
-    grown, small = (67, 130) if sizes == 1 else (3 * sizes, -(-128 // sizes) * sizes)
+    """One image that is larger than the example, and one that is smaller; where any size goes, one of them is a
+    multiple of every stride, where a network may go another way than for the example's odd sides."""
+    if sizes == 1:
+        return [F.pad(image[:1], (0, 320 - image.shape[-1], 0, 256 - image.shape[-2])), image[:1, :, :130, :130]]
+    grown, small = 3 * sizes, -(-128 // sizes) * sizes
     return [F.pad(image[:1], (0, grown, 0, 2 * grown)), image[:1, :, :small, :small]]
 
 
@@ -129,7 +135,8 @@ def onnx_bytes(program: ExportedProgram, output: str, note: dict[str, Any], opse
             model = exported.model_proto
     except Exception as error:  # as above
         lacking = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error) + str(error.__cause__))
-        what = f"ONNX has no operator {lacking[1]}" if lacking else f"ONNX cannot express it: {first_line(error)}"
+        why = f"ONNX cannot express it ({first_line(root_of(error))})"
+        what = f"ONNX has no operator {lacking[1]}" if lacking else why
         raise SegRefineryError(f"{what}, which this network needs; --format torch does without ONNX") from error
     name_sizes(model.graph)
     onnx.helper.set_model_props(model, {key: text_of(value) for key, value in note.items()})
@@ -187,6 +194,13 @@ def opset_of(content: bytes) -> int:
 
 def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def root_of(error: BaseException) -> BaseException:
+    """What an exporter ran into, under its own words on how to report it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager

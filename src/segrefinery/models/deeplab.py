@@ -143,6 +143,8 @@ class DeepLabV2(Segmenter):
         else:
             self.head = ASPP(deep, num_classes, settings.aspp_bug_compat)
         self.auxiliary = ASPP(middle, num_classes, settings.aspp_bug_compat) if settings.auxiliary else None
+        # Whether the border is repeated depends on the size (see ``_levels``), and a graph has one way.
+        self.graph_multiple = 8 if settings.ceil_pooling else 1
         self.num_classes = num_classes
         self.feature_channels = self.head.width
         self.level_channels = self.encoder.channels

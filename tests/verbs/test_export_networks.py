@@ -1,0 +1,90 @@
+"""Each kind of network as a graph: ONNX computes what we compute, on images of sizes that no stride divides."""
+
+import pytest
+import torch
+import torchvision.models
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from segrefinery.data.transforms import DataSettings
+from segrefinery.engine.model import Model
+from segrefinery.evaluation.inference import logits_at
+from segrefinery.interchange import graph
+from segrefinery.interchange.deployed import Deployed, largest_stride
+from segrefinery.labels import LabelSpace
+from segrefinery.models import ModelSettings, build_model, encoders, vit
+from segrefinery.refine.implicit_rectification import ImplicitRectification
+from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+PLAIN = {"depth": 4, "embed_dim": 48, "num_heads": 2}
+LEVELS = {"depths": (1, 1, 1, 1)}
+NETWORKS = {
+    "deeplabv2_resnet101": {},
+    "deeplabv2_resnet101 se": {"head": "se", "auxiliary": False, "ceil_pooling": False},
+    "fcn8s_vgg16": {"width": 16},
+    "dinov2_small_reg": {"upsample": 2},
+    "vit:vit_tiny_patch16_dinov3_qkvb": {"upsample": 2},
+    "vit:vit_tiny_patch16_224": {"upsample": 1},
+    "daformer:resnet18": {},
+    "daformer:swin_tiny_patch4_window7_224": {"norm": "group"},
+    "efficientnet_lite0 mixture": {"auxiliary": True},
+    "hrda:small": {"detail": 64, "divisor": 8, "attention_width": 16, "attention_norm": "group"},
+    "hrda:small mixture": {"detail": 64, "divisor": 8, "attention_width": 16, "attention_norm": "group"},
+}
+SMALLER = {
+    "daformer:resnet18": {"layers": (1, 1, 1, 1), "channels": (16, 32, 48, 64)},
+    "daformer:swin_tiny_patch4_window7_224": {**LEVELS, "embed_dim": 16, "num_heads": (1, 1, 2, 2)},
+}
+STRIDES = {"deeplabv2_resnet101": 8, "daformer:swin_tiny_patch4_window7_224": 32}
+"""What sides are multiples of, of networks that take no others in a graph."""
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Encoders of a block a stage."""
+    monkeypatch.setattr(torchvision.models, "resnet101", lambda **options: ResNet(Bottleneck, [1] * 4, **options))
+    create = encoders.create_timm
+
+    def smaller(name, pretrained, **options):
+        changes = PLAIN if "dynamic_img_size" in options else SMALLER.get(f"daformer:{name}", {})
+        return create(name, pretrained, **options, **changes)
+
+    for module in (encoders, vit):
+        monkeypatch.setattr(module, "create_timm", smaller)
+
+
+def model_of(name, options):
+    """Of random weights, whose batch norms do something."""
+    torch.manual_seed(0)
+    name, _, kind = name.partition(" ")
+    network = build_model(ModelSettings(name=name, weights="none", options=options), 4).eval()
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+    whole = network
+    if kind == "mixture":
+        function = ImplicitRectification(network.learner_channels, 4, hidden=8)
+        nn.init.normal_(function.psi[-1].weight)
+        whole = RectifiedSegmenter(network, function).eval()
+    return Model(whole, network, LabelSpace.of("four", list("abcd")), DataSettings())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_and_a_torch_program_compute_the_same(name, shallow):
+    model = model_of(name, NETWORKS[name])
+    size = (64, 96) if name.startswith("hrda:") else None
+    program, sizes = graph.program_of(Deployed(model, "float"), largest_stride(model), size)
+    assert sizes == (size or STRIDES.get(name, 1))
+    mean, std = (torch.tensor(triple)[:, None, None] for triple in model.data.normalization)
+    runners = graph.onnx_runner(graph.onnx_bytes(program, "logits", {})), program.module()
+    tried = [size] if size else [(61, 83), (64, 96)] if sizes == 1 else [(sizes * 3, sizes * 5), (sizes * 8, sizes * 4)]
+    for batch, sides in enumerate(tried, 1):
+        image = torch.rand(batch, 3, *sides)
+        with torch.no_grad():
+            ours = logits_at(model.network, (image - mean) / std, sides)
+            for run in runners:
+                torch.testing.assert_close(run(image), ours, atol=2e-5 * float(ours.abs().max()), rtol=0)
