@@ -53,8 +53,3 @@ def test_statistics_alone_are_a_candidate_and_are_shipped_where_they_score_best(
     assert json.loads((run / "results.json").read_text())["chosen"] == "adapt-prepared"
     assert same(weights(run), after)
     assert told.count("adapt-prepared") >= 2  # its look and its scores
-
-
-def test_the_highest_score_decides(tmp_path):
-    run = adapted(tmp_path / "run", brought(tmp_path / "source"), "stages.adapt.optimizer.lr=100")
-    assert json.loads((run / "results.json").read_text())["chosen"] != "adapt"

@@ -80,8 +80,7 @@ def train(
     Args:
         batches: called with the first step's number; yields this rank's share of each step's global batch.
         progressed: told after every step of the steps done, the steps in all and the losses.
-        look: called with the number of finished steps every ``look_every`` of them, and where it is asked for with 0;
-            it changes nothing.
+        look: called with the number of finished steps, as ``settings`` say; it changes nothing.
 
     Raises:
         NonFiniteLoss: names the loss and the step.
