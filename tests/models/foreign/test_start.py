@@ -53,6 +53,17 @@ def test_the_preprocessor_says_how_pixels_are_read(tmp_path):
     assert not start.notes
 
 
+def test_a_preprocessor_that_cannot_be_read_is_no_missing_one(tmp_path):
+    saved(tmp_path, "segformer")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5')
+    with pytest.raises(
+        SegRefineryError, match=r"preprocessor_config\.json: cannot be read .*; fetch it again"
+    ):
+        read_start(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert read_start(tmp_path).normalization is None
+
+
 def test_blue_comes_first_where_the_preprocessor_says_so(tmp_path):
     module = saved(tmp_path, "mobilevit", {"do_flip_channel_order": True})
     start = read_start(tmp_path)

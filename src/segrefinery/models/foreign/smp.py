@@ -107,7 +107,7 @@ def pixel_statistics(encoder: str, repository: str) -> Normalization:
     if encoder.startswith("tu-"):
         return timm_normalization(encoder.removeprefix("tu-"))
     path = in_hub_cache(repository, CONFIG) if "/" in repository else None
-    config = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    config = read_json(path, "delete it, so that it is fetched again") if path else {}
     if "mean" not in config or "std" not in config:
         log.warning(UNKNOWN_STATISTICS, encoder)
         return IMAGENET

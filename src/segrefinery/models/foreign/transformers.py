@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError, first_line
+from segrefinery.core.files import read_json
 from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
@@ -209,11 +210,16 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
-    try:
-        path = Path(reference) / PREPROCESSOR if local else hub_file(f"hf://{reference}", PREPROCESSOR)
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SegRefineryError):
-        return {}
+    """What lies beside the weights of how images are read; empty where nothing does.
+
+    Raises:
+        SegRefineryError: it cannot be read.
+    """
+    path = Path(reference) / PREPROCESSOR
+    if not local:
+        with suppress(SegRefineryError):  # not every repository has one
+            path = hub_file(f"hf://{reference}", PREPROCESSOR)
+    content = read_json(path, "fetch it again, or remove it") if path.exists() else {}
     return content if isinstance(content, dict) else {}
 
 
