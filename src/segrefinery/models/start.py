@@ -79,7 +79,7 @@ def new_network(settings: ModelSettings, classes: Sequence[str]) -> Segmenter:
     plain, address = _without_weights(settings), str(settings.weights)
     path = hub_file(address, TENSORS) if address.startswith("hf://") else Path(address)
     checkpoint = read_checkpoint(path)
-    state, trained = tensors_of(checkpoint, address), _classes_beside(path, address) or _classes_of(checkpoint)
+    state, trained = tensors_of(checkpoint, address), _classes_beside(path, address) or classes_of(checkpoint)
     if trained is None:
         raise SegRefineryError(
             f"model.weights: {address}: nothing says what its classes are, and in another order they would be "
@@ -160,10 +160,23 @@ def _of_torchvision(reference: str) -> StartModel:
 
 
 def _of_file(path: Path, network: ModelSettings | None) -> StartModel:
-    """A checkpoint: of mmsegmentation's kind, which says its network by its names, or of the one the user names."""
     checkpoint = read_checkpoint(path)
     state, notes = chosen_tensors(checkpoint, str(path))
-    classes = _classes_of(checkpoint)
+    model = of_tensors(state, path, network, classes_of(checkpoint))
+    model.notes = [*notes, *model.notes]
+    return model
+
+
+def of_tensors(
+    state: dict[str, Tensor], path: Path, network: ModelSettings | None, classes: tuple[str, ...] | None
+) -> StartModel:
+    """The tensors of a checkpoint: of mmsegmentation's kind, which says its network by its names, or of the network
+    that the user names. They are renamed, cut and joined, and not computed with.
+
+    Args:
+        classes: what the checkpoint says of them.
+    """
+    notes: list[str] = []
     if mmseg.is_ours_to_read(state):
         name, options, state, remarks = mmseg.read(state, str(path))
         network = ModelSettings(name=name, weights="none", options=options)
@@ -212,7 +225,7 @@ def _unwrapped_smp(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}, notes
 
 
-def _classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
+def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     """What mmsegmentation keeps under ``meta``."""
     meta = checkpoint.get("meta")
     meta = meta.get("dataset_meta", meta) if isinstance(meta, Mapping) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
@@ -16,7 +18,7 @@ from segrefinery.core.files import write_bytes
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
-from segrefinery.engine.folders import model_folder
+from segrefinery.engine.folders import RECIPE, model_folder
 from segrefinery.engine.model import Model, ModelConfig, load
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.interchange.deployed import (
@@ -42,10 +44,14 @@ from segrefinery.interchange.graph import (
 )
 from segrefinery.interchange.library_folder import LIBRARIES, whole_folder
 from segrefinery.interchange.library_folder import write as write_folder
-from segrefinery.models.weights import CONFIG, read_config
+from segrefinery.models.layout import in_layout_of, library_names
+from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.states import read_state
+from segrefinery.models.weights import CONFIG, TENSORS, read_config
+from segrefinery.recipe import load_recipe
 
-Format = Literal["onnx", "torch", "hf", "smp"]
-FORMATS = {"onnx": "onnxruntime", "torch": "torch.export.load", **LIBRARIES}
+Format = Literal["onnx", "torch", "hf", "smp", "state_dict"]
+FORMATS = {"onnx": "onnxruntime", "torch": "torch.export.load", **LIBRARIES, "state_dict": "torch.load"}
 """What a file or folder is checked with."""
 TOLERANCE = 1e-3
 """Of the largest logit, or of probability 1: what a file may differ by and be written."""
@@ -71,6 +77,8 @@ class Exported:
 
     def lines(self) -> list[str]:
         """All of it, to be read."""
+        if not self.images:
+            return [*(f"{name}: {text}" for name, text in self.note.items()), f"{self.path}: written"]
         note = [f"{name}: {text if isinstance(text, str) else json.dumps(text)}" for name, text in self.note.items()]
         largest = "" if self.difference is None else f"largest difference {self.difference:.1e} of the largest value, "
         said = f"{self.path}: written; on {self.images} images {largest}{100 * self.equal:.3f} % equal labels"
@@ -91,17 +99,22 @@ def export(
     opset: int = OPSET,
     check: str | Path | None = None,
     images: int = 4,
+    like: str | Path | None = None,
+    network: Segmenter | None = None,
 ) -> Exported:
     """Write a run's model as one file that reads plain images, with what refiners do at inference (IR2F) in it; or as a
-    folder of the library that its network comes from.
+    folder of the library that its network comes from; or its weights alone, as its owner's code loads them.
 
     Args:
         format: ``onnx``, ``torch`` for ``torch.export.load``, or a folder for ``from_pretrained`` of transformers
-            (``hf``) or segmentation_models_pytorch (``smp``).
+            (``hf``) or segmentation_models_pytorch (``smp``); ``state_dict``: see ``export_weights``.
         result, reads, grid: as in ``Deployed``; of a file.
         size: height and width, for a network that cannot be written for images of any size; of a file.
         check: images that it is compared with the model on; by default those the run was adapted to.
         images: how many of them.
+        like: of ``state_dict``, the checkpoint in whose layout weights are written; by default that which the run
+            started from.
+        network: the module that was adapted, where it is one of yours (``models.wrap``).
 
     Raises:
         SegRefineryError: no model, no images, an operator that ONNX lacks, a network that the library has not, or one
@@ -111,7 +124,11 @@ def export(
         ("format", FORMATS, format), ("output", OUTPUTS, result), ("reads", READS, reads), ("grid", GRIDS, grid),
     ):  # fmt: skip
         choose(table, value, what)
-    model = load(run, "cpu")
+    if format == "state_dict":
+        return export_weights(run, Path(output), None if like is None else Path(like))
+    if like is not None:
+        raise SegRefineryError("--like goes with --format state_dict, which writes weights in a checkpoint's layout")
+    model = load(run, "cpu", network=network)
     shown = list(first_images(check or target_of(run), images))
     if format in LIBRARIES:
         if (result, reads, grid, size) != ("logits", "uint8", "image", None):
@@ -152,6 +169,55 @@ def export_folder(model: Model, name: str, output: Path, format: Format, images:
         refuse_another(output, format, len(images), difference, equal, "--format onnx or torch")
         prepared = None if written.whole is None else through_processor(model, written.whole, images)
     return Exported(output, written.note, len(images), difference, equal, prepared)
+
+
+def export_weights(run: str | Path, output: Path, like: Path | None) -> Exported:
+    """Write a model's weights alone, as a torch file, or as ``.safetensors`` if the output is called so: in the layout
+    of the checkpoint that it was adapted from, or of ``like``; of a network of a library, or of a module of the user's,
+    under the names it has there.
+
+    Raises:
+        SegRefineryError: neither, refiners that act at prediction, or another network than the checkpoint's.
+    """
+    config, folder = config_of(run), model_folder(run)
+    name = config.model.name
+    if config.refine:
+        raise SegRefineryError(
+            f"{name}: refiners are part of this predictor, and a checkpoint has the network alone; --format onnx and "
+            "torch write all of it"
+        )
+    state = read_state(folder / TENSORS)
+    recipe = Path(run) / RECIPE
+    brought = load_recipe(recipe).model if recipe.exists() else None
+    start = like or Path(config.trained_on.start or "")
+    note = {"classes": ", ".join(config.classes)}
+    if start.is_file():
+        named = None if brought is None else brought.classes
+        relaid = in_layout_of(start, config.model, state, config.classes, named)
+        tensors, content = relaid.tensors, relaid.content
+        note |= {"layout": f"that of {start}", "classes": f"in the order of {start}"}
+        note |= {"weights": "under " + " and ".join(relaid.key)} if relaid.key else {}
+        note |= {"notes": "; ".join(relaid.notes)} if relaid.notes else {}
+    elif like is not None or (tensors := library_names(name, state)) is None:
+        raise SegRefineryError(
+            f"{start}: there is no such checkpoint; name one with --like"
+            if like is not None or config.trained_on.start
+            else f"{name}: was not adapted from a checkpoint; name one of its network with --like, in whose layout the "
+            "weights are to be written, or use --format onnx or torch"
+        )
+    else:
+        content = tensors
+        note["layout"] = f"the names of {name.partition(':')[0]}'s own module"
+    flat = output.suffix == ".safetensors"
+    note["load"] = "safetensors.torch.load_file(FILE)" if flat else "torch.load(FILE)"
+    write_bytes(output, tensors_as_bytes(tensors) if flat else torch_file(content))
+    return Exported(output, note, 0, None, 1.0)
+
+
+def torch_file(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
 
 def refuse_another(

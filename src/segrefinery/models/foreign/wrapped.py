@@ -128,5 +128,6 @@ def refused(num_classes: int, settings: Any, pretrained: bool, name: str) -> NoR
     del settings, pretrained
     raise SegRefineryError(
         f"wrapped:{name}: this network is a Python module of yours and cannot be made from its name; in Python, give "
-        f"it to segrefinery.load(run, network=segrefinery.models.wrap(module, {num_classes}))"
+        f"it to segrefinery.load(run, network=segrefinery.models.wrap(module, {num_classes})), or to export alike; "
+        "its adapted weights are written without it by export with --format state_dict"
     )
