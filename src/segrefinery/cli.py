@@ -186,21 +186,13 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
     file: Annotated[Path, typer.Option("--file", "-o", help="The file, or the library's folder, to write.")],
-    format: Annotated[
-        str,
-        typer.Option(
-            help="onnx; torch (a program for torch.export.load); hf or smp (a folder for their loaders); state_dict "
-            "(weights alone, in the layout of the checkpoint that was adapted)."
-        ),
-    ] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx, torch (torch.export), hf or smp (a folder), state_dict.")] = "onnx",
     output: Annotated[str, typer.Option(help="logits, probabilities or labels.")] = "logits",
     reads: Annotated[str, typer.Option(help="uint8 (0 to 255) or float (0 to 1) RGB images.")] = "uint8",
     grid: Annotated[str, typer.Option(help="image: a value a pixel; network: on the network's own grid.")] = "image",
     size: Annotated[str | None, typer.Option(metavar="HxW", help="For images of this size alone.")] = None,
     check: Annotated[str | None, typer.Option(help="Images to check the file on; by default the run's target.")] = None,
-    like: Annotated[
-        Path | None, typer.Option(help="Of state_dict: another checkpoint, in whose layout the weights are written.")
-    ] = None,
+    like: Annotated[Path | None, typer.Option(help="Of state_dict: in the layout of this checkpoint.")] = None,
 ) -> None:
     """Write a model as one file, or as its library's folder, and check that it computes there what it computes here."""
     from segrefinery.core.settings import two_sides
