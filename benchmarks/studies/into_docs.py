@@ -5,15 +5,15 @@
 The pages are ``docs/benchmarks.md`` and the notes in ``benchmarks/results/``. A place for a table is a pair of
 comments, ``<!-- PAGE: TITLE -->`` and ``<!-- end -->``; what stands between them becomes the part below that title of
 ``benchmarks/results/PAGE.md``, as a script wrote it. ``<!-- overview: STUDY STUDY ... -->`` takes a table of all rows
-and tasks of these studies, made from their ``.jsonl`` files, and ``<!-- column: STUDY: HEAD -->`` one column of the
-study's page, a line a row and a column a task.
+and tasks of these studies, made from their ``.jsonl`` files, ``<!-- column: STUDY: HEAD -->`` one column of the study's
+page, a line a row and a column a task, and ``<!-- rooms: TASK TASK ... -->`` what the gates of these tasks leave.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,13 @@ def table(page: str, title: str) -> str:
         return overview(title.split())
     if page == "column":
         return column(*title.split(": ", 1))
+    if page == "rooms":
+        return rooms(title.split())
+    return part(page, title)
+
+
+def part(page: str, title: str) -> str:
+    """What stands below a title of a page of the results."""
     path = RESULTS / f"{page}.md"
     parts = dict(re.findall(r"^##+ (.+?)\n\n(.*?)(?=^##|\Z)", path.read_text(encoding="utf-8"), re.DOTALL | re.M))
     if title not in parts:
@@ -48,22 +55,36 @@ def table(page: str, title: str) -> str:
     return parts[title].strip()
 
 
+def cells(table: str) -> list[list[str]]:
+    """The lines of a Markdown table, its head first, without the rule below it."""
+    lines = [line.strip().strip("|") for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")] for line in lines if set(line) - set("-| ")]
+
+
+def rooms(tasks: Sequence[str]) -> str:
+    """Markdown: a line a gate, a column a task."""
+    return side_by_side("gate", {task: dict(cells(part(f"gates/{task}", "Room"))[1:]) for task in tasks})
+
+
 def column(study: str, head: str) -> str:
     """Markdown: what a column of a study's page says of each row and task; rows it says nothing of are left out."""
     text = (RESULTS / f"{study}.md").read_text(encoding="utf-8")
     tasks: dict[str, dict[str, str]] = {}
-    for task, part in re.findall(r"^### (.+?)\n\n(.*?)(?=^###|\Z)", text, re.DOTALL | re.M):
-        first, _, *lines = (
-            [cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if "|" in line
-        )
+    for task, below in re.findall(r"^### (.+?)\n\n(.*?)(?=^###|\Z)", text, re.DOTALL | re.M):
+        first, *lines = cells(below)
         if head in first:
             at = first.index(head)
             tasks[task] = {line[0]: line[at] for line in lines if line[at]}
     if not tasks:
         raise SystemExit(f"{study}.md: no task has a column {head!r}")
-    rows = dict.fromkeys(row for told in tasks.values() for row in told)
-    lines = [["row", *tasks], ["---"] * (1 + len(tasks))]
-    lines += [[row, *(told.get(row, "") for told in tasks.values())] for row in rows]
+    return side_by_side("row", tasks)
+
+
+def side_by_side(what: str, tasks: Mapping[str, Mapping[str, str]]) -> str:
+    """Markdown: a line for each name that a task has a text for, a column a task."""
+    names = dict.fromkeys(name for texts in tasks.values() for name in texts)
+    lines = [[what, *tasks], ["---"] * (1 + len(tasks))]
+    lines += [[name, *(texts.get(name, "") for texts in tasks.values())] for name in names]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -76,9 +97,7 @@ def overview(studies: Sequence[str]) -> str:
             if "error" not in line:
                 rows[row] = None
                 tasks.setdefault(task, {}).setdefault(row, {})[seed] = line["miou"]
-    lines = [["row", *tasks], ["---"] * (1 + len(tasks))]
-    lines += [[row, *(score(task, row) for task in tasks.values())] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return side_by_side("row", {task: {row: score(scores, row) for row in rows} for task, scores in tasks.items()})
 
 
 def score(task: Scores, row: str) -> str:
