@@ -390,7 +390,7 @@ def test_every_switch_of_a_section_can_be_set(title, plain):
     [
         ("stages.adapt.refine.refinement_network=false", "stack"),  # it has none
         ("stages.adapt.refine.masked_consistency.block=16", "daformer"),  # it would be appended
-        ("stages.adapt.mixing=classmix", "stack"),  # so it is
+        ("stages.adapt.mixing=classmix", "self_training"),  # so it is
         ("stages.no_stage.steps=1", "stack"),
         ("stages.adapt.no_setting=1", "stack"),
     ],

@@ -66,7 +66,7 @@ def pretend_run(folder: Path, per_image: list[Any], stage: str = "adapt") -> Pat
     """What a finished run leaves, as far as studies read it."""
     scores = {"stage": stage, "miou": 0.6, "iou": {"road": 0.6, "sky": 0.6}, "pixel_accuracy": 0.8}
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"adapted": scores, "verdict": {"word": "helped"}}))
+    (folder / "results.json").write_text(json.dumps({"adapted": scores, "verdict": {"word": "helped", "difference": 0.1}}))
     record = {"kind": "train", "stage": stage, "seconds_per_step": 0.25}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     np.savez(folder / "evaluation" / f"{stage}.npz", per_image=np.array(per_image))
@@ -186,8 +186,8 @@ def test_a_crash_is_kept_with_its_reason_and_the_rest_go_on(study: ModuleType, t
     assert sorted(study.ran) == sorted((row, 0) for row in contents["rows"])
     page = (tmp_path / "results" / "trial.md").read_text()
     assert page in capsys.readouterr().out
-    assert "| self_training | 1 |  | 60.0 | 80.0 | 60.0 |  |  | helped | 250 |" in page
-    assert "| longer | 1 |  | 60.0 | 80.0 | 60.0 | +0.0 [+0.0, +0.0] |  | helped | 250 |" in page
+    assert "| self_training | 1 |  | 60.0 | 80.0 | 60.0 |  |  | helped | +10.0 | 250 |" in page
+    assert "| longer | 1 |  | 60.0 | 80.0 | 60.0 | +0.0 [+0.0, +0.0] |  | helped | +10.0 | 250 |" in page
     assert page.splitlines()[-1] == (
         "Not finished: cannot start (seed 0: ValueError: no such | thing); raises (seed 0: have collapsed); "
         "is killed (seed 0: killed by signal 9); leaves nothing (seed 0: ended without results.json); "

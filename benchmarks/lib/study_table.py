@@ -62,7 +62,8 @@ def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline:
     against = {row: cell.against for row, cells in rows.items() for cell, _ in cells.values() if cell.against}
     yield [
         "row", "seeds", "own source model", "mIoU", "pixels right", "rare third", f"against {baseline} [95 %]",
-        *(["against its own baseline [95 %]"] if against else []), "gap closed", "verdicts", "step ms", "peak MiB",
+        *(["against its own baseline [95 %]"] if against else []), "gap closed", "verdicts", "gain in trust",
+        "step ms", "peak MiB",
     ]  # fmt: skip
     for row, cells in rows.items():
         scores = 100 * np.array(list(mean[row].values()))
@@ -80,15 +81,16 @@ def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline:
             *([difference(rows, row, against[row]) if row in against else ""] if against else []),
             closed(mean, row),
             ", ".join(found["verdict"] for _, found in cells.values() if "verdict" in found),
+            percent(cells, "trust_gain", "+.1f"),
             f"{np.median(steps):.0f}" if steps else "",
             str(max(found["peak_mib"] for _, found in cells.values())),
         ]
 
 
-def percent(cells: dict[int, tuple[Cell, dict[str, Any]]], key: str) -> str:
+def percent(cells: dict[int, tuple[Cell, dict[str, Any]]], key: str, form: str = ".1f") -> str:
     """The mean over the seeds of a share, in per cent; empty where it is not known of all."""
     values = [found[key] for _, found in cells.values() if key in found]
-    return f"{100 * float(np.mean(values)):.1f}" if len(values) == len(cells) else ""
+    return format(100 * float(np.mean(values)), form) if len(values) == len(cells) else ""
 
 
 def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str, baseline: str) -> str:

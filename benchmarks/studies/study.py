@@ -260,7 +260,7 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
         found["step_ms"] = step_ms(cell.folder)
         found["rare_third"] = rare_third(cell.folder, scores)
         if "verdict" in final:
-            found["verdict"] = final["verdict"]["word"]
+            found["verdict"], found["trust_gain"] = final["verdict"]["word"], round(final["verdict"]["difference"], 4)
         if final.get("adapted") and final.get("source_only"):
             found["before"] = final["source_only"]["miou"]
         kept.write_text(json.dumps(found))
