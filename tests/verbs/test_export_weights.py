@@ -74,6 +74,7 @@ def test_a_checkpoint_of_mmsegmentation(tmp_path, kind):
     back = torch.load(tmp_path / "back.pth")
     assert back.keys() == {"state_dict", "meta"}
     assert "left out: optimizer" in written.note["notes"]
+    assert written.note["load"] == "torch.load(FILE)['state_dict']"
     assert [*back["state_dict"]] == [*state]
     loaded = {name.removeprefix(prefix): each for name, each in back["state_dict"].items() if name.startswith(prefix)}
     if spelling is numbered:  # a module that spells it so is not here; our reader knows both
@@ -172,6 +173,7 @@ def test_what_has_no_layout_is_one_line(tmp_path, monkeypatch, capsys):
     cases = {
         r"is a checkpoint of daformer_b0, and this model's network is segformer_b0": ["--like", tmp_path / "other.pth"],
         r"there is no such checkpoint; name one with --like": ["--like", tmp_path],
+        r"weights alone are written": ["--output", "labels"],
         r"--like goes with --format state_dict": ["--like", tmp_path / "other.pth", "--format", "onnx"],
     }
     for match, more in cases.items():

@@ -187,6 +187,11 @@ def of_tensors(
             "for instance --set model.name=smp:unet/resnet34"
         )
     network = _without_weights(network)
+    if not network.name.startswith("smp:") and any("segmentation_head.0." in name for name in state):
+        raise SegRefineryError(
+            f"{path}: its names are those of segmentation_models.pytorch, and {network.name} is no network of it; name "
+            "that too, for instance --set model.name=smp:unet/resnet34 --set 'model.options={}'"
+        )
     if network.name.startswith("smp:"):
         state, prefix = _unwrapped_smp(state)
         state, left_out = smp.own_names(state)

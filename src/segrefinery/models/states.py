@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError, first_line
-from segrefinery.models.torch_file import CUT, FETCH, read_torch_file, refuse_no_weights, with_states
+from segrefinery.models.torch_file import FETCH, is_cut, read_torch_file, refuse_no_weights, with_states
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
-            if CUT in str(error):
+            if is_cut(error):
                 raise SegRefineryError(f"{path}: is cut short, as by half a download; {FETCH}") from error
             raise SegRefineryError(f"{path}: not a readable safetensors file ({error}).") from error
     loaded = with_states(read_torch_file(path))

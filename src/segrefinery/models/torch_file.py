@@ -24,8 +24,13 @@ HARMLESS = frozenset(
 """Modules of Python whose objects checkpoints hold; a file that names another one wants to run something."""
 POINTER = b"version https://git-lfs"
 FETCH = "fetch the file again"
-CUT = "not fully covered"
-"""What safetensors says of a file that ends too early."""
+CUT = ("not fully covered", "invalid header length", "header too small")
+"""What safetensors says of a file that ends too early: in its tensors, in its header, before that."""
+
+
+def is_cut(error: BaseException) -> bool:
+    """Whether safetensors found a file that ends too early."""
+    return any(words in str(error) for words in CUT)
 
 
 class Shell:

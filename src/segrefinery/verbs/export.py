@@ -125,6 +125,11 @@ def export(
     ):  # fmt: skip
         choose(table, value, what)
     if format == "state_dict":
+        if (result, reads, grid, size, check, network) != ("logits", "uint8", "image", None, None, None):
+            raise SegRefineryError(
+                "--format state_dict: weights alone are written, and read back; --output, --reads, --grid, --size and "
+                "--check go with onnx and torch"
+            )
         return export_weights(run, Path(output), None if like is None else Path(like))
     if like is not None:
         raise SegRefineryError("--like goes with --format state_dict, which writes weights in a checkpoint's layout")
@@ -190,13 +195,13 @@ def export_weights(run: str | Path, output: Path, like: Path | None) -> Exported
     recipe = Path(run) / RECIPE
     brought = load_recipe(recipe).model if recipe.exists() else None
     start = like or Path(config.trained_on.start or "")
-    note = {"classes": ", ".join(config.classes)}
+    note, keys = {"classes": ", ".join(config.classes)}, ""
     if start.is_file():
         named = None if brought is None else brought.classes
         relaid = in_layout_of(start, config.model, state, config.classes, named)
         tensors, content = relaid.tensors, relaid.content
         note |= {"layout": f"that of {start}", "classes": f"in the order of {start}"}
-        note |= {"weights": "under " + " and ".join(relaid.key)} if relaid.key else {}
+        keys = "".join(f"[{key!r}]" for key in relaid.key)
         note |= {"notes": "; ".join(relaid.notes)} if relaid.notes else {}
     elif like is not None or (tensors := library_names(name, state)) is None:
         raise SegRefineryError(
@@ -209,7 +214,7 @@ def export_weights(run: str | Path, output: Path, like: Path | None) -> Exported
         content = tensors
         note["layout"] = f"the names of {name.partition(':')[0]}'s own module"
     flat = output.suffix == ".safetensors"
-    note["load"] = "safetensors.torch.load_file(FILE)" if flat else "torch.load(FILE)"
+    note["load"] = "safetensors.torch.load_file(FILE)" if flat else f"torch.load(FILE){keys}"
     write_bytes(output, tensors_as_bytes(tensors) if flat else torch_file(content))
     return Exported(output, note, 0, None, 1.0)
 

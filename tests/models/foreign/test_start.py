@@ -56,9 +56,7 @@ def test_the_preprocessor_says_how_pixels_are_read(tmp_path):
 def test_a_preprocessor_that_cannot_be_read_is_no_missing_one(tmp_path):
     saved(tmp_path, "segformer")
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5')
-    with pytest.raises(
-        SegRefineryError, match=r"preprocessor_config\.json: cannot be read .*; fetch it again"
-    ):
+    with pytest.raises(SegRefineryError, match=r"preprocessor_config\.json: cannot be read .*; fetch it again"):
         read_start(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     assert read_start(tmp_path).normalization is None
@@ -95,11 +93,13 @@ def test_no_class_in_common_is_an_error(tmp_path):
         read_start(tmp_path).build(("liver", "heart"))
 
 
-def test_half_a_download_names_the_folder(tmp_path):
+@pytest.mark.parametrize("left", [2000, -200])
+def test_half_a_download_names_the_folder(tmp_path, left):
+    """Cut in its header, and in its tensors."""
     saved(tmp_path, "segformer")
     weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(SegRefineryError, match=str(tmp_path)):
+    weights.write_bytes(weights.read_bytes()[:left])
+    with pytest.raises(SegRefineryError, match=f"{tmp_path}.*cut short, as by half a download; fetch"):
         read_start(tmp_path)
 
 
@@ -139,6 +139,14 @@ def test_a_folder_of_smp_predicts_the_same(tmp_path, architecture):
         ours = logits_at(network, x, theirs.shape[-2:])
     assert seen.aligned == (seen.logits.shape != theirs.shape)
     torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+def test_a_state_of_smp_asks_for_its_network(tmp_path):
+    torch.save({"net.segmentation_head.0.weight": torch.ones(3, 16, 3, 3)}, tmp_path / "unet.pth")
+    with pytest.raises(
+        SegRefineryError, match=r"names are those of segmentation_models.*model\.name=smp:unet/resnet34"
+    ):
+        read_start(tmp_path / "unet.pth", ModelSettings(name="efficientnet_lite0"))
 
 
 def test_a_lightning_checkpoint_loses_its_prefix_and_says_so(tmp_path):

@@ -25,7 +25,7 @@ from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.settings import CONFIG, TransformersSettings
 from segrefinery.models.states import hub_file, in_hub_cache, missing_hub_weights, require_hub
-from segrefinery.models.torch_file import CUT, FETCH, refuse_no_weights
+from segrefinery.models.torch_file import FETCH, is_cut, refuse_no_weights
 from segrefinery.models.trained import StartModel
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -187,7 +187,7 @@ def _size_in_words(size: Any) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in str(error):
         return "its weights hold more than tensors, and loading them could run code, so they were not loaded"
-    if CUT in str(error):
+    if is_cut(error):
         return f"its weights are cut short, as by half a download; {FETCH}"
     if "trust_remote_code" in str(error):
         return "needs code of its own, which is not run; models that transformers itself knows can be read"
