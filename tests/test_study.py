@@ -66,7 +66,9 @@ def pretend_run(folder: Path, per_image: list[Any], stage: str = "adapt") -> Pat
     """What a finished run leaves, as far as studies read it."""
     scores = {"stage": stage, "miou": 0.6, "iou": {"road": 0.6, "sky": 0.6}, "pixel_accuracy": 0.8}
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"adapted": scores, "verdict": {"word": "helped", "difference": 0.1}}))
+    (folder / "results.json").write_text(
+        json.dumps({"adapted": scores, "verdict": {"word": "helped", "difference": 0.1}})
+    )
     record = {"kind": "train", "stage": stage, "seconds_per_step": 0.25}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     np.savez(folder / "evaluation" / f"{stage}.npz", per_image=np.array(per_image))

@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from runs import DAY, NIGHT, TINY
+from runs import DAY, NIGHT, TEST, TINY
 from segrefinery.engine.ranks import average_state, share_memories
+from segrefinery.evaluation.results import per_image_counts
+from segrefinery.evaluation.trust import Observation
 from segrefinery.refine.self_labeling.bank import FeatureBank
 
 BASE = (*TINY, "model.options.dropout=0.0", "stages.source.steps=3")
@@ -75,16 +77,19 @@ def result(run: Path, stage: str) -> dict[str, torch.Tensor]:
 
 def test_two_processes_do_what_one_does(tmp_path):
     """Supervised training, then self-training, as torchrun starts it."""
-    overrides = ("stages.adapt.steps=4", PLAIN, "training.log_every=1")
+    overrides, evaluated = (
+        ("stages.adapt.steps=4", PLAIN, "training.log_every=1", "training.look_every=2"),
+        ("-e", TEST),
+    )
     one = subprocess.Popen(
-        [sys.executable, *command(tmp_path / "one", "self_training", overrides)], env=environment(),
+        [sys.executable, *command(tmp_path / "one", "self_training", overrides, *evaluated)], env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     finish([one])
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = subprocess.Popen(
-        [sys.executable, *launcher, *command(tmp_path / "two", "self_training", overrides)], env=environment(),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, *launcher, *command(tmp_path / "two", "self_training", overrides, *evaluated)],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     finish([two])
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
@@ -98,6 +103,13 @@ def test_two_processes_do_what_one_does(tmp_path):
             torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-4)
     assert sorted(path.name for path in (tmp_path / "two" / "stages").iterdir()) == ["adapt", "source"]
     assert (tmp_path / "two" / "report.html").exists()
+    for stage in ("source", "adapt"):  # the images that score are shared as well
+        a, b = (per_image_counts(tmp_path / run, stage) for run in ("one", "two"))
+        assert torch.equal(a.sum(dim=2), b.sum(dim=2))  # of each image's labels
+        assert (a - b).abs().sum() < 0.01 * a.sum()
+        looks = [Observation.load(tmp_path / run / "trust" / f"{stage}.npz") for run in ("one", "two")]
+        assert looks[0].names == looks[1].names
+        torch.testing.assert_close(looks[1].probs, looks[0].probs, rtol=0, atol=0.01)
 
 
 STATEFUL = ("stages.adapt.steps=12", f"stages.adapt.refine={BANK}", "training.checkpoint_every=3")

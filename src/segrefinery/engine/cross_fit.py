@@ -16,6 +16,7 @@ from segrefinery.data.labelled import parts_in_turn
 from segrefinery.engine.events import Listeners, RunEvents
 from segrefinery.engine.held_out import HeldOut, keep_estimates
 from segrefinery.engine.run import Run
+from segrefinery.engine.scorer import Following, Led, Scorer
 from segrefinery.engine.tracker import Tracker
 
 FOLDER = "cross_fit"
@@ -38,11 +39,13 @@ def cross_fit(run: Run, parts: int, window: tuple[int, int] | None, told: RunEve
             continue
         folder = kept.with_suffix("")
         main = run.fabric.global_rank == 0
-        scored = HeldOut(folder, held_out, run.target_data, run.sets.space.num_classes, window, RunEvents())
+        sets = replace(run.sets, labels=taught)
+        scorer = Scorer(run.fabric, replace(sets, held_out=held_out), run.target_data, sets.space.num_classes, window)
+        scored = HeldOut(folder, scorer, RunEvents())
+        listeners = Listeners(_Part(f"part {number} of {parts}", told), _Scores(scored))
         part = replace(
-            run, folder=folder, sets=replace(run.sets, labels=taught), tracker=Tracker(folder, active=main),
-            events=Listeners(_Part(f"part {number} of {parts}", told), _Scores(scored)) if main else RunEvents(),
-            reuse=run.folder,
+            run, folder=folder, sets=sets, tracker=Tracker(folder, active=main),
+            events=Led(listeners, scorer) if main else Following(scorer), reuse=run.folder,
         )  # fmt: skip
         part.execute()
         part.tracker.close()

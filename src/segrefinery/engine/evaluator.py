@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from segrefinery.data.datasets import Part, parts_of
-from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.engine.scorer import EVALUATION, Scorer
 from segrefinery.engine.tracker import Tracker
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.results import is_evaluated, keep_evaluation, scores_of
-from segrefinery.evaluation.scoring import Evaluation, evaluate_network
+from segrefinery.evaluation.scoring import Evaluation
 from segrefinery.labels import LabelSpace
 
 
@@ -20,14 +20,13 @@ class Evaluator(RunEvents):
     """Evaluates on one data set, and keeps what it finds in ``results.json``, ``evaluation/`` and the record."""
 
     def __init__(
-        self, folder: Path, dataset: Any, reference: str, space: LabelSpace, data: DataSettings,
-        window: tuple[int, int] | None, tracker: Tracker, told: RunEvents, unscored: Collection[str] = (),
+        self, folder: Path, scorer: Scorer, reference: str, space: LabelSpace, tracker: Tracker, told: RunEvents,
+        unscored: Collection[str] = (),
     ) -> None:  # fmt: skip
-        """``reference``: what the user calls ``dataset``. ``told``: whom to tell of scores and of progress.
+        """``reference``: what the user calls the images. ``told``: whom to tell of scores and of progress.
         ``unscored``: classes that no label can be, left out of the mean."""
-        self.folder, self.dataset, self.reference, self.space = folder, dataset, reference, space
-        self.data, self.window, self.tracker, self.told = data, window, tracker, told
-        self.unscored = unscored
+        self.folder, self.scorer, self.reference, self.space = folder, scorer, reference, space
+        self.tracker, self.told, self.unscored = tracker, told, unscored
 
     def looked(self, end: StageEnd, step: int) -> None:
         self._evaluate(end, step, "look")
@@ -37,7 +36,8 @@ class Evaluator(RunEvents):
             return
         scores = self._evaluate(end, end.settings.steps, "evaluation")
         kept = scores_of(scores.total, self.space, self.unscored)
-        if parts := parts_of(self.dataset):
+        images: Any = self.scorer.sets.evaluation
+        if parts := parts_of(images):
             kept["sets"] = self._by_set(scores, parts)
         keep_evaluation(self.folder, end.name, scores, kept, self.space, source_only=end.source_only)
         each = [f"{100 * one['miou']:.1f} on {name}" for name, one in kept.get("sets", {}).items()]
@@ -57,9 +57,7 @@ class Evaluator(RunEvents):
 
     def _evaluate(self, end: StageEnd, step: int, kind: str) -> Evaluation:
         told = lambda done, total: self.told.progressed(f"{end.name}: evaluation images", done, total, {})  # noqa: E731
-        scores = evaluate_network(
-            end.predictor, self.dataset, self.data, self.space.num_classes, self.window, progress=told
-        )
+        scores = self.scorer.evaluate(end.predictor, EVALUATION, told)
         record = scores_of(scores.total, self.space, self.unscored)
         self.tracker.write(end.name, step, kind, {name: record[name] for name in ("miou", "pixel_accuracy")})
         return scores

@@ -11,23 +11,18 @@ import numpy as np
 from torch import Tensor
 
 from segrefinery.core.files import whole_file
-from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.engine.scorer import HELD_OUT, Scorer
 from segrefinery.evaluation.estimate import Scored, estimates
 from segrefinery.evaluation.results import read_counts, read_results, write_results
-from segrefinery.evaluation.scoring import evaluate_network
 
 
 class HeldOut(RunEvents):
     """Keeps each image's counts as ``held_out/STAGE.npz`` and what they say of the models in ``results.json``."""
 
-    def __init__(
-        self, folder: Path, images: Any, data: DataSettings, num_classes: int, window: tuple[int, int] | None,
-        told: RunEvents,
-    ) -> None:  # fmt: skip
-        """``images``: labelled, and seen by no training. ``told``: whom to tell."""
-        self.folder, self.images, self.data = folder, images, data
-        self.num_classes, self.window, self.told = num_classes, window, told
+    def __init__(self, folder: Path, scorer: Scorer, told: RunEvents) -> None:
+        """``told``: whom to tell."""
+        self.folder, self.scorer, self.told = folder, scorer, told
         self.source_only: str | None = None
         self.last: str | None = None
 
@@ -35,9 +30,7 @@ class HeldOut(RunEvents):
         path = self.path(end.name)
         if not path.exists():
             told = lambda done, total: self.told.progressed(f"{end.name}: held-out images", done, total, {})  # noqa: E731
-            evaluation = evaluate_network(
-                end.predictor, self.images, self.data, self.num_classes, self.window, progress=told
-            )
+            evaluation = self.scorer.evaluate(end.predictor, HELD_OUT, told)
             with whole_file(path) as file:
                 np.savez_compressed(file, per_image=evaluation.per_image.numpy())
         if end.source_only:

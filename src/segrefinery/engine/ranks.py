@@ -8,7 +8,8 @@ every batch.
   the whole batch.
 * Memories of single pixels (``FeatureBank``) stay each process's own during a step. At a checkpoint all take rank 0's,
   whether the run is ever resumed or not, so one file holds the state of all and resuming is exact.
-* Rank 0 alone looks at the data before a stage, writes files and evaluates; the others start from its checkpoint.
+* Rank 0 alone looks at the data before a stage and writes files; the others start from its checkpoint. Images that
+  score a model are shared (``engine.scorer``).
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 
 from segrefinery.data.scan import class_pixel_counts
-from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd, prepared_name
+from segrefinery.engine.scorer import Scorer
 from segrefinery.engine.tracker import Tracker
 from segrefinery.evaluation.results import read_results, write_results
-from segrefinery.evaluation.trust.collect import Observation, look
+from segrefinery.evaluation.trust.collect import Observation
 from segrefinery.evaluation.trust.verdict import Verdict, expected_classes, single_scores, trust, verdict
 
 
@@ -26,15 +26,13 @@ class Witness(RunEvents):
     """
 
     def __init__(
-        self, folder: Path, source: Any | None, target: Any, data: DataSettings, num_classes: int,
-        window: tuple[int, int] | None, tracker: Tracker, told: RunEvents, choose: Literal["last", "score"] = "last",
-    ) -> None:  # fmt: skip
-        """``source``: the labelled images, whose class shares the verdict counts in; without them those that the start
-        model predicts stand alone. ``told``: whom to tell. ``choose``: which model the run ships (``training.choose``).
-        """
-        self.folder, self.target, self.data = folder, target, data
-        self.num_classes, self.window, self.tracker = num_classes, window, tracker
-        self.source, self.told, self.choose = source, told, choose
+        self, folder: Path, scorer: Scorer, tracker: Tracker, told: RunEvents, choose: Literal["last", "score"] = "last"
+    ) -> None:
+        """``scorer``: looks at the target, and has the labelled images of the source, whose class shares the verdict
+        counts in; without them those that the start model predicts stand alone. ``told``: whom to tell. ``choose``:
+        which model the run ships (``training.choose``)."""
+        self.folder, self.scorer, self.source = folder, scorer, scorer.sets.source
+        self.tracker, self.told, self.choose = tracker, told, choose
         self.observations: dict[str, Observation] = {}
         self.steps: dict[str, int] = {}
         self.source_only: str | None = None
@@ -113,7 +111,7 @@ class Witness(RunEvents):
             shutil.copytree(origin, self.folder / "model", dirs_exist_ok=True)
 
     def _look(self, end: StageEnd) -> Observation:
-        return look(end.predictor, self.target, self.data, self.num_classes, self.window)
+        return self.scorer.look(end.predictor)
 
     def _record(self, name: str, step: int, observation: Observation) -> None:
         reference = self.observations.get(self.source_only or "")

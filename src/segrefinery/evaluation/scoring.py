@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,17 +38,19 @@ def evaluate_network(
     num_classes: int,
     window: Size | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    images: Sequence[int] | None = None,
 ) -> Evaluation:
     """Evaluate on labelled images; predictions are brought to the label's size before they are counted. Those of large
     pictures are made and counted strip by strip, through windows as ``predict`` looks.
 
     Args:
-        dataset: a labelled data set in the network's label space.
+        dataset: a labelled data set in the network's label space. images: indices of those to look at; None for all.
     """
     was_training = network.training
     network.eval()
     total, per_image = ConfusionMatrix(num_classes), []
-    for index in range(len(dataset)):
+    chosen = range(len(dataset)) if images is None else images
+    for done, index in enumerate(chosen, 1):
         one = ConfusionMatrix(num_classes)
         label = dataset.label(index)
         out = (label.shape[-2], label.shape[-1])
@@ -61,6 +63,6 @@ def evaluate_network(
             one.update(probs.argmax(dim=0), label.to(device_of(network)))
         total.merge(one)
         per_image.append(one.matrix)
-        progress(index + 1, len(dataset))
+        progress(done, len(chosen))
     network.train(was_training)
-    return Evaluation(total, torch.stack(per_image) if per_image else torch.zeros(0, num_classes, num_classes))
+    return Evaluation(total, torch.stack(per_image) if per_image else torch.zeros(0, num_classes, num_classes).long())

@@ -8,13 +8,13 @@ from segrefinery.engine.cross_fit import cross_fit
 from segrefinery.engine.environment import deterministic
 from segrefinery.engine.evaluator import Evaluator
 from segrefinery.engine.events import Listeners, RunEvents
-from segrefinery.engine.feed import RunData
 from segrefinery.engine.heartbeat import together
 from segrefinery.engine.held_out import HeldOut
 from segrefinery.engine.model import ModelConfig, ModelKeeper, Origin
 from segrefinery.engine.processes import make_fabric
 from segrefinery.engine.record import keep_record
 from segrefinery.engine.run import Run
+from segrefinery.engine.scorer import Following, Led, Scorer
 from segrefinery.engine.start import make_ready
 from segrefinery.engine.tracker import Tracker
 from segrefinery.engine.witness import Witness
@@ -42,7 +42,10 @@ def carry_out(
         fingerprint = ready and ready.fingerprint
         keep_record(folder, dump_recipe(recorded), sets, fingerprint, str(fabric.device), fabric.world_size, told)
     tracker = Tracker(folder, active=main, say=told.said)
-    listeners = listeners_of(folder, recipe, network, sets, tracker, told) if main else RunEvents()
+    scorer = Scorer(fabric, sets, recipe.target_data, sets.space.num_classes, recipe.window)
+    listeners = Following(scorer)
+    if main:
+        listeners = Led(listeners_of(folder, recipe, network, scorer, tracker, told), scorer)
     run = Run(
         folder=folder, stages=dict(recipe.stages), model=network, data=recipe.data, target_data=recipe.target_data,
         training=recipe.training, seed=recipe.seed, sets=sets, fabric=fabric, tracker=tracker, events=listeners,
@@ -58,24 +61,24 @@ def carry_out(
 
 
 def listeners_of(
-    folder: Path, recipe: Recipe, network: ModelSettings, sets: RunData, tracker: Tracker, told: RunEvents
+    folder: Path, recipe: Recipe, network: ModelSettings, scorer: Scorer, tracker: Tracker, told: RunEvents
 ) -> RunEvents:
     """Who is told of a run, in this order: the user, and those who look, keep and score."""
-    space, data, window = sets.space, recipe.target_data, recipe.window
+    sets, space = scorer.sets, scorer.sets.space
     height, width = sets.target.image(0).shape[-2:]
     origin = Origin(
         start=recipe.model.start, source=recipe.source, target=recipe.target, labels=recipe.labels, seed=recipe.seed
     )
     about = ModelConfig(
-        model=network, space=space.name, classes=space.classes, colors=space.colors, data=data, window=window,
-        merge=recipe.merge, recipe=recipe.name, trained_on=origin, image_size=(height, width),
+        model=network, space=space.name, classes=space.classes, colors=space.colors, data=scorer.data,
+        window=scorer.window, merge=recipe.merge, recipe=recipe.name, trained_on=origin, image_size=(height, width),
     )  # fmt: skip
     choose = recipe.training.choose
-    witness = Witness(folder, sets.source, sets.target, data, space.num_classes, window, tracker, told, choose)
+    witness = Witness(folder, scorer, tracker, told, choose)
     parts = [told, witness, ModelKeeper(folder, about, candidates=choose == "score")]
     if sets.evaluation is not None:
         named = str(recipe.evaluation)
-        parts.append(Evaluator(folder, sets.evaluation, named, space, data, window, tracker, told, sets.unscored))
+        parts.append(Evaluator(folder, scorer, named, space, tracker, told, sets.unscored))
     if sets.held_out is not None:
-        parts.append(HeldOut(folder, sets.held_out, data, space.num_classes, window, told))
+        parts.append(HeldOut(folder, scorer, told))
     return Listeners(*parts)

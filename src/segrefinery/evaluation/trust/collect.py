@@ -122,6 +122,7 @@ def look(
     window: Size | None = None,
     *,
     images: Sequence[int] | None = None,
+    places: Sequence[int] | None = None,
     pixels: int = PIXELS,
     seed: int = SEED,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -133,6 +134,8 @@ def look(
         dataset: images with names; labels are not asked for.
         data: how images are resized and normalised. window: of sliding windows, or None.
         images: indices; by default ``sample_images(dataset, seed=seed)``.
+        places: which of these are looked at here, where processes share them; None for all. An image is mixed with the
+            next one of all.
     """
     was_training = network.training
     network.eval()
@@ -140,7 +143,9 @@ def look(
     chosen = list(sample_images(dataset, seed=seed) if images is None else images)
     names, probs, stable, density = [], [], [], []
     views: dict[str, list[Tensor]] = {view: [] for view in VIEWS}
-    for done, index in enumerate(chosen, 1):
+    places = range(len(chosen)) if places is None else places
+    for done, place in enumerate(places, 1):
+        index = chosen[place]
         name, raw = dataset.name(index), dataset.image(index)
         image = resize_for_evaluation(raw, data)[None].to(device_of(network))
         size = (image.shape[-2], image.shape[-1])
@@ -153,7 +158,7 @@ def look(
             classes = moved[0].flatten(1)[:, at].argmax(dim=0)
             views[view].append(joint_counts(labels, classes, num_classes))
             kept &= (labels == classes).cpu()
-        other = resize_image(dataset.image(chosen[done % len(chosen)]), size)
+        other = resize_image(dataset.image(chosen[(place + 1) % len(chosen)]), size)
         partner = normalize(other, *data.normalization)[None].to(image)
         expected, moved_labels = mixed(network, image, labels, partner, at, window, generator(seed, "trust mix", name))
         views["mix"].append(joint_counts(expected, moved_labels, num_classes))
@@ -162,16 +167,16 @@ def look(
         probs.append(sampled.half())
         stable.append(kept)
         density.append(soft_neighborhood_density(sampled[:NEIGHBORS]))
-        progress(done, len(chosen))
+        progress(done, len(places))
     network.train(was_training)
-    return Observation(
-        names,
-        torch.stack(probs) if probs else torch.zeros(0, pixels, num_classes, dtype=torch.float16),
-        {view: torch.stack(counts) if counts else torch.zeros(0, num_classes, num_classes, dtype=torch.int64)
-         for view, counts in views.items()},
-        torch.stack(stable) if stable else torch.zeros(0, pixels, dtype=torch.bool),
-        torch.stack(density) if density else torch.zeros(0, dtype=torch.float64),
-    )  # fmt: skip
+    joint = {view: _rows(counts, (num_classes, num_classes), torch.int64) for view, counts in views.items()}
+    all_probs = _rows(probs, (pixels, num_classes), torch.float16)
+    return Observation(names, all_probs, joint, _rows(stable, (pixels,), torch.bool), _rows(density, (), torch.float64))
+
+
+def _rows(values: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """One row an image; there may be none."""
+    return torch.stack(values) if values else torch.zeros(0, *shape, dtype=dtype)
 
 
 def perturbed(
