@@ -341,11 +341,14 @@ def test_share_of_the_gap_that_is_closed(study: ModuleType):
         "worse": {0: 0.1, 1: 0.3},
         "none in common": {2: 0.9},
     }
-    shares = {row: sys.modules["lib.study_table"].closed(mean, row) for row in mean}
+    closed = sys.modules["lib.study_table"].closed
+    shares = {row: closed(mean, row) for row in mean}
     assert shares == {
         "source_only": "0 %", "oracle": "100 %", "both seeds": "50 %", "one seed": "25 %", "worse": "-25 %",
         "none in common": "",
     }  # fmt: skip
+    # the oracle has fewer seeds: all of the row's count, 0.5 between 0.3 and 0.6
+    assert closed({**mean, "oracle": {0: 0.6}}, "both seeds") == "67 %"
 
 
 def test_no_gap_nothing_closed(study: ModuleType):

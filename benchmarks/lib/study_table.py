@@ -111,11 +111,14 @@ def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str
 
 
 def closed(mean: dict[str, dict[int, float]], row: str) -> str:
-    """Share of the gap from source-only to oracle, over the seeds all three have."""
+    """Share of the gap from source-only to oracle, over the row's seeds that source-only has. The oracle's are those of
+    them that were run, or what was run."""
     if "source_only" not in mean or "oracle" not in mean:
         return ""
-    seeds = set(mean[row]) & set(mean["source_only"]) & set(mean["oracle"])
-    low, high, own = (
-        np.mean([mean[name][s] for s in seeds]) if seeds else np.nan for name in ("source_only", "oracle", row)
-    )
-    return f"{100 * (own - low) / (high - low):.0f} %" if seeds and high > low else ""
+    seeds = set(mean[row]) & set(mean["source_only"])
+    bounds = (seeds & set(mean["oracle"])) or set(mean["oracle"])
+    if not seeds:
+        return ""
+    low, reached = (np.mean([mean[name][seed] for seed in seeds]) for name in ("source_only", row))
+    high = np.mean([mean["oracle"][seed] for seed in bounds])
+    return f"{100 * (reached - low) / (high - low):.0f} %" if high > low else ""
