@@ -74,9 +74,17 @@ class Witness(RunEvents):
         return max(reversed(candidates), key=values.__getitem__)
 
     def concluded(self) -> None:
-        """Say the verdict."""
-        if (verdict := self.conclude()) is not None:
-            self.told.said(f"verdict: {verdict}")
+        """Say the verdict, and which model is in ``model/`` where that is not plain from it."""
+        if (verdict := self.conclude()) is None:
+            return
+        self.told.said(f"verdict: {verdict}")
+        if self.choose == "score":
+            self.told.said(f"model/ is that of {self.best()}, which scores highest without labels")
+        elif verdict.word == "worse":
+            self.told.said(
+                "model/ is the adapted one all the same, source_model/ the one before; training.choose=score ships "
+                "whichever scores higher without labels"
+            )
 
     def conclude(self) -> Verdict | None:
         """Compare the run's model with source-only and keep the verdict; with ``choose: score`` put the chosen model in
