@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import signal
 import sys
@@ -337,3 +338,18 @@ def test_of_several_processes_one_does_what_is_not_training(call, monkeypatch, t
     monkeypatch.setattr(cli, "MAIN", False)
     monkeypatch.setenv("RANK", "1")
     assert call("evaluate", tmp_path / "none", "--on", TEST) == (0, "", "")
+
+
+def test_what_modules_log_is_said_and_warnings_are_complaints(call, monkeypatch, tmp_path):
+    def report(run):
+        log = logging.getLogger("segrefinery.stages.some")
+        log.info("round %d sees more of the bus", 2)
+        log.warning("its licence is another")
+        return run / "report.html"
+
+    monkeypatch.setattr("segrefinery.verbs.report.report", report)
+    for _ in range(2):  # each command by itself
+        code, said, error = call("report", tmp_path)
+        assert (code, error) == (0, "warning: its licence is another\n")
+        assert said.splitlines()[0] == "round 2 sees more of the bus"
+        assert said.count("round") == 1

@@ -352,7 +352,7 @@ def main() -> None:
     share_fairly()  # before a verb imports torch
     warnings.showwarning = lambda message, *where: complain(f"warning: {message}")
     try:
-        with stoppable() if MAIN else nullcontext():
+        with stoppable() if MAIN else nullcontext(), terminal.logged(say, complain) if MAIN else nullcontext():
             app()
     except (SegRefineryError, OSError, MemoryError) as error:
         if debug:

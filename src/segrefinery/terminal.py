@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,34 @@ def _two_digits(value: float) -> str:
 def size(amount: float) -> str:
     """Bytes as MiB or GiB."""
     return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.0f} MiB"
+
+
+class LogLines(logging.Handler):
+    """What modules log, as lines: warnings with that word before, and all else as what a run says."""
+
+    def __init__(self, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+        super().__init__()
+        self.say, self.warn = say, warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.warn(f"warning: {record.getMessage()}")
+        else:
+            self.say(record.getMessage())
+
+
+@contextmanager
+def logged(say: Callable[[str], None], warn: Callable[[str], None]) -> Iterator[None]:
+    """Within, what modules log is told: by itself Python shows warnings alone."""
+    logger, handler = logging.getLogger("segrefinery"), LogLines(say, warn)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 @contextmanager

@@ -25,10 +25,10 @@ def running_statistics(network: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Replace the running statistics by the mean of those of ``images``, batches of B x 3 x H x W, streaming; every
-    other module stays as in evaluation (Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation",
-    2016). A norm that sees one value a channel, behind a pooling of one whole image, keeps what it had. Without a batch
-    norm nothing is looked at."""
+    """Replace the running statistics by the mean of those of ``images``, batches of B x bands x H x W, streaming;
+    every other module stays as in evaluation (Li et al., "Revisiting Batch Normalization for Practical Domain
+    Adaptation", 2016). A norm that sees one value a channel, behind a pooling of one whole image, keeps what it had.
+    Without a batch norm nothing is looked at."""
     norms = batch_norms(network)
     if not norms:
         return

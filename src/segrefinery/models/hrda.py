@@ -52,7 +52,7 @@ class HRDA(Segmenter):
         self.attention = SegFormerHead(self.level_channels, self.num_classes, self.settings.attention_width, head)
 
     def forward(self, image: Tensor) -> Prediction:
-        """Segment B x 3 x H x W images.
+        """Segment B x bands x H x W images.
 
         Raises:
             SegRefineryError: in training, a crop that is smaller than the detail box; a network whose stride does not
@@ -164,8 +164,8 @@ def slide(function: Callable[[Tensor], Sequence[Tensor]], image: Tensor, side: i
     """Apply a function to overlapping windows of an image and average its maps by count.
 
     Args:
-        function: B x 3 x h x w -> maps B x . x h/s x w/s; every stride s must divide half of ``side``.
-        image: B x 3 x H x W.
+        function: B x bands x h x w -> maps B x . x h/s x w/s; every stride s must divide half of ``side``.
+        image: B x bands x H x W.
         side: of the windows, which lie ``side // 2`` apart; the last ones end at the image's border. An image smaller
             than a window is one window.
 

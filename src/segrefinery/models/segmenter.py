@@ -94,7 +94,7 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor) -> Prediction:
-        """Segment a batch: B x 3 x H x W normalised images of any size."""
+        """Segment a batch: B x bands x H x W normalised images of any size."""
 
     def levels(self, image: Tensor) -> Sequence[Tensor]:
         """``Prediction.levels`` alone; a network that can leave out its heads, or most of its work, overrides this."""

@@ -17,7 +17,7 @@ class TeacherView(Prediction):
     """What the teacher said of a batch of images; nothing in it carries a gradient.
 
     Attributes:
-        image: B x 3 x H x W, the weak view.
+        image: B x bands x H x W, the weak view.
         index: B, the images' places in their data set.
     """
 
@@ -54,7 +54,7 @@ class Teacher(nn.Module):
         return self.network(image)
 
     def view(self, image: Tensor, index: Tensor | None = None) -> TeacherView:
-        """Look at a batch: B x 3 x H x W normalised images."""
+        """Look at a batch: B x bands x H x W normalised images."""
         return TeacherView(**vars(self(image)), image=image, index=index)
 
     def decay_at(self, step: int) -> float:
