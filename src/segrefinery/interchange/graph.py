@@ -44,7 +44,7 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
     if size is None and (why := next((module.one_size for module in segmenters if module.one_size), None)):
         raise SegRefineryError(f"this network {why}; {REMEDY}")
     multiple = max((module.graph_multiple for module in segmenters), default=1)
-    tries: list[Sizes] = [size] if size is not None else sorted({multiple, math.lcm(multiple, stride)})
+    tries: Sequence[Sizes] = [size] if size is not None else sorted({multiple, math.lcm(multiple, stride)})
     reason: Exception | None = None
     for sizes in tries:
         try:
