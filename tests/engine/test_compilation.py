@@ -62,3 +62,26 @@ def test_an_unknown_backend_is_refused_before_training(tmp_path):
     with pytest.raises(SegRefineryError, match=r"unknown training\.compile 'inductr'\. Did you mean 'inductor'"):
         tiny_run(tmp_path / "run", overrides=("training.compile=inductr",))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_network_that_cannot_be_compiled_is_said_and_runs_as_it_was_written(caplog):
+    def failing(graph, inputs):
+        raise RuntimeError("no C++ compiler here\nand a long story")
+
+    network = ToySegmenter()
+    image = torch.randn(1, 3, 8, 8)
+    expected = network(image).logits
+    compile_networks(nn.ModuleDict({"model": network}), failing)  # pyright: ignore[reportArgumentType]
+    for _ in range(2):
+        assert torch.equal(network(image).logits, expected)
+    (line,) = (line for line in caplog.messages if line.startswith("training.compile"))
+    assert "ToySegmenter, which runs as it was written from now on" in line
+    assert "no C++ compiler here" in line
+    assert "\n" not in line
+
+
+def test_a_mistake_in_a_network_is_no_failure_of_its_compiler():
+    network = ToySegmenter()
+    compile_networks(nn.ModuleDict({"model": network}), "eager")
+    with pytest.raises(RuntimeError):
+        network(torch.randn(1, 4, 8, 8))
