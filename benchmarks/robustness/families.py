@@ -3,7 +3,8 @@
     python benchmarks/robustness/families.py --folder F
 
 Each is made here and saved by its own library, read (`check --from`), compared with its library, adapted
-(`adapt --from`), used (`predict`), exported (ONNX, a torch program, its library's folder) and read back by its library.
+(`adapt --from`), used (`predict`), exported (ONNX, a torch program, its library's folder, the checkpoint's own layout)
+and read back by its library.
 The record in the folder makes it resumable. Prints Markdown; exits with 1 where a step failed or logits differ by
 more than 1e-5 of the largest, which the record shows.
 """
@@ -52,6 +53,7 @@ class Brought:
     Attributes:
         path: what ``--from`` gets. logits: of normalised images, as the library computes them.
         sets: what has to be said beside. back: the library's folder that it can become again.
+        module: what made the checkpoint, and loads it again; prefix: before its names there.
     """
 
     path: Path
@@ -59,6 +61,8 @@ class Brought:
     sets: tuple[str, ...] = ()
     back: str | None = None
     network: ModelSettings | None = field(default=None)
+    module: nn.Module | None = None
+    prefix: str = ""
 
 
 Maker = Callable[[Path], Brought]
@@ -124,18 +128,21 @@ def of_lightning(folder: Path) -> Brought:
     torch.save(
         {"state_dict": state, "hyper_parameters": settings, "pytorch-lightning_version": "2.5"}, folder / "last.ckpt"
     )
-    return of_file(folder / "last.ckpt", module, "smp:fpn/resnet18", back="smp")
+    return of_file(folder / "last.ckpt", module, "smp:fpn/resnet18", module, "net.", back="smp")
 
 
 def whole_module(folder: Path) -> Brought:
     module = smp_module("Unet")
     torch.save(nn.DataParallel(module), folder / "best_model.pth")
-    return of_file(folder / "best_model.pth", module, "smp:unet/resnet18", back="smp")
+    return of_file(folder / "best_model.pth", module, "smp:unet/resnet18", module, "module.", back="smp")
 
 
-def of_file(path: Path, logits: Callable[[Tensor], Tensor], name: str, back: str | None = None) -> Brought:
+def of_file(
+    path: Path, logits: Callable[[Tensor], Tensor], name: str, module: nn.Module, prefix: str = "",
+    back: str | None = None,
+) -> Brought:  # fmt: skip
     sets = (f"model.name={name}", "model.options={}", NAMED)
-    return Brought(path, logits, sets, back, ModelSettings(name=name))
+    return Brought(path, logits, sets, back, ModelSettings(name=name), module, prefix)
 
 
 def of_torchvision(name: str) -> Maker:
@@ -145,7 +152,7 @@ def of_torchvision(name: str) -> Maker:
         torch.manual_seed(0)
         module = with_statistics(get_model(name, weights=None, weights_backbone=None, num_classes=3))
         torch.save({"model": module.state_dict(), "epoch": 3}, folder / "model_3.pth")
-        return of_file(folder / "model_3.pth", lambda image: module(image)["out"], f"torchvision:{name}")
+        return of_file(folder / "model_3.pth", lambda image: module(image)["out"], f"torchvision:{name}", module)
 
     return make
 
@@ -158,7 +165,9 @@ def of_mmsegmentation(head: Callable[[], nn.Module], prefix: str = "", spelling:
         if prefix:  # of DAFormer, HRDA and MIC: a student, and its teacher beside it
             state |= {f"ema_model.{name}": 0 * tensor for name, tensor in module.state_dict().items()}
         torch.save({"state_dict": state, "meta": {"CLASSES": list(CLASSES)}}, folder / "iter.pth")
-        return Brought(folder / "iter.pth", module, back="hf" if head is segformer_head else None)
+        back = "hf" if head is segformer_head else None
+        own = module if spelling is dict else None  # whose names the checkpoint has
+        return Brought(folder / "iter.pth", module, back=back, module=own, prefix=prefix)
 
     return make
 
@@ -234,6 +243,18 @@ def read_back(run_folder: Path, folder: Path, library: str) -> float:
     return difference(logits_at(model.network, read, theirs.shape[-2:]), theirs)
 
 
+@torch.no_grad()
+def loaded_again(run_folder: Path, file: Path, brought: Brought) -> float:
+    """How far the logits of the module that made a checkpoint are from those of the run's model, with its weights."""
+    assert brought.module is not None
+    model, content = segrefinery.load(run_folder, "cpu"), torch.load(file)
+    state = content.get("state_dict", content.get("model", content))
+    brought.module.load_state_dict({name: state[brought.prefix + name] for name in brought.module.state_dict()})
+    image = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(2))
+    theirs = brought.logits(image)
+    return difference(logits_at(model.network, image, theirs.shape[-2:]), theirs)
+
+
 def taken_through(name: str, folder: Path, formats: Sequence[str]) -> dict[str, Any]:
     """A family's line of the record.
 
@@ -249,6 +270,7 @@ def taken_through(name: str, folder: Path, formats: Sequence[str]) -> dict[str, 
         "difference": largest,
         "faults": [],
         "back": None,
+        "again": None,
         "one_size": [],
     }
     sets = [f"--set={one}" for one in (*SETS, *brought.sets)]
@@ -262,6 +284,8 @@ def taken_through(name: str, folder: Path, formats: Sequence[str]) -> dict[str, 
     }
     if brought.back:
         commands[brought.back] = ["export", adapted, "-o", folder / "back", f"--format={brought.back}"]
+    if brought.module is not None:
+        commands["state_dict"] = ["export", adapted, "-o", folder / "back.pth", "--format=state_dict"]
     commands = {what: one for what, one in commands.items() if what not in FORMATS or what in formats}
     for what, arguments in commands.items():
         outcome = run(arguments, limit=LIMIT)
@@ -275,10 +299,12 @@ def taken_through(name: str, folder: Path, formats: Sequence[str]) -> dict[str, 
     line["exported"] = [what for what in FORMATS if what in commands]
     if brought.back in commands and not line["faults"]:
         line["back"] = read_back(adapted, folder / "back", brought.back)
+    if "state_dict" in commands and not line["faults"]:
+        line["again"] = loaded_again(adapted, folder / "back.pth", brought)
     return line
 
 
-FORMATS = ("onnx", "torch", "hf", "smp")
+FORMATS = ("onnx", "torch", "hf", "smp", "state_dict")
 LIBRARIES = {"hf": "transformers", "smp": "segmentation_models_pytorch"}
 
 
@@ -293,7 +319,8 @@ def table(found: list[dict[str, Any]]) -> None:
             if what not in failed
         )
         library = next((LIBRARIES[what] for what in line["exported"] if what in LIBRARIES), "")
-        back = f"{library}, {line['back']:.0e}" if line["back"] is not None else "-"
+        readers = {library: line["back"], "the module that made it": line.get("again")}
+        back = "; ".join(f"{who}, {far:.0e}" for who, far in readers.items() if far is not None) or "-"
         print(
             f"| {line['family']} | {line['loaded']} | {line['difference']:.0e} | "
             f"{'no' if 'adapt' in failed else 'yes'} | {written} | {back} |"
@@ -330,7 +357,9 @@ def main() -> None:
     for line in found:
         for fault in line["faults"]:
             print(f"\n{line['family']}: {fault}")
-    differences = [line[what] for line in found for what in ("difference", "back") if line[what] is not None]
+    differences = [
+        line[what] for line in found for what in ("difference", "back", "again") if line.get(what) is not None
+    ]
     raise SystemExit(any(line["faults"] for line in found) or not all(one <= 1e-5 for one in differences))
 
 
