@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from segrefinery.core.processor import has_bf16
+
 PACKAGES = ("segrefinery", "torch", "torchvision", "timm", "lightning-fabric", "pydantic", "numpy", "safetensors")
 
 
@@ -31,6 +33,7 @@ def environment(device: str = "cpu", processes: int = 1) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": processor(),
+        "bfloat16": has_bf16(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": gpu,
