@@ -20,7 +20,6 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 PLAIN = {"depth": 4, "embed_dim": 48, "num_heads": 2}
-LEVELS = {"depths": (1, 1, 1, 1)}
 NETWORKS = {
     "deeplabv2_resnet101": {},
     "deeplabv2_resnet101 se": {"head": "se", "auxiliary": False, "ceil_pooling": False},
@@ -29,16 +28,14 @@ NETWORKS = {
     "vit:vit_tiny_patch16_dinov3_qkvb": {"upsample": 2},
     "vit:vit_tiny_patch16_224": {"upsample": 1},
     "daformer:resnet18": {},
-    "daformer:swin_tiny_patch4_window7_224": {"norm": "group"},
     "efficientnet_lite0 mixture": {"auxiliary": True},
     "hrda:small": {"detail": 64, "divisor": 8, "attention_width": 16, "attention_norm": "group"},
     "hrda:small mixture": {"detail": 64, "divisor": 8, "attention_width": 16, "attention_norm": "group"},
 }
 SMALLER = {
     "daformer:resnet18": {"layers": (1, 1, 1, 1), "channels": (16, 32, 48, 64)},
-    "daformer:swin_tiny_patch4_window7_224": {**LEVELS, "embed_dim": 16, "num_heads": (1, 1, 2, 2)},
 }
-STRIDES = {"deeplabv2_resnet101": 8, "daformer:swin_tiny_patch4_window7_224": 32}
+STRIDES = {"deeplabv2_resnet101": 8}
 """What sides are multiples of, of networks that take no others in a graph."""
 
 
