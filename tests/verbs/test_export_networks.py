@@ -30,7 +30,6 @@ NETWORKS = {
     "daformer:resnet18": {},
     "efficientnet_lite0 mixture": {"auxiliary": True},
     "hrda:small": {"detail": 64, "divisor": 8, "attention_width": 16, "attention_norm": "group"},
-    "hrda:small mixture": {"detail": 64, "divisor": 8, "attention_width": 16, "attention_norm": "group"},
 }
 SMALLER = {
     "daformer:resnet18": {"layers": (1, 1, 1, 1), "channels": (16, 32, 48, 64)},
