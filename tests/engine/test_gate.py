@@ -158,10 +158,10 @@ def test_a_resumed_run_rolls_back_alike(tmp_path, monkeypatch, dies_at):
 def test_a_loss_that_is_not_finite_can_be_rolled_back(tmp_path, monkeypatch):
     step = loop.one_step
 
-    def broken(fabric, name, stage, trained, settings, number, pair):
+    def broken(fabric, name, stage, trained, settings, number, *rest):
         if name == "adapt" and number == 5:
             raise loop.NonFiniteLoss("the loss is not finite. Lower the learning rate")
-        return step(fabric, name, stage, trained, settings, number, pair)
+        return step(fabric, name, stage, trained, settings, number, *rest)
 
     monkeypatch.setattr(loop, "one_step", broken)
     with pytest.raises(SegRefineryError, match="not finite"):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import segrefinery.engine.held_out as held_out
 import segrefinery.engine.loop as loop
 from runs import NIGHT, TEST, same, tiny_run, weights
 from segrefinery.core.errors import SegRefineryError
@@ -17,6 +16,7 @@ from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.labelled import parts_in_turn
 from segrefinery.data.scan import pixel_digests
+from segrefinery.engine.scorer import HELD_OUT, Scorer
 
 LABELS = "scenes:night,count=3,size=32x64"
 
@@ -258,13 +258,15 @@ PARTS = ("training.cross_fit=2",)
 
 
 def test_each_image_is_scored_by_a_model_that_did_not_learn_it(tmp_path, taught, batches, monkeypatch):
-    scored, evaluate = [], held_out.evaluate_network
+    scored, evaluate = [], Scorer.evaluate
 
-    def told(network, images, *rest, **named):
-        scored.append([int(images.name(index)[-5:]) for index in range(len(images))])
-        return evaluate(network, images, *rest, **named)
+    def told(scorer, network, role, *rest):
+        if role == HELD_OUT:
+            images = scorer.sets.held_out
+            scored.append([int(images.name(index)[-5:]) for index in range(len(images))])
+        return evaluate(scorer, network, role, *rest)
 
-    monkeypatch.setattr(held_out, "evaluate_network", told)
+    monkeypatch.setattr(Scorer, "evaluate", told)
     said = []
     run = tiny_run(tmp_path / "run", labels=LABELS, say=said.append, overrides=PARTS)
     assert same(weights(run), weights(taught))  # the run itself is as it was
