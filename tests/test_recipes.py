@@ -304,3 +304,41 @@ def test_pixel_attention_without_the_stage_that_trains_it_says_what_to_write():
 
 def test_the_tiny_settings_of_the_tests_are_valid():
     load_recipe("self_training", "small", TINY)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("training: {choose: score}", "training.choose"),
+        ("training: {on_collapse: stop}", "training.on_collapse"),
+        ("training: {holdout: 0.2}", "training.holdout"),
+        ("model: {start: some/model}", "model.start"),
+        ("model: {from: some/model}", "model.start"),
+        ("stages: {adapt: {strong: null}}", "stages.adapt.strong"),
+    ],
+)
+def test_a_scale_does_not_change_what_a_run_starts_from_sees_or_ships(change, key, tmp_path):
+    with pytest.raises(SegRefineryError, match=rf"scale tiny: {key}: a scale changes budgets"):
+        load_recipe(written(tmp_path, "other", f"extends: self_training\nscales: {{tiny: {{{change}}}}}"), "tiny")
+
+
+def test_a_scale_may_give_a_stage_another_network_with_the_statistics_it_has(tmp_path):
+    scales = "scales: {tiny: {training: {clip_norm: 1, precision: bf16-mixed}, stages: {adapt: {model: {name: small}}}}"
+    recipe = load_recipe(written(tmp_path, "within", f"extends: dacs\n{scales}}}"), "tiny")
+    assert recipe.stages["adapt"].statistics == "target"
+
+
+def test_a_scale_cannot_hide_behind_a_recipe_that_is_wrong_without_it(tmp_path):
+    sizes = "data: {crop: [64, 64]}\ntarget_data: {crop: [32, 32]}"
+    scales = "scales: {tiny: {data: {crop: [32, 32]}, stages: {adapt: {mixing: cutmix}}}}"
+    with pytest.raises(SegRefineryError, match=r"wrong without it: stages\.adapt mixes .* data\.crop is \(64, 64\)"):
+        load_recipe(written(tmp_path, "hidden", f"extends: self_training\n{sizes}\n{scales}"), "tiny")
+    with pytest.raises(SegRefineryError, match=r"scales\.paper: that is the recipe without a scale"):
+        load_recipe(written(tmp_path, "twice", "extends: self_training\nscales: {paper: {seed: 3}}"))
+
+
+@pytest.mark.parametrize("below", ["", "strong: {jitter: 0.1}"])
+def test_a_strong_view_is_gone_where_a_recipe_says_so(below, tmp_path):
+    base = written(tmp_path, "base", f"extends: self_training\nstages: {{adapt: {{{below}}}}}")
+    above = written(tmp_path, "above", f"extends: {base}\nstages: {{adapt: {{strong: null}}}}")
+    assert load_recipe(above, "small").stages["adapt"].strong is None

@@ -36,13 +36,13 @@ class Recipe(Settings):
     """Names the recipe."""
     about: str = ""
     """Says what the recipe does and where it comes from; its first sentence stands in the list of recipes."""
-    model: Annotated[RunModelSettings, BUDGET]
+    model: RunModelSettings
     """Chooses the network, its weights, and a trained model to start from."""
     data: DataSettings
     """Says how source images are read, cropped and batched."""
     target_data: DataSettings
     """Says how target images are read: ``data`` with what is given here laid over it (another ``short_side``, say)."""
-    training: Annotated[TrainingSettings, BUDGET] = TrainingSettings()
+    training: TrainingSettings = TrainingSettings()
     """Says how a run trains, whatever its stages."""
     window: Annotated[tuple[int, int] | None, BUDGET] = None
     """Predicts in overlapping windows of this height and width, on the resized image; by default the whole image."""
@@ -174,13 +174,36 @@ def refuse_another_method(name: str | Path, scale: str | None) -> None:
         return
     *_, (_, paper) = layers(name, None, (), {})
     *_, (place, _), (_, scaled) = layers(name, scale, (), {})
-    # A network is budget, and so is what comes with it: the two are compared on the same one.
-    whole, small = recipe_or_mistakes(paper | {"model": scaled.get("model")}), recipe_or_mistakes(scaled)
-    if isinstance(whole, Recipe) and isinstance(small, Recipe) and (keys := beyond_budget(whole, small)):
+    small = recipe_or_mistakes(scaled)
+    if not isinstance(small, Recipe):
+        return
+    whole = recipe_or_mistakes(on_the_networks_of(scaled, paper))
+    if not isinstance(whole, Recipe):
+        mistakes = "; ".join(map(str, whole))
+        raise SegRefineryError(f"{place}a scale is a budget of the recipe, which is wrong without it: {mistakes}")
+    if keys := beyond_budget(whole, small):
         raise SegRefineryError(
             f"{place}{', '.join('.'.join(key) for key in keys)}: a scale changes budgets (steps, sizes, batches, "
             "rates, widths, momenta, the network) and nothing else; write a recipe of its own that extends this one"
         )
+
+
+def on_the_networks_of(scaled: Mapping[str, Any], paper: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without its scale, but with the networks of the scale: they are budget, and so is what a recipe takes
+    over from them. The model to start from is no budget."""
+    model, before, stages = scaled["model"], paper.get("model"), paper.get("stages")
+    given = ("start", "from", "classes")  # of RunModelSettings, what is of no network
+    model = {key: value for key, value in model.items() if key not in given}
+    if isinstance(before, Mapping):
+        model |= {key: before[key] for key in given if key in before}
+    if isinstance(stages, Mapping):
+        stages = {
+            name: {**stage, "model": (scaled["stages"].get(name) or {}).get("model")}
+            if isinstance(stage, Mapping)
+            else stage
+            for name, stage in stages.items()
+        }
+    return {**paper, "model": model, "stages": stages}
 
 
 def layers(
@@ -259,6 +282,8 @@ def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
     scales = raw.get("scales") or {}
     if not isinstance(scales, dict) or not all(isinstance(changes, dict | None) for changes in scales.values()):
         raise SegRefineryError(f"{place}: scales: write a mapping of names to what each changes")
+    if "paper" in scales:
+        raise SegRefineryError(f"{place}: scales.paper: that is the recipe without a scale; write it outside of scales")
     return place, identity, raw
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from segrefinery.core.settings import Settings
+from segrefinery.core.settings import BUDGET, Settings
 
 OnCollapse = Literal["warn", "rollback", "stop"]
 
@@ -14,26 +14,26 @@ OnCollapse = Literal["warn", "rollback", "stop"]
 class TrainingSettings(Settings):
     """How a run trains, whatever its stages."""
 
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Annotated[Literal["32-true", "bf16-mixed"], BUDGET] = "32-true"
     """Computes in float32, or the networks in bfloat16 where that is safe. On a processor bfloat16 pays for some
     networks alone, and only on those with ``avx512_bf16`` or AMX; a run says where it is emulated."""
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: Annotated[int, BUDGET] = Field(default=1, ge=1)
     """Splits a step into so many micro-batches: less memory, and the same gradient of every loss that is a mean over
     all pixels. Losses over chosen pixels (masked, contrastive, a mixture's) become means of the parts' means; batch
     norm sees less."""
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: Annotated[float | None, BUDGET] = Field(default=None, gt=0)
     """Limits the norm of all gradients of a step together, those of discriminators and refiners among them; null for no
     limit."""
-    deterministic: bool = True
+    deterministic: Annotated[bool, BUDGET] = True
     """Asks torch for operations that give the same result every time. On a GPU some of them may be slower, and a few
     have no such form and warn."""
-    checkpoint_every: int = Field(default=500, ge=1)
+    checkpoint_every: Annotated[int, BUDGET] = Field(default=500, ge=1)
     """Writes a checkpoint after so many steps."""
-    keep: int = Field(default=2, ge=1)
+    keep: Annotated[int, BUDGET] = Field(default=2, ge=1)
     """Keeps so many checkpoints of the stage in training."""
-    log_every: int = Field(default=20, ge=1)
+    log_every: Annotated[int, BUDGET] = Field(default=20, ge=1)
     """Tracks losses and rates after so many steps."""
-    look_every: int = Field(default=0, ge=0)
+    look_every: Annotated[int, BUDGET] = Field(default=0, ge=0)
     """Looks at the model in adaptation after so many steps: evaluation, where there is an evaluation set, and
     label-free scores; 0 = only at the end of a stage."""
     on_collapse: OnCollapse = "warn"
@@ -50,7 +50,7 @@ class TrainingSettings(Settings):
     """Parts the labelled target images (``--labels``) into so many parts and trains once more for each, without it: the
     part scores that model. All labels teach the model that is shipped, and the scores of all parts together estimate
     it, with an interval. Costs the stages that labels teach as often again; 0 = no estimate."""
-    compile: str | None = None
+    compile: Annotated[str | None, BUDGET] = None
     """Compiles the networks in training by this backend of torch.compile (``inductor``); null for none. Its first steps
     take minutes; what the others gain depends on the device."""
 

@@ -12,6 +12,9 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
 from segrefinery.core.yaml import parse_yaml
 
+NULL_SAYS_NONE = ("strong",)
+"""Mappings that are there by default: removing one would bring the default back, so that a null stays what it says."""
+
 
 def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's file laid over what it extends, scales included. A stage that the file removes is gone at every scale;
@@ -44,7 +47,7 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
             value, old = dict(value), {} if value["replace"] else old
             del value["replace"]
             result[key] = {}
-        if value is None and (isinstance(old, Mapping) or old is None):
+        if value is None and key not in NULL_SAYS_NONE and (isinstance(old, Mapping) or old is None):
             result.pop(key, None)
         elif isinstance(value, Mapping) and isinstance(old, list):
             result[key] = merge(_as_mapping(old), value)
