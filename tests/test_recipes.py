@@ -134,6 +134,23 @@ def test_a_null_removes_a_stage_at_every_scale(scale, tmp_path):
     assert (again.stages["adapt"].kind, again.stages["adapt"].steps) == ("distillation", steps)
 
 
+def test_a_chain_may_say_that_it_replaces_another_where_there_is_none(tmp_path):
+    chain = "{replace: true, masked_consistency: {}}"
+    for overrides in (
+        [f"stages.adapt.refine={chain}"],
+        [f"stages.new={{kind: self_training, steps: 1, refine: {chain}}}"],
+    ):
+        stages = load_recipe("self_training", None, overrides).stages
+        assert list(list(stages.values())[-1].chain) == ["masked_consistency"]
+    file = written(
+        tmp_path, "own", f"extends: self_training\nstages: {{new: {{kind: self_training, steps: 1, refine: {chain}}}}}"
+    )
+    assert list(load_recipe(file).stages["new"].chain) == ["masked_consistency"]
+    unsure = written(tmp_path, "unsure", "extends: self_training\nstages: {adapt: {refine: {replace: maybe}}}")
+    with pytest.raises(SegRefineryError, match=r"stages\.adapt\.refine\.replace: write true.*'maybe'"):
+        load_recipe(unsure)
+
+
 def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
     budget = "adapt: {steps: 3, optimizer: {lr: 1.0e-5}, teacher: {decay: 0.9}, crop: [64, 64]}"
     within = written(tmp_path, "within", f"extends: self_training\nscales: {{tiny: {{stages: {{{budget}}}}}}}")

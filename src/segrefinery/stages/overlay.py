@@ -43,7 +43,7 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         if key == "refine" and isinstance(value, list):
             value = _as_mapping(value)
-        if key == "refine" and isinstance(value, Mapping) and "replace" in value:
+        if key == "refine" and isinstance(value, Mapping) and isinstance(value.get("replace"), bool):
             value, old = dict(value), {} if value["replace"] else old
             del value["replace"]
             result[key] = {}

@@ -53,6 +53,12 @@ def parse_stage(name: str, settings: Any, stages: Mapping[str, Any]) -> StageSet
         kind = choose(STAGES, str(settings["kind"]), "kind of stage")
     except SegRefineryError as error:
         raise as_validation_error([Mistake(("kind",), str(error))]) from error
+    chain = settings.get("refine")
+    if isinstance(chain, Mapping) and "replace" in chain:  # a chain with nothing before it to replace
+        if not isinstance(chain["replace"], bool):
+            wrong = f"write true, for a chain in place of the one before, or false (got {chain['replace']!r})"
+            raise as_validation_error([Mistake(("refine", "replace"), wrong)])
+        settings = {**settings, "refine": {key: value for key, value in chain.items() if key != "replace"}}
     mistakes = _mistakes_of_refiners(settings.get("refine")) if "refine" in kind.model_fields else []
     try:
         stage = kind.model_validate({key: value for key, value in settings.items() if not mistakes or key != "refine"})
