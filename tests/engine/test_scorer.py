@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -86,6 +87,7 @@ class Asks(RunEvents):
 
 
 def stage_end() -> StageEnd:
+    """With the same network each time; made before the threads start, which have one random state in common."""
     torch.manual_seed(0)
     return StageEnd("adapt", None, None, ToySegmenter(19).eval(), source_only=False)  # pyright: ignore
 
@@ -97,7 +99,7 @@ def test_shares_say_what_one_process_says(monkeypatch):
     alone.ended(stage_end())
     asks = Asks(made[0])
     events = [Led(asks, made[0]), *(Following(one) for one in made[1:])]
-    assert not together([lambda one=one: one.ended(stage_end()) for one in events])
+    assert not together([partial(one.ended, stage_end()) for one in events])
     assert asks.progress == [(3, 4), (4, 4)]
     assert torch.equal(asks.scores.per_image, alone.scores.per_image)
     assert torch.equal(asks.scores.total.matrix, alone.scores.total.matrix)
@@ -119,5 +121,5 @@ def test_an_image_that_cannot_be_read_is_an_error_in_all(monkeypatch):
 
     monkeypatch.setattr(made[0].sets.evaluation, "image", broken)
     events = [Led(Asks(made[0]), made[0]), *(Following(one) for one in made[1:])]
-    errors = together([lambda one=one: one.ended(stage_end()) for one in events])
+    errors = together([partial(one.ended, stage_end()) for one in events])
     assert [str(error) for error in errors] == ["2.png: is damaged"] * WORLD

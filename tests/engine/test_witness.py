@@ -1,8 +1,9 @@
 """What a run says of itself at its end."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from segrefinery.data.settings import DataSettings
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.tracker import Tracker
 from segrefinery.engine.witness import Witness
@@ -31,7 +32,8 @@ class Told(RunEvents):
 )
 def test_a_run_says_which_model_it_ships_where_the_verdict_leaves_it_open(choose, word, wanted, tmp_path, monkeypatch):
     told = Told()
-    witness = Witness(tmp_path, None, [], DataSettings(), 2, None, Tracker(tmp_path, tensorboard=False), told, choose)
+    scorer = SimpleNamespace(sets=SimpleNamespace(source=None))
+    witness = Witness(tmp_path, scorer, Tracker(tmp_path, tensorboard=False), told, choose)  # pyright: ignore
     monkeypatch.setattr(witness, "conclude", lambda: Verdict(word, -0.1, None))
     monkeypatch.setattr(witness, "best", lambda: "source")
     witness.concluded()
