@@ -19,7 +19,6 @@ from segrefinery.data.settings import DataSettings, Reference
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import RunModelSettings
 from segrefinery.models.networks import network
-from segrefinery.stages.kinds import SelfTrainingSettings
 from segrefinery.stages.overlay import assign, extend, for_every_stage, merge
 from segrefinery.stages.parse import parse_stages
 from segrefinery.stages.settings import StageSettings
@@ -93,9 +92,7 @@ class Recipe(Settings):
     def _statistics_of_the_network(self) -> Self:
         """What a stage does not say of batch norm is as its network has it."""
         for name, stage in self.stages.items():
-            if isinstance(stage, SelfTrainingSettings) and stage.statistics is None:
-                statistics = network((stage.model or self.model).name).statistics
-                self.stages[name] = stage.model_copy(update={"statistics": statistics})
+            self.stages[name] = stage.on_network(network((stage.model or self.model).name).statistics)
         return self
 
     @model_validator(mode="after")

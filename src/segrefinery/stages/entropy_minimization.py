@@ -22,6 +22,8 @@ from segrefinery.stages.optimizers import ScheduledOptimizer, build_optimizer
 class EntropyMinimization(Stage):
     """A network of which nothing learns but the scales and shifts of its batch norms."""
 
+    prepares_model = True
+
     def __init__(self, settings: EntropyMinimizationSettings, context: StageContext) -> None:
         super().__init__()
         self.settings, self.model = settings, context.model
@@ -36,8 +38,6 @@ class EntropyMinimization(Stage):
     @property
     def learned(self) -> list[nn.Parameter]:
         return [parameter for norm in batch_norms(self.model) for parameter in norm.parameters()]
-
-    prepares_model = True
 
     def prepare(self, passes: Passes) -> None:
         measure_statistics(self.model, (batch.image for batch in passes.target))

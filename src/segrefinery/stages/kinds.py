@@ -204,6 +204,9 @@ class SelfTrainingSettings(StageSettings):
             )
         return self
 
+    def on_network(self, statistics: Statistics) -> Self:
+        return self if self.statistics else self.model_copy(update={"statistics": statistics})
+
     @property
     def needs_source(self) -> str | None:
         if self.translation is not None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from segrefinery.core.settings import BUDGET, CODE, Settings
 from segrefinery.models.networks import ModelSettings
+from segrefinery.models.settings import Statistics
 from segrefinery.refine.settings import RefinerSettings
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ class StageSettings(Settings):
     def repeats(self) -> int:
         """How often the stage runs in a row (generations, rounds)."""
         return 1
+
+    def on_network(self, statistics: Statistics) -> Self:
+        """The settings with what they leave to the network that is trained: whose ``statistics`` batch norm keeps."""
+        del statistics
+        return self
 
     def repeated(self, number: int) -> Self:
         """The settings of the stage's run of this number, from 1: a generation that starts fresh does so every time."""
