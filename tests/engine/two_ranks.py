@@ -9,6 +9,7 @@ from torch import nn
 
 from segrefinery.engine import gradients
 from segrefinery.engine.gradients import GradientAverage
+from segrefinery.engine.processes import join_others, leave_others
 from segrefinery.stages.optimizers import ScheduledOptimizer
 
 
@@ -73,6 +74,12 @@ def main() -> None:
         own = parameter.detach().clone()
         torch.distributed.broadcast(own, src=0)
         assert torch.equal(own, parameter)
+    leave_others()
+    join_others(torch.device("cpu"))  # as a second run in the same process does
+    ranks = torch.tensor(1.0)
+    torch.distributed.all_reduce(ranks)
+    assert ranks == 2
+    leave_others()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import os
 from datetime import timedelta
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
+
+_JOININGS = itertools.count()
 
 
 def rank() -> int:
@@ -28,8 +31,8 @@ def restarted() -> bool:
 def join_others(device: torch.device) -> None:
     """Make torch's process group of the processes that torchrun started, for tensors on such a device.
 
-    Each start of them by torchrun has a place of its own in the store: torch leaves the addresses there of the
-    processes that died, and gloo would wait for those.
+    Each start of them by torchrun, and each joining, has a place of its own in the store: torch leaves the addresses
+    there of the processes that died or have left, and gloo would wait for those.
     """
     import torch
     from torch import distributed
@@ -38,14 +41,24 @@ def join_others(device: torch.device) -> None:
 
     patience = timedelta(days=1)  # others wait while one looks at data, or for the slowest share
     store, number, world = next(rendezvous("env://", timeout=patience))
-    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"start {start}, group {next(_JOININGS)}", store)
     gpu = torch.device("cuda", device.index or 0) if device.type == "cuda" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(leave_others)
     distributed.init_process_group(
         "nccl" if gpu else "gloo", store=store, rank=number, world_size=world, timeout=patience, device_id=gpu
     )
+
+
+def leave_others() -> None:
+    """End the process group, once all is done: a process that exits while gloo's threads still run may be aborted. Not
+    after a fault, where a transfer may wait for one that has died."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def make_fabric(precision: str) -> Fabric:

@@ -11,7 +11,7 @@ from segrefinery.engine.events import Listeners, RunEvents
 from segrefinery.engine.heartbeat import together
 from segrefinery.engine.held_out import HeldOut
 from segrefinery.engine.model import ModelConfig, ModelKeeper, Origin
-from segrefinery.engine.processes import make_fabric
+from segrefinery.engine.processes import leave_others, make_fabric
 from segrefinery.engine.record import keep_record
 from segrefinery.engine.run import Run
 from segrefinery.engine.scorer import Following, Led, Scorer
@@ -55,6 +55,7 @@ def carry_out(
         run.execute()
         if recipe.training.cross_fit:
             cross_fit(run, recipe.training.cross_fit, recipe.window, told)
+    leave_others()
     tracker.close()
     if main:
         told.said(f"report: {write_report(folder)}")
