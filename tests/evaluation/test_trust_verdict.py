@@ -84,12 +84,31 @@ def test_trust_is_steadiness_under_scale_times_the_root_of_the_anchors():
     assert float(steadiness(model, every)) == pytest.approx(float(balanced_agreement(counts, every)))
 
 
-def test_only_the_change_of_scale_counts():
+def seen_otherwise(model, unstable, *views):
+    """The model, but for how often it changes its mind under some perturbations."""
+    model.views = model.views | {view: observed(model.classes, unstable).views[view] for view in views}
+    return model
+
+
+@pytest.mark.parametrize(("mirrored", "word"), [(0.2, "better"), (0.4, "no evidence"), (0.6, "no evidence")])
+def test_steadier_under_scale_alone_is_not_better(mirrored, word):
+    model = seen_otherwise(observed(flipped(truth(), 0.02, 3), unstable=0.2), mirrored, "flip")
+    found = verdict(model, SOURCE)
+    assert found.word == word
+    assert found.interval is not None
+    assert found.interval[0] > 0
+    assert ("mirrored images do not confirm" in str(found)) == (word == "no evidence")
+
+
+def test_steadier_when_mirrored_alone_is_no_evidence():
+    model = seen_otherwise(observed(SOURCE.classes, unstable=0.4), 0.1, "flip", "photometric", "mix")
+    assert verdict(model, SOURCE).word == "no evidence"
+
+
+def test_the_score_counts_only_the_change_of_scale():
     model = observed(flipped(truth(), 0.05, 3), unstable=0.4)
     before = float(trust(model, SOURCE))
-    for view in ("photometric", "flip", "mix"):
-        model.views = model.views | {view: observed(model.classes, unstable=0.0).views[view]}
-    assert float(trust(model, SOURCE)) == before
+    assert float(trust(seen_otherwise(model, 0.0, "photometric", "flip", "mix"), SOURCE)) == before
 
 
 @pytest.mark.parametrize("classes_left", [1, 2, 3])

@@ -11,9 +11,11 @@ not. Steadiness can be won by being confidently wrong, so it is multiplied by ``
 reference (source-only) is confident and does not change under any perturbation, the class-balanced share on which the
 model still agrees. Their root, because the reference is often wrong where it is sure, and to leave it there is a merit.
 
-``better`` needs a gain in trust beyond its bootstrap interval, ``worse`` a loss beyond it or a sign of collapse, which
-overrules the score. How often that is right: docs/benchmarks.md, where the runs on which this form was chosen stand
-apart from those that came after.
+``better`` needs a gain in trust beyond its bootstrap interval, and a second witness: the same score with steadiness under
+mirroring in place of scale must gain beyond its interval too. A student of masked images or of an average over scales is
+steadier under scale, right or wrong; both it and its source saw mirrored images. ``worse`` is a loss of trust beyond the
+interval, or a sign of collapse, which overrules the score. How often that is right: docs/benchmarks.md, where the runs
+on which this form was chosen stand apart from those that came after.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ SMALLEST_GAIN = 0.01
 DEAD, LARGEST, REST, JUMP, FEWEST_ANCHORS = 0.02, 0.9, 0.5, 0.5, 0.6
 """Collapse: a class with less than this of its share before; the largest class, where the others keep less than this
 part of what they should have; total variation; anchors kept."""
+RANKS, CONFIRMS = "scale", "flip"
+"""The perturbation whose steadiness is part of the combined score, and the one that must confirm a ``better``."""
 
 Word = Literal["better", "no evidence", "worse"]
 
@@ -75,9 +79,11 @@ def expected_classes(*observations: Observation) -> Tensor:
     return expected if expected.any() else torch.ones_like(expected)
 
 
-def steadiness(candidate: Observation, expected: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Class-balanced agreement under a change of scale: B values for B x N image weights."""
-    return scores.balanced_agreement(_summed(candidate.views["scale"], weights), expected)
+def steadiness(
+    candidate: Observation, expected: Tensor, weights: Tensor | None = None, view: str = RANKS
+) -> Tensor:
+    """Class-balanced agreement under a perturbation, of scale by default: B values for B x N image weights."""
+    return scores.balanced_agreement(_summed(candidate.views[view], weights), expected)
 
 
 def consistency(candidate: Observation, expected: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -106,11 +112,15 @@ def combined(steadiness: Any, anchors: Any) -> Any:
 
 
 def trust(
-    candidate: Observation, reference: Observation, expected: Tensor | None = None, weights: Tensor | None = None
+    candidate: Observation,
+    reference: Observation,
+    expected: Tensor | None = None,
+    weights: Tensor | None = None,
+    view: str = RANKS,
 ) -> Tensor:
     """The combined score: B values in [0, 1] for B x N image weights."""
     expected = expected_classes(candidate, reference) if expected is None else expected
-    return combined(steadiness(candidate, expected, weights), anchors(candidate, reference, weights))
+    return combined(steadiness(candidate, expected, weights, view), anchors(candidate, reference, weights))
 
 
 def verdict(candidate: Observation, source_only: Observation, prior: Tensor | None = None) -> Verdict:
@@ -130,15 +140,25 @@ def verdict(candidate: Observation, source_only: Observation, prior: Tensor | No
     if len(candidate.names) < 2:
         few = "one target image is too few for an interval"
         return Verdict("worse" if alarming else "no evidence", difference, None, [*alarming, few, *told])
-    weights = bootstrap_weights(len(candidate.names))
-    draws = trust(candidate, source_only, expected, weights) - trust(source_only, source_only, expected, weights)
-    low, high = _interval(draws)
+    low, high = gain_interval(candidate, source_only, expected)
     word: Word = "no evidence"
     if alarming or high < -SMALLEST_GAIN:
         word = "worse"
     elif low > 0 and difference >= SMALLEST_GAIN:
-        word = "better"
+        if gain_interval(candidate, source_only, expected, CONFIRMS)[0] > 0:
+            word = "better"
+        else:
+            told.append("its mirrored images do not confirm it")
     return Verdict(word, difference, (low, high), [*alarming, *told])
+
+
+def gain_interval(
+    candidate: Observation, source_only: Observation, expected: Tensor, view: str = RANKS
+) -> tuple[float, float]:
+    """95 % interval of the gain in trust over source-only, by a paired bootstrap over images."""
+    weights = bootstrap_weights(len(candidate.names))
+    ours, theirs = (trust(each, source_only, expected, weights, view) for each in (candidate, source_only))
+    return _interval(ours - theirs)
 
 
 def _interval(draws: Tensor) -> tuple[float, float]:
@@ -252,11 +272,11 @@ def check_comparable(first: Observation, second: Observation) -> None:
 
 
 def _terms(candidate: Observation, reference: Observation, expected: Tensor) -> list[str]:
-    before, after = float(steadiness(reference, expected)), float(steadiness(candidate, expected))
-    return [
-        f"agreement with itself at another scale {before:.2f} -> {after:.2f}",
-        f"{100 * float(anchors(candidate, reference)):.0f} % of what source-only was sure of is kept",
-    ]
+    told = []
+    for view, how in ((RANKS, "at another scale"), (CONFIRMS, "mirrored")):
+        before, after = (float(steadiness(each, expected, view=view)) for each in (reference, candidate))
+        told.append(f"agreement with itself {how} {before:.2f} -> {after:.2f}")
+    return [*told, f"{100 * float(anchors(candidate, reference)):.0f} % of what source-only was sure of is kept"]
 
 
 def _summed(values: Tensor, weights: Tensor | None) -> Tensor:
