@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.pictures import SIZE, color_png, index_png, palette_png, picture, raw_png
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data import png
 from segrefinery.data.decoding import DataError, image_size, read_ids, read_image
 from segrefinery.data.files import ColorMasks, FileDataset, IdMasks, Sample
 from segrefinery.labels import LabelSpace, lookup_table
@@ -183,6 +184,58 @@ def test_every_flipped_bit_of_a_png_is_an_error_and_never_the_end_of_the_process
             (tmp_path / name).write_bytes(whole)
             with pytest.raises(DataError, match=f"{name}: (image|mask): truncated or damaged"):
                 read(flipped(tmp_path / name, at))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
+def test_pixels_are_the_same_with_and_without_the_quick_decoder(tmp_path, monkeypatch, mode, quick):
+    pytest.importorskip("imagecodecs")
+    calls = []
+    monkeypatch.setattr(png, "_spng", count_calls(png._spng, calls) if quick else None)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    stored = Image.fromarray(noise).convert(mode)
+    stored.save(tmp_path / "a.png")
+    assert torch.equal(
+        read_image(tmp_path / "a.png"), torch.from_numpy(np.array(stored.convert("RGB"))).permute(2, 0, 1)
+    )
+    if mode in ("L", "P", "1"):
+        assert torch.equal(read_ids(tmp_path / "a.png"), torch.from_numpy(np.array(stored, dtype=np.uint8)))
+    assert bool(calls) == (quick and mode in ("RGB", "L"))
+
+
+def written_png(path, width, height, bits, color, interlaced, rows):
+    """A PNG with right checksums of whatever rows, filter bytes included."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    packed = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    return path
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(
+    ("bits", "color", "interlaced", "whole"),
+    [(8, 2, 0, 186), (8, 0, 0, 66), (1, 0, 0, 18), (16, 0, 0, 126), (8, 6, 0, 246), (8, 2, 1, 192)],
+)
+def test_a_stream_that_ends_early_is_refused_though_its_checksums_are_right(
+    tmp_path, monkeypatch, quick, bits, color, interlaced, whole
+):
+    """Pillow leaves 0 where such a stream has nothing. 10 x 6 pixels; interlaced they are 12 rows."""
+    if not quick:
+        monkeypatch.setattr(png, "_spng", None)
+    kind = (10, 6, bits, color, interlaced)
+    assert not read_image(written_png(tmp_path / "whole.png", *kind, bytes(whole))).any()  # black is no damage
+    for there in (whole // 2, whole - 1):
+        with pytest.raises(DataError, match=r"a\.png: image: truncated or damaged"):
+            read_image(written_png(tmp_path / "a.png", *kind, bytes(there)))
+
+
+def count_calls(inner, calls):
+    def outer(data):
+        calls.append(len(data))
+        return inner(data)
+
+    return outer
 
 
 @pytest.mark.parametrize("progressive", [False, True])

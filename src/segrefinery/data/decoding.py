@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data import png
 from segrefinery.data.faults import DataError
 from segrefinery.data.reading import Reading, colors_of
 from segrefinery.data.tiff import MAGIC as TIFF
@@ -33,16 +34,19 @@ MOST_PIXELS = 200_000_000
 """Images of more pixels are refused from their header, unless ``SEGREFINERY_MAX_PIXELS`` says otherwise."""
 _SWITCH = "SEGREFINERY_MAX_PIXELS"
 
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_JPEG = b"\xff\xd8"
 # Opened by class and not by ``Image.open``: its limit of pixels is global, and it warns of images that are only large.
 _READERS: dict[bytes, type[ImageFile]] = {
-    _PNG: PngImageFile,
+    png.MAGIC: PngImageFile,
     _JPEG: JpegImageFile,
     b"RIFF": WebPImageFile,
     b"GIF8": GifImageFile,
     b"BM": BmpImageFile,
 }
-_DAMAGE = r"truncat|failed to read|missing data|incomplete|corrupt|premature|broken|not enough|unexpected end|checksum"
+_DAMAGE = (
+    r"truncat|failed to read|missing data|incomplete|corrupt|premature|broken|not enough|unexpected end|checksum"
+    r"|too short|stream error"
+)
 _ORIENTATION = 0x0112
 
 
@@ -135,10 +139,10 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, dat
     data = _read(path, field) if data is None else data
     if data.startswith(TIFF):
         return _decoded_tiff(data, path, field, rgb)
-    if field == "mask" and not data.startswith(_PNG):
+    if field == "mask" and not data.startswith(png.MAGIC):
         raise DataError(path, "mask", "not a PNG file", "save masks as PNG or TIFF; other formats change the ids")
-    if data.startswith(_PNG):
-        _verify_chunks(path, data, field)
+    if data.startswith(png.MAGIC) and not png.is_whole(data):
+        raise _damaged(path, field)
     with _opened(io.BytesIO(data), path, field) as image:
         pictures = getattr(image, "n_frames", 1) if isinstance(image, GifImageFile | WebPImageFile) else 1
         if pictures > 1:
@@ -146,16 +150,10 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, dat
         try:
             if isinstance(image, JpegImageFile):
                 return _jpeg(image, data, upright)
-            if isinstance(image, PngImageFile) and data[24] == 16:
-                values = _sixteen_bits(image, data)
-                return _without_alpha(values) if rgb else values
-            bits = data[24] if isinstance(image, PngImageFile) else 8
+            if isinstance(image, PngImageFile):
+                return png.stored_pixels(image, data, rgb)
             image.load()
-            if rgb:
-                return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-            values = np.array(image, dtype=np.uint8)
-            # Pillow widens grey of 2 and 4 bits to the range 0..255.
-            return values // (255 // (2**bits - 1)) if image.mode == "L" and bits < 8 else values
+            return png.as_rgb(image) if rgb else np.array(image, dtype=np.uint8)
         except Exception as error:
             raise undecodable(path, field, error) from error
 
@@ -228,32 +226,6 @@ def _orientation(image: ImageFile) -> int:
     return int(image.getexif().get(_ORIENTATION, 1))
 
 
-def _sixteen_bits(image: PngImageFile, data: bytes) -> np.ndarray:
-    """The uint16 numbers of a PNG of 16 bits a channel; Pillow keeps their upper halves unless it is plain grey."""
-    if image.mode not in ("RGB", "RGBA", "LA"):
-        image.load()
-        return np.array(image).astype(np.uint16)
-    if data[25] == 4:  # grey and alpha: four bytes a pixel, as RGBA has them
-        high = _unpacked(data, "RGBA", "RGBA").astype(np.uint16)
-        return high[..., 0::2] << 8 | high[..., 1::2]
-    high, low = (_unpacked(data, image.mode, f"{image.mode};16{order}").astype(np.uint16) for order in "BL")
-    return high << 8 | low
-
-
-def _without_alpha(values: np.ndarray) -> np.ndarray:
-    if values.ndim == 2:
-        return values
-    return values[..., 0] if values.shape[2] < 3 else values[..., :3]
-
-
-def _unpacked(data: bytes, mode: str, raw: str) -> np.ndarray:
-    with PngImageFile(io.BytesIO(data)) as image:
-        image._mode = mode
-        image.tile = [tile._replace(args=raw) for tile in image.tile]
-        image.load()
-        return np.array(image)
-
-
 def _regular(path: Path, field: str) -> int:
     """The size of a file in bytes; refuses what is none: to read a pipe or a device might never end."""
     try:
@@ -313,19 +285,6 @@ def _most_pixels() -> int:
     if not re.fullmatch(r"[1-9]\d{0,14}", given):
         raise SegRefineryError(f"{_SWITCH} is {given!r}; set it to a number of pixels, for instance {2 * MOST_PIXELS}.")
     return int(given)
-
-
-def _verify_chunks(path: Path, data: bytes, field: str) -> None:
-    """Refuse a PNG that does not reach its end, or of which a bit has changed: decoders skip most checksums."""
-    view, start = memoryview(data), len(_PNG)
-    while True:
-        size = int.from_bytes(view[start : start + 4], "big")
-        end = start + 8 + size
-        if len(data) < end + 4 or zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise _damaged(path, field)
-        if view[start + 4 : start + 8] == b"IEND":
-            return
-        start = end + 4
 
 
 def _damaged(path: Path, field: str) -> DataError:

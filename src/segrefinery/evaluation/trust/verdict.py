@@ -11,11 +11,11 @@ not. Steadiness can be won by being confidently wrong, so it is multiplied by ``
 reference (source-only) is confident and does not change under any perturbation, the class-balanced share on which the
 model still agrees. Their root, because the reference is often wrong where it is sure, and to leave it there is a merit.
 
-``better`` needs a gain in trust beyond its bootstrap interval, and a second witness: the same score with steadiness under
-mirroring in place of scale must gain beyond its interval too. A student of masked images or of an average over scales is
-steadier under scale, right or wrong; both it and its source saw mirrored images. ``worse`` is a loss of trust beyond the
-interval, or a sign of collapse, which overrules the score. How often that is right: docs/benchmarks.md, where the runs
-on which this form was chosen stand apart from those that came after.
+``better`` needs a gain in trust beyond its bootstrap interval, and a second witness: the same score with steadiness
+under mirroring in place of scale must gain beyond its interval too. A student of masked images or of an average over
+scales is steadier under scale, right or wrong; both it and its source saw mirrored images. ``worse`` is a loss of trust
+beyond the interval, or a sign of collapse, which overrules the score. How often that is right: docs/benchmarks.md,
+where the runs on which this form was chosen stand apart from those that came after.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def expected_classes(*observations: Observation) -> Tensor:
     return expected if expected.any() else torch.ones_like(expected)
 
 
-def steadiness(
-    candidate: Observation, expected: Tensor, weights: Tensor | None = None, view: str = RANKS
-) -> Tensor:
+def steadiness(candidate: Observation, expected: Tensor, weights: Tensor | None = None, view: str = RANKS) -> Tensor:
     """Class-balanced agreement under a perturbation, of scale by default: B values for B x N image weights."""
     return scores.balanced_agreement(_summed(candidate.views[view], weights), expected)
 
