@@ -296,7 +296,8 @@ def step_ms(folder: Path) -> float | None:
     trained = [record for record in records if record["kind"] == "train"]
     if not trained:
         return None
-    last = [record["seconds_per_step"] for record in trained if record["stage"] == trained[-1]["stage"]]
+    of_last = [record for record in trained if record["stage"] == trained[-1]["stage"]]
+    last = [record["seconds_per_step"] for record in of_last if "seconds_per_step" in record]
     return round(1000 * float(np.median(last)), 1)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import read_json, read_once, sweep, whole_file, write_json, write_text
+from segrefinery.core.files import only_writer, read_json, read_once, sweep, whole_file, write_json, write_text
 
 
 def test_what_was_written_is_read_back(tmp_path):
@@ -52,21 +52,51 @@ def test_a_name_as_long_as_names_may_be_is_written(tmp_path):
 def test_a_killed_writer_leaves_the_old_file_and_its_remains_are_swept(tmp_path):
     path = tmp_path / "a"
     write_text(path, "old")
-    code = (
-        "import sys, time; from pathlib import Path; from segrefinery.core.files import whole_file\n"
-        "with whole_file(Path(sys.argv[1])) as file: file.write(b'new'); file.flush(); print('there', flush=True); "
-        "time.sleep(60)"
-    )
-    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env=os.environ)
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == b"there\n"
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
+    kill(stopped_writer(path))
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
     sweep(tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def stopped_writer(path: Path, how: str = "whole_file") -> subprocess.Popen[bytes]:
+    """A process in the midst of a write."""
+    code = (
+        f"import sys, time; from pathlib import Path; from segrefinery.core.files import {how}\n"
+        f"with {how}(Path(sys.argv[1])): print('there', flush=True); time.sleep(60)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env=os.environ)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"there\n"
+    return writer
+
+
+def kill(writer: subprocess.Popen[bytes]) -> None:
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert writer.stdout is not None
+    writer.stdout.close()
+
+
+@pytest.mark.parametrize("how", ["whole_file", "whole_folder"])
+def test_who_writes_in_a_folder_removes_what_the_dead_left_there_and_nothing_of_the_living(tmp_path, how):
+    writer = stopped_writer(tmp_path / "a", how)
+    (remains,) = tmp_path.iterdir()
+    sweep(tmp_path)
+    assert remains.exists()
+    kill(writer)
+    write_text(tmp_path / "b", "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_has_one_writer_until_it_ends_or_dies(tmp_path):
+    writer = stopped_writer(tmp_path, "only_writer")
+    said = "another process is writing there; wait for its end, or name another"
+    with pytest.raises(SegRefineryError, match=said), only_writer(tmp_path):
+        pass
+    kill(writer)
+    with only_writer(tmp_path):
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])

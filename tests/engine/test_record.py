@@ -18,9 +18,12 @@ from PIL import Image
 import segrefinery
 from runs import DAY, NIGHT, TINY, same, tiny_run, weights
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.engine import evaluator, loop
 from segrefinery.engine.checkpoints import Checkpoints, load_safely, save_state
 from segrefinery.engine.model import load
 from segrefinery.engine.record import the_only_writer
+from segrefinery.engine.tracker import Tracker
+from segrefinery.evaluation.trust.collect import Observation
 from segrefinery.models.segmenter import Segmenter
 
 HOLDS = """
@@ -189,3 +192,60 @@ def test_a_model_in_the_first_format_is_read(whole, tmp_path):
     assert isinstance(old.segmenter, Segmenter)
     assert (old.data, old.window, old.merge, old.space) == (new.data, new.window, new.merge, new.space)
     assert same(old.network.state_dict(), new.network.state_dict())
+
+
+def records(run):
+    return re.sub(r', "seconds_per_step": [0-9.e-]+', "", (run / "metrics.jsonl").read_text())
+
+
+def dies_in(monkeypatch, where, name):
+    """A function that ends its caller the first time, as a kill does; later it is itself."""
+    original, calls = getattr(where, name), []
+
+    def call(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(where, name, call)
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [(Checkpoints, "clear"), (Observation, "save"), (evaluator, "keep_evaluation")]
+)
+def test_a_run_that_is_killed_between_two_files_leaves_what_others_leave(whole, tmp_path, monkeypatch, where, name):
+    dies_in(monkeypatch, where, name)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "run")
+    run = tiny_run(tmp_path / "run", resume=True)
+    assert records(run) == records(whole)
+    assert not any((run / "checkpoints").iterdir())
+    assert not any((whole / "checkpoints").iterdir())
+
+
+def test_what_labels_made_before_the_first_step_say_is_not_forgotten(tmp_path, monkeypatch):
+    overrides = ("stages.adapt.labels=offline", "stages.source.steps=2", "stages.adapt.steps=2")
+    whole = tiny_run(tmp_path / "whole", overrides=overrides)
+    assert '"step": 0, "kind": "train", "label_weight"' in records(whole)
+    one_step = loop.one_step
+
+    def mortal(fabric, stage, *arguments):
+        if stage == "adapt":
+            raise KeyboardInterrupt
+        return one_step(fabric, stage, *arguments)
+
+    monkeypatch.setattr(loop, "one_step", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "run", overrides=overrides)
+    monkeypatch.undo()
+    assert records(tiny_run(tmp_path / "run", overrides=overrides, resume=True)) == records(whole)
+
+
+def test_a_line_that_was_cut_short_takes_no_other_with_it(tmp_path):
+    tracker = Tracker(tmp_path, tensorboard=False)
+    tracker.write("a", 1, "note", {"text": "one"})
+    with open(tracker.path, "a") as file:
+        file.write('{"stage": "a", "st')
+    Tracker(tmp_path, tensorboard=False).write("a", 2, "note", {"text": "two"})
+    assert [json.loads(line)["text"] for line in tracker.path.read_text().splitlines()] == ["one", "two"]

@@ -18,6 +18,7 @@ import segrefinery as api
 from data.pictures import picture
 from runs import tiny_run
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import only_writer
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.engine import shares
 from segrefinery.interchange.labels import PngLabels
@@ -111,3 +112,13 @@ def test_ray_writes_what_one_process_does(run, camera, tmp_path):
     for name in names:
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     assert write_predictions(run, camera, tmp_path / "ray", engine="ray", workers=1).kept == 5
+
+
+@pytest.mark.parametrize("write", [write_labels, write_predictions])
+def test_of_two_that_write_one_folder_the_second_is_refused(run, camera, tmp_path, write):
+    (tmp_path / "out").mkdir()
+    with only_writer(tmp_path / "out"):
+        with pytest.raises(SegRefineryError, match="out: another process is writing there"):
+            write(run, camera / "0.png", tmp_path / "out")
+        assert not any((tmp_path / "out").iterdir())
+    assert write(run, camera / "0.png", tmp_path / "out").written == 1

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from segrefinery.core.errors import SegRefineryError, first_line
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can neither be removed nor moved
+    fcntl = None
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,20 +36,105 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     Raises:
         SegRefineryError: the disk is full or the folder cannot be written.
     """
-    # A name of its own, for a longer one than ``path`` might be too long.
-    temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}")
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        _sweep_once(path.parent)
+        temporary, file = _begun(path.parent)
+        with file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if fcntl is None:
+                file.close()
+            os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
         raise cannot_write(path, error) from error
     finally:
-        remove(temporary)
+        if temporary is not None:
+            remove(temporary)
+
+
+@contextmanager
+def whole_folder(path: Path, *unwritable: type[Exception]) -> Iterator[Path]:
+    """A folder beside ``path`` to write to; when the block ends without an error it takes the place of ``path``, else
+    nothing is left of it.
+
+    Args:
+        unwritable: what a library raises where the disk is full, beside ``OSError``.
+
+    Raises:
+        SegRefineryError: ``path`` holds something, or cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise SegRefineryError(f"{path}: is there already; name a new folder with -o")
+    temporary = path.with_name(temporary_name())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(path.parent)
+        temporary.mkdir()
+        with only_writer(temporary):
+            yield temporary
+            if path.exists():
+                path.rmdir()
+            temporary.replace(path)
+    except (OSError, *unwritable) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SegRefineryError(f"{path}: cannot be written ({reason}); name another folder with -o") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder while the block runs, where the system can; nothing is left in it, and a dead process holds none.
+
+    Raises:
+        SegRefineryError: another process holds it.
+    """
+    try:
+        descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        if descriptor is not None and not _hold(descriptor):
+            raise SegRefineryError(
+                f"{folder}: another process is writing there; wait for its end, or name another folder with -o"
+            )
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def temporary_name() -> str:
+    """A name of its own for what is being written, for a longer one than its file's might be too long."""
+    return f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}"
+
+
+def _begun(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new file that is held until it is closed, so that nobody takes it for what a dead writer left."""
+    while True:
+        temporary = folder / temporary_name()
+        file = open(temporary, "xb")  # noqa: SIM115
+        _hold(file.fileno())
+        if temporary.exists():  # another process may have swept it before it was held
+            return temporary, file
+        file.close()
+
+
+def _hold(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed -> whether no other process has; True where there are no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
@@ -125,10 +216,33 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segrefinery"
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder and below it; only for who alone writes there."""
-    for left in folder.rglob(f"{_PREFIX}*{_SUFFIX}"):
-        remove(left)
+def sweep(folder: Path, below: bool = True) -> None:
+    """Remove what writers that were killed left in a folder, and below it; what is being written stays."""
+    with suppress(OSError):
+        for left in (folder.rglob if below else folder.glob)(f"{_PREFIX}*{_SUFFIX}"):
+            if not _is_held(left):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else remove(left)
+
+
+@lru_cache(4096)
+def _sweep_once(folder: Path) -> None:
+    """Once a process, where it writes."""
+    sweep(folder, below=False)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process writes this file or folder; True where that cannot be known."""
+    if fcntl is None:
+        return path.is_dir()
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return True
+    return False
 
 
 def remove(path: Path) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import cache_folder
+from segrefinery.core.files import cache_folder, write_bytes
 from segrefinery.core.processor import usable_cores
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, content_key, files_of
 from segrefinery.data.decoding import DataError
@@ -216,13 +214,5 @@ def _load(file: Path):
 
 def _store(file: Path, content: object) -> None:
     """Write the whole file or nothing; a cache that cannot be written only costs time."""
-    part = ""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-        os.replace(part, file)
-    except OSError:
-        if part:
-            Path(part).unlink(missing_ok=True)
+    with suppress(SegRefineryError):
+        write_bytes(file, json.dumps(content).encode(), durable=False)

@@ -97,7 +97,7 @@ class Run(Setup):
             if not self.is_finished(planned):
                 self.train(planned)
                 self.finished.save(planned.name, planned.key, planned.stage)
-                self.checkpoints(planned).clear()
+            self.checkpoints(planned).clear()
             if planned.settings.hands_on_model:
                 with uncompiled(self.training.compile):
                     self.events.ended(planned.end())
@@ -149,17 +149,21 @@ class Run(Setup):
         """Train a stage to its end, from its newest checkpoint if it has one."""
         name, settings, stage, feed = planned.name, planned.settings, planned.stage, planned.feed
         checkpoints, folder = self.checkpoints(planned), self.folder / "stages" / name
+        prepared = dict[str, float]()
         if self.fabric.global_rank == 0 and not checkpoints.paths():
             torch.manual_seed(seed_of(self.seed, name, "prepare"))
             stage.to(self.fabric.device).eval()
             with explained_if_out_of_memory(f"stage {name!r}, before its first step", PASSES_NEED_LESS):
                 stage.prepare(feed.passes(name, folder))
+            prepared = stage.numbers()
         stage.nothing_to_do = self.fabric.broadcast(stage.nothing_to_do)
         if stage.nothing_to_do:
             self.tracker.write(name, 0, "note", {"text": f"not trained: {stage.nothing_to_do}"})
             return
         ended = {START} | {other for other in plan(self.stages) if self.finished.path(other).exists()}
         self.tracker.rewind(ended | {prepared_name(each) for each in (*ended, name)}, name, latest_step(checkpoints))
+        if prepared:
+            self.tracker.write(name, 0, "train", prepared)
         options = self.training
         loop = LoopSettings(
             settings.steps, self.seed, options.clip_norm, options.accumulate, options.checkpoint_every,

@@ -11,7 +11,8 @@ from segrefinery.core.files import cannot_write, unreadable, write_text
 
 
 class Tracker:
-    """Append-only record of a run, one JSON object a line; truncated to the checkpoint when a run resumes."""
+    """Append-only record of a run, one JSON object a line; truncated to the checkpoint when a run resumes, and what is
+    in it already is not written again."""
 
     def __init__(
         self,
@@ -26,23 +27,28 @@ class Tracker:
         self._board = folder / "tensorboard" if tensorboard else None
         self._writers: dict[str, Any] = {}
         self._resumed: dict[str, int] = {}
+        self._before: set[str] = set()
+        if active and self.path.exists():
+            self._keep([line for line, _ in records(self.path)])
 
     def write(self, stage: str, step: int, kind: str, values: dict[str, Any]) -> None:
         """Add a record: ``kind`` is train, evaluation, trust, verdict, warning, ..."""
         if not self.active:
             return
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": stage, "step": step, "kind": kind, **values}) + "\n")
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        line = json.dumps({"stage": stage, "step": step, "kind": kind, **values})
+        if new := line not in self._before:
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
         if kind in ("warning", "note"):
             good = values.get("good_checkpoint")
             self.say(
                 f"{kind}: {stage}, step {step}: {values['text']}" + (f"; last good checkpoint: {good}" if good else "")
             )
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-        if self._board is not None and numbers:
+        if self._board is not None and numbers and new:
             if stage not in self._writers:
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -62,7 +68,12 @@ class Tracker:
             for line, record in records(self.path)
             if record["stage"] in stages or (record["stage"] == stage and record["step"] <= step)
         ]
-        write_text(self.path, "".join(line + "\n" for line in kept))
+        self._keep(kept)
+
+    def _keep(self, lines: list[str]) -> None:
+        """Have these lines alone; a run that is resumed may come upon what they say once more."""
+        write_text(self.path, "".join(line + "\n" for line in lines))
+        self._before = set(lines)
 
     def close(self) -> None:
         for writer in self._writers.values():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from segrefinery.core.files import whole_file
 from segrefinery.data.scan import class_pixel_counts
 from segrefinery.engine.events import RunEvents, StageEnd, prepared_name
 from segrefinery.engine.scorer import Scorer
@@ -115,8 +116,9 @@ class Witness(RunEvents):
     def _ship(self, chosen: str) -> None:
         """Copy the chosen stage's model to ``model/``; every candidate was kept for it."""
         origin = self.folder / ("source_model" if chosen == self.source_only else f"candidates/{chosen}")
-        if origin.exists():
-            shutil.copytree(origin, self.folder / "model", dirs_exist_ok=True)
+        for path in sorted(origin.glob("*")):
+            with open(path, "rb") as kept, whole_file(self.folder / "model" / path.name) as shipped:
+                shutil.copyfileobj(kept, shipped)
 
     def _look(self, end: StageEnd) -> Observation:
         return self.scorer.look(end.predictor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import whole_file, write_json, write_text
 from segrefinery.data.annotations.brush import encode_brush
 from segrefinery.data.annotations.label_studio import read_label_studio
 from segrefinery.data.decoding import decoded, read_ids
@@ -47,15 +47,18 @@ def write_cvat(folder: Path, masks: Mapping[str, np.ndarray], space: LabelSpace)
     lines = ["# label:color_rgb:parts:actions"]
     lines += [] if BLACK in colors.values() else ["background:0,0,0::"]
     lines += [f"{name}:{red},{green},{blue}::" for name, (red, green, blue) in colors.items()]
-    with zipfile.ZipFile(folder / "cvat.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        whole_file(folder / "cvat.zip", durable=False) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         archive.writestr("labelmap.txt", "\n".join(lines) + "\n")
         archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{stem}\n" for stem in masks))
         for stem, mask in masks.items():
-            with archive.open(f"SegmentationClass/{stem}.png", "w") as file:
-                Image.fromarray(table[mask]).save(file, format="PNG")
+            with archive.open(f"SegmentationClass/{stem}.png", "w") as entry:
+                Image.fromarray(table[mask]).save(entry, format="PNG")
             archive.write(folder / "images" / f"{stem}.png", f"JPEGImages/{stem}.png")
     labels = [{"name": name, "color": _hex(color), "attributes": []} for name, color in colors.items()]
-    (folder / "cvat_labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "cvat_labels.json", labels, indent=1)
 
 
 def write_label_studio(folder: Path, masks: Mapping[str, np.ndarray], space: LabelSpace, version: str) -> None:
@@ -74,13 +77,13 @@ def write_label_studio(folder: Path, masks: Mapping[str, np.ndarray], space: Lab
         ]  # fmt: skip
         data = {"image": f"/data/local-files/?d=images/{stem}.png", "stem": stem}
         tasks.append({"data": data, "predictions": [{"model_version": version, "result": regions}]})
-    (folder / "label_studio.json").write_text(json.dumps(tasks) + "\n", encoding="utf-8")
+    write_json(folder / "label_studio.json", tasks, indent=None)
     colors = tool_colors(space).items()
     labels = "\n".join(f'    <Label value="{_xml(name)}" background="{_hex(color)}"/>' for name, color in colors)
-    (folder / "label_studio.xml").write_text(
+    write_text(
+        folder / "label_studio.xml",
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
         f'  <BrushLabels name="classes" toName="image">\n{labels}\n  </BrushLabels>\n</View>\n',
-        encoding="utf-8",
     )
 
 

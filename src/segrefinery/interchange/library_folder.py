@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
@@ -141,27 +137,3 @@ def _write_smp(model: Model, module: Any, folder: Path) -> Written:
         "load": "segmentation_models_pytorch.from_pretrained(FOLDER)",
     }
     return Written(note, lambda image: module(normalize(image, *model.data.normalization)), None, stride)
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` to write to; when the block ends without an error it takes the place of ``path``, else
-    nothing is left of it.
-
-    Raises:
-        SegRefineryError: ``path`` holds something, or cannot be written.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise SegRefineryError(f"{path}: is there already; name a new folder with -o")
-    temporary = path.with_name(f".writing-{secrets.token_hex(6)}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SegRefineryError(f"{path}: cannot be written ({reason}); name another folder with -o") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import write_json, write_text
+from segrefinery.core.files import only_writer, write_json, write_text
 from segrefinery.core.pixels import shown
 from segrefinery.core.randomness import generator
-from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.datasets import ImageDataset, UnlabeledView, open_dataset
 from segrefinery.data.decoding import read_ids
 from segrefinery.data.label_files import file_stem, palette_image, save_png
 from segrefinery.engine.folders import SOURCE_ONLY, model_folders
@@ -124,10 +124,7 @@ def prepare_audit(
         SegRefineryError: no model, fewer than two images, or the folder holds an audit already.
     """
     folder = Path(output)
-    if (folder / RECORD).exists():
-        raise SegRefineryError(
-            f"{folder}: holds an audit already; name a new folder with -o, or its masks with --masks"
-        )
+    refuse_second(folder)
     model, dataset = load(run), UnlabeledView(open_dataset(target))
     if len(dataset) < 2 or count < 2:
         raise SegRefineryError(f"an audit needs at least two images: {target} has {len(dataset)}, -n asks for {count}")
@@ -139,24 +136,41 @@ def prepare_audit(
     for done, index in enumerate(pool, 1):
         doubts.append(doubt(model, other, dataset.image(index)))
         progress(done, len(pool))
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "masks").mkdir(exist_ok=True)
-    picked, masks = [], {}
-    for place, stratum, weight in stratify(doubts, count, len(dataset), seed):
-        index = pool[place]
-        image, name = dataset.image(index), dataset.name(index)
-        height, width = image.shape[-2:]
-        one = Picked(index, name, file_stem(index, name), height, width, doubts[place], stratum, weight)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        refuse_second(folder)
+        picked = []
+        for place, stratum, weight in stratify(doubts, count, len(dataset), seed):
+            index = pool[place]
+            name, (height, width) = dataset.name(index), dataset.image(index).shape[-2:]
+            stem = file_stem(index, name)
+            picked.append(Picked(index, name, stem, height, width, doubts[place], stratum, weight))
+        hand_out(folder, picked, model, dataset, Path(run).name)
+        record = {"target": target, "classes": list(model.space.classes), "images": [asdict(one) for one in picked]}
+        write_json(folder / RECORD, record)
+    return picked
+
+
+def refuse_second(folder: Path) -> None:
+    """Raises:
+    SegRefineryError: the folder holds an audit."""
+    if (folder / RECORD).exists():
+        raise SegRefineryError(
+            f"{folder}: holds an audit already; name a new folder with -o, or its masks with --masks"
+        )
+
+
+def hand_out(folder: Path, picked: Sequence[Picked], model: Model, dataset: ImageDataset, version: str) -> None:
+    """Write the images, and what the model says of them as starting masks, for annotation tools."""
+    masks = {}
+    for one in picked:
+        image = dataset.image(one.index)
         mask = model.predict(image).argmax(dim=0).to(torch.uint8).cpu().numpy()
         save_png(folder / "images" / f"{one.stem}.png", Image.fromarray(shown(image).permute(1, 2, 0).numpy()))
         save_png(folder / "masks" / f"{one.stem}.png", Image.fromarray(mask))
-        picked.append(one)
         masks[one.stem] = mask
     write_cvat(folder, masks, model.space)
-    write_label_studio(folder, masks, model.space, Path(run).name)
-    record = {"target": target, "classes": list(model.space.classes), "images": [asdict(one) for one in picked]}
-    write_json(folder / RECORD, record)
-    return picked
+    write_label_studio(folder, masks, model.space, version)
 
 
 def score_audit(

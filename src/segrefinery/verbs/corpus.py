@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import read_json, write_json
+from segrefinery.core.files import only_writer, read_json, write_json
 from segrefinery.data.datasets import ImageDataset, files_of, picture_of
 from segrefinery.data.faults import DataError
 from segrefinery.data.strips import Picture
@@ -161,23 +161,24 @@ def write_all(
     if engine == "ray" and world_size() > 1:
         raise SegRefineryError("--engine ray shares the work itself; start it without torchrun")
     every = range(len(job.dataset))
-    with team():
-        todo: list[int] = told_by_first(lambda: to_do(job, settings))
-        result = CorpusResult(0, len(every), len(every) - len(todo))
+    with ExitStack() as held:
+        with team():
+            todo: list[int] = told_by_first(lambda: to_do(job, settings, held))
+            result = CorpusResult(0, len(every), len(every) - len(todo))
 
-        def tell(done: int) -> None:
-            progress(result.kept + done, result.images)
+            def tell(done: int) -> None:
+                progress(result.kept + done, result.images)
 
-        if rank() == 0 and todo:
-            result.reading = _looked_at(job, todo[0])
-        faults = on_ray(job, todo, workers, tell) if engine == "ray" else in_shares(job, todo, tell)
-    if rank():
-        return result
-    result.unreadable = [_raised(faults[index]) for index in sorted(faults)]
-    result.written = result.images - len(faults)
-    if not result.written:
-        raise nothing_read(job, result)
-    job.finish([index for index in every if index not in faults])
+            if rank() == 0 and todo:
+                result.reading = _looked_at(job, todo[0])
+            faults = on_ray(job, todo, workers, tell) if engine == "ray" else in_shares(job, todo, tell)
+        if rank():
+            return result
+        result.unreadable = [_raised(faults[index]) for index in sorted(faults)]
+        result.written = result.images - len(faults)
+        if not result.written:
+            raise nothing_read(job, result)
+        job.finish([index for index in every if index not in faults])
     return result
 
 
@@ -191,8 +192,10 @@ def nothing_read(job: Job, result: CorpusResult) -> SegRefineryError:
     )
 
 
-def to_do(job: Job, settings: Mapping[str, Any]) -> list[int]:
-    """The images that are not finished; see ``recorded``."""
+def to_do(job: Job, settings: Mapping[str, Any], held: ExitStack) -> list[int]:
+    """The images that are not finished; see ``recorded``. No other process may write the folder until ``held`` ends."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(only_writer(job.folder))
     for remark in job.writer.remarks():
         warnings.warn(remark, stacklevel=2)
     known = recorded(job, settings)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import write_bytes
+from segrefinery.core.files import whole_folder, write_bytes
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
@@ -42,7 +43,7 @@ from segrefinery.interchange.graph import (
     torch_bytes,
     torch_runner,
 )
-from segrefinery.interchange.library_folder import LIBRARIES, whole_folder
+from segrefinery.interchange.library_folder import LIBRARIES
 from segrefinery.interchange.library_folder import write as write_folder
 from segrefinery.models.layout import in_layout_of, library_names
 from segrefinery.models.segmenter import Segmenter
@@ -168,7 +169,7 @@ def export_file(
 
 def export_folder(model: Model, name: str, output: Path, format: Format, images: list[Tensor]) -> Exported:
     """Write a library's folder; see ``export``."""
-    with whole_folder(output) as folder:
+    with whole_folder(output, SafetensorError) as folder:
         written = write_folder(format, model, name, folder)
         difference, equal = compared(model, written.runner, [written.fitted(resized(model, each)) for each in images])
         refuse_another(output, format, len(images), difference, equal, "--format onnx or torch")

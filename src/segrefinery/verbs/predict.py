@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +96,8 @@ def write_predictions(
     job = kind(model, dataset, LABEL_FORMATS[format](Path(output), model.space), factor)
     settings = {"format": format, "factor": factor}
     if isinstance(job, PictureJob) and engine == "local" and world_size() == 1:
-        return write_pictures(job, settings, progress)
+        with ExitStack() as held:
+            return write_pictures(job, to_do(job, settings, held), progress)
     return write_all(job, settings, progress, engine, workers)
 
 
@@ -157,13 +158,10 @@ def _beside(dataset: FilmDataset, output: Path, places: Sequence[int]) -> Iterat
         yield torch.cat([image, overlay], dim=-1).permute(1, 2, 0).numpy()
 
 
-def write_pictures(
-    job: PictureJob, settings: Mapping[str, Any], progress: Callable[[float, int], None]
-) -> CorpusResult:
-    """The predictions of a data set as pictures to look at: the next image is read and the last one written while the
-    network looks at one. Those that are finished, by the same model and settings, are kept."""
+def write_pictures(job: PictureJob, todo: Sequence[int], progress: Callable[[float, int], None]) -> CorpusResult:
+    """The predictions of these images of a data set as pictures to look at: the next image is read and the last one
+    written while the network looks at one. Those of the others are there already."""
     model, dataset, work = job.model, job.dataset, job.work
-    todo = to_do(job, settings)
     done_before = len(dataset) - len(todo)
     result, left_out = CorpusResult(0, len(dataset), done_before), set()
     told = float(done_before)
