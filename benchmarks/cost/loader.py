@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torchvision
@@ -24,6 +25,7 @@ from torchvision.io import decode_image, write_png
 from torchvision.transforms.v2 import functional as T
 
 from segrefinery.core.randomness import generator
+from segrefinery.data import png
 from segrefinery.data.decoding import read_ids, read_image
 from segrefinery.data.loader import Cached, training_batches
 from segrefinery.data.sampling import UniformSampler
@@ -83,6 +85,12 @@ def decoded(data: Pngs) -> Iterator[int]:
         yield 1
 
 
+def decoded_by_pillow(data: Pngs) -> Iterator[int]:
+    """The same files as without imagecodecs."""
+    with mock.patch.object(png, "_spng", None):
+        yield from decoded(data)
+
+
 def decoded_by_torchvision(data: Pngs) -> Iterator[int]:
     """The same files by torchvision."""
     step = 0
@@ -119,6 +127,7 @@ def main() -> None:
         cached.fill(1)
         ways: list[tuple[str, Callable[[], Iterator[int]]]] = [
             ("decode only (image and mask)", lambda: decoded(data)),
+            ("the same without imagecodecs", lambda: decoded_by_pillow(data)),
             ("torchvision's decoder (image and mask)", lambda: decoded_by_torchvision(data)),
             ("decode, scale 0.5-1.5, crop, flip", batched(data, plain)),
             ("the same from short side 512", batched(data, plain.model_copy(update={"short_side": 512}))),
