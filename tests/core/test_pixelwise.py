@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from segrefinery.core import pixelwise
-from segrefinery.core.pixelwise import highest, mean_over_pixels, most_probable
+from segrefinery.core.pixelwise import confidence_and_label, highest, mean_over_pixels, most_probable
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +67,12 @@ def test_the_most_probable_class_is_that_of_the_enlarged_map(size, aligned):
 def test_of_equal_classes_the_first_is_the_highest_and_without_a_number_it_is_still_a_class():
     values = torch.tensor([[1.0, 2.0, torch.nan], [3.0, 2.0, torch.nan], [3.0, 0.0, torch.nan]])[None, :, None]
     assert highest(values)[0, 0].tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("shape", [(2, 19, 5, 7), (19, 5, 7), (3, 300, 2, 2), (1, 4, 4)])
+def test_confidence_and_label_are_those_of_max(shape):
+    probs = torch.randn(shape, generator=torch.Generator().manual_seed(0)).softmax(dim=-3)
+    confidence, label = confidence_and_label(probs)
+    assert torch.equal(confidence, probs.max(dim=-3).values)
+    assert torch.equal(label, probs.argmax(dim=-3))
+    assert label.dtype == torch.int64

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.pixelwise import highest
 from segrefinery.data.datasets import picture_of
 from segrefinery.data.transforms import DataSettings
 from segrefinery.evaluation.confusion import ConfusionMatrix
@@ -60,7 +61,7 @@ def evaluate_network(
                 one.update(strip.label, label[strip.top : strip.top + len(strip.label)])
         else:
             probs = predict_probs(network, dataset.image(index), data, window, out)
-            one.update(probs.argmax(dim=0), label.to(device_of(network)))
+            one.update(highest(probs), label.to(device_of(network)))
         total.merge(one)
         per_image.append(one.matrix)
         progress(done, len(chosen))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import explained_if_out_of_memory
+from segrefinery.core.pixelwise import confidence_and_label
 from segrefinery.data.resized import Resized
 from segrefinery.data.strips import Picture
 from segrefinery.data.transforms import DataSettings, evaluation_size, normalize
@@ -168,7 +169,7 @@ def _bands(blocks: Iterator[Block], width: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def _best(probs: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    confidence, label = probs.max(dim=0)
+    confidence, label = confidence_and_label(probs)
     if threshold:
         ignored = confidence < threshold
         label, confidence = label.masked_fill(ignored, IGNORE), confidence.masked_fill(ignored, 0.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixelwise import confidence_and_label
 from segrefinery.data.datasets import ImageDataset, files_of, picture_of
 from segrefinery.data.label_files import file_stem
 from segrefinery.data.strips import Picture
@@ -75,7 +76,7 @@ class Predictions:
             about = f"{self._digest} {_stamp(self.dataset, place)}"
             write_large(self.folder, place, name, picture, self.model, out, about, progress)
             return lambda: None
-        confidence, label = self.model.predict(opened.image, out).max(dim=0)
+        confidence, label = confidence_and_label(self.model.predict(opened.image, out))
         geo = scaled(picture.geo, (out[0] / picture.size[0], out[1] / picture.size[1]))
         shown = partial(resize_image, opened.image, out)
         return lambda: write_prediction(

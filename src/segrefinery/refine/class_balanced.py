@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from segrefinery.core.pixelwise import confidence_and_label
 from segrefinery.core.resize import bilinear
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import IGNORE
@@ -95,13 +96,13 @@ class InstanceAdaptive(Refiner):
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
         thresholds = torch.full_like(self.thresholds, self.settings.start)
         for batch in target:
-            for confidence, label in zip(*teacher.view(batch.image).probs.max(dim=1)):
+            for confidence, label in zip(*confidence_and_label(teacher.view(batch.image).probs)):
                 thresholds = self.follow(thresholds, confidence, label)
         self.thresholds.copy_(thresholds)
 
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
         thresholds, kept = self.thresholds if self._moved is None else self._moved, []
-        for confidence, label in zip(*labels.probs.float().max(dim=1)):
+        for confidence, label in zip(*confidence_and_label(labels.probs.float())):
             thresholds = self.follow(thresholds, confidence, label)
             kept.append(confidence >= thresholds[label])
         self._moved = thresholds

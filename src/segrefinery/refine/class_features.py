@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixelwise import highest
 from segrefinery.core.precision import wide
 from segrefinery.core.randomness import generator
 from segrefinery.core.resize import nearest
@@ -110,7 +111,7 @@ def gather_statistics(
         for view, labels in views:
             yield F.normalize(view.features.float(), dim=1) if normalize else view.features, labels
 
-    views = ((view, view.logits.argmax(dim=1)) for view in (teacher.view(batch.image, batch.index) for batch in target))
+    views = ((view, highest(view.logits)) for view in (teacher.view(batch.image, batch.index) for batch in target))
     prototypes, weights, pixels = _class_means(labelled(views), len(classes), mean, least)
     missing = weights == 0
     if bool(missing.any()):

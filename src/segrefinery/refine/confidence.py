@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from segrefinery.core.pixelwise import confidence_and_label
 from segrefinery.core.precision import wide
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.teacher import Teacher, TeacherView
@@ -75,7 +76,7 @@ def confidence_histogram(probs: Tensor, bins: int) -> Tensor:
 
     Non-finite confidences are not counted.
     """
-    confidence, label = probs.float().max(dim=1)
+    confidence, label = confidence_and_label(probs.float())
     known, classes = confidence.isfinite(), probs.shape[1]
     # In float64 a pixel never lies below the float32 edge of the bin it was counted in.
     place = (confidence.double().nan_to_num() * bins).long().clamp(0, bins - 1)
@@ -107,7 +108,7 @@ class ConfidenceThreshold(Refiner):
             self.histogram += confidence_histogram(teacher.view(batch.image).probs, self.settings.bins)
 
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
-        confidence, label = labels.probs.float().max(dim=1)
+        confidence, label = confidence_and_label(labels.probs.float())
         threshold = self._class_thresholds(labels.probs)[label].clamp(min=self.settings.threshold)
         return labels.weighted(confidence >= threshold)  # false for NaN
 

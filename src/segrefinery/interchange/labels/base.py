@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixelwise import confidence_and_label
 from segrefinery.data.label_files import save_png
 from segrefinery.data.numbering import Numbering
 from segrefinery.labels import IGNORE, LabelSpace, key
@@ -87,7 +88,7 @@ class LabelWriter(ABC):
 
     def labelled(self, probs: Tensor) -> Labelled:
         """The most probable class of each pixel, ignored below the threshold."""
-        confidence, label = probs.float().max(dim=0)
+        confidence, label = confidence_and_label(probs.float())
         ignored = confidence < self.threshold
         return Labelled(label.masked_fill(ignored, IGNORE), confidence.masked_fill(ignored, 0.0))
 

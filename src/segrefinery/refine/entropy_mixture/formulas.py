@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segrefinery.core.pixelwise import highest
 from segrefinery.core.precision import wide
 from segrefinery.core.resize import bilinear
 from segrefinery.data.batch import UnlabeledBatch
@@ -47,7 +48,7 @@ def class_entropies(network: nn.Module, target: Iterable[UnlabeledBatch], upsamp
         if upsample:
             logits = bilinear(logits, batch.image.shape[-2:], prediction.aligned)
         probs = logits.softmax(dim=1)
-        entropy, label = normalized_entropy(probs), probs.max(dim=1).indices
+        entropy, label = normalized_entropy(probs), highest(probs)
         known = entropy.isfinite()
         if not len(pixels):
             pixels, sums = torch.zeros(2, probs.shape[1], dtype=torch.float64, device=probs.device)

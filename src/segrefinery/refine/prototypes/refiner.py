@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from segrefinery.core.pixelwise import highest
 from segrefinery.core.resize import nearest
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.labels import LabelSpace
@@ -85,7 +86,7 @@ class Prototypes(Refiner):
         if target is None or target.view is None:
             return
         settings, view = self.settings, target.view
-        labels = target.labels.labels if settings.update_labels == "refined" else view.logits.argmax(dim=1)
+        labels = target.labels.labels if settings.update_labels == "refined" else highest(view.logits)
         self.prototypes.copy_(
             move_prototypes(
                 self.prototypes, view.features, labels, settings.momentum, settings.update, settings.min_pixels
