@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import signal
 import sys
@@ -224,6 +225,10 @@ def mistakes(root: Path) -> dict[str, tuple[list[object], str]]:
         path.write_bytes(path.read_bytes()[:40])
     strange = labelled(root / "strange", classes="[giraffe, zebra]")
     folder = "folder:{}".format
+    (root / "pipes").mkdir()
+    for name in ("dataset.yaml", "recipe.yaml", "town.json"):
+        os.mkfifo(root / "pipes" / name)
+    (root / "named.yaml").write_text('extends: self_training\nstages: {"a:b:\\nc": {kind: supervised, steps: 1}}\n')
     return {
         "missing": (tiny(out, DAY, root / "nowhere"), "nowhere"),
         "empty": (tiny(out, DAY, empty), "empty"),
@@ -244,13 +249,25 @@ def mistakes(root: Path) -> dict[str, tuple[list[object], str]]:
         "late mask": (tiny(out, DAY, NIGHT, "--eval", folder(unknown)), "77"),
         "file as output": (tiny(truncated / "dataset.yaml"), "is a file"),
         "no place": (tiny(Path("/proc/none/run")), "cannot be made"),
+        "a pipe of data": (tiny(out, folder(root / "pipes"), NIGHT), "is a pipe or a device"),
+        "a pipe of annotations": (tiny(out, f"coco:{root / 'pipes' / 'town.json'}", NIGHT), "is a pipe or a device"),
+        "a pipe of a recipe": (tiny(out, DAY, NIGHT, "-r", root / "pipes" / "recipe.yaml"), "is a pipe or a device"),
+        "a name of two lines": (tiny(out, DAY, NIGHT, "-r", root / "named.yaml"), "stages.a:b: c: the name becomes"),
+        "a width beyond reason": (tiny(out, DAY, NIGHT, "--set", "model.options={width: 100000000}"), "width"),
+        "workers beyond reason": (tiny(out, DAY, NIGHT, "--set", "data.workers=100000000"), "data.workers"),
+        "sides beyond reason": (tiny(out, DAY, NIGHT, "--set", "data.crop=[1000000000, 64]"), "crop"),
+        "scenes beyond reason": (tiny(out, "scenes:day,count=99999999999", NIGHT), "ask for 1 to"),
+        "a run among its images": (tiny(good / "images/run", DAY, good / "images"), "whose images are read"),
+        "a run where a description looks": (tiny(good / "images/run", folder(good), NIGHT), "whose images are read"),
     }
 
 
 MISTAKES = (
     "missing", "empty", "no image", "truncated", "another size", "unknown ids", "no common class", "unlabelled source",
     "unknown data", "unknown recipe", "unknown setting", "no run", "no report", "no masks", "target is source",
-    "late image", "late mask", "file as output", "no place",
+    "late image", "late mask", "file as output", "no place", "a pipe of data", "a pipe of annotations",
+    "a pipe of a recipe", "a name of two lines", "a width beyond reason", "workers beyond reason",
+    "sides beyond reason", "scenes beyond reason", "a run among its images", "a run where a description looks",
 )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ MAIN = os.environ.get("RANK", "0") == "0"
 TRAINING = ("adapt", "demo")
 SHARED = (*TRAINING, "predict", "pseudo-label")
 """The commands that several processes share; the first process does the others alone."""
-console = Console(highlight=False, quiet=not MAIN)
+console = Console(highlight=False, quiet=not MAIN, emoji=False)
 refuse_missing = later("segrefinery.verbs.named:refuse_missing")
 
 
@@ -168,10 +168,8 @@ def predict(
     """Segment images: class ids, colour overlay and confidence for each; large ones strip by strip."""
     refuse_missing([run], images)
     from segrefinery.engine.model import load_as_asked
-    from segrefinery.verbs.corpus import refuse_inside
     from segrefinery.verbs.predict import write_predictions
 
-    refuse_inside(output, images)
     model = load_as_asked(run, window, device)
     with counting_progress(console, "predict") as progress, terminal.writing(output):
         result = write_predictions(
@@ -369,7 +367,7 @@ def complain(line: str) -> None:
     """Say it on stderr. What all processes of a run find wrong before they join is said by the first alone."""
     if MAIN or ("torch" in sys.modules and sys.modules["torch"].distributed.is_initialized()):
         who = "" if MAIN else f"process {os.environ['RANK']}: "
-        Console(stderr=True, highlight=False, soft_wrap=True).print(printable(who + line), markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(printable(who + line), markup=False)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import readable
 from segrefinery.core.settings import BUDGET, Mistake, Settings, beyond_budget, choose, mistakes_of
 from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.settings import DataSettings, Reference
@@ -260,7 +261,7 @@ def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
     if path.suffix in (".yaml", ".yml"):
         place, identity = str(path), path.resolve()
         try:
-            text = path.read_text(encoding="utf-8")
+            text = readable(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
             raise SegRefineryError(f"{path}: the recipe cannot be read ({reason})") from error

@@ -402,3 +402,12 @@ def test_a_turned_image_whose_mask_fits_both_ways_must_be_explained(tmp_path):
     (tmp_path / "dataset.yaml").write_text(text)
     index_png(tmp_path / "masks/1.png", np.zeros((96, 64), dtype=np.uint8))
     assert open_dataset(f"folder:{tmp_path}").label(0).shape == (96, 64)
+
+
+@pytest.mark.parametrize("classes", ["[sky, road, road]", "{0: sky, 1: road, 2: road}", "classes.txt"])
+def test_ids_that_are_one_class_are_said(tmp_path, classes):
+    (tmp_path / "classes.txt").write_text("sky\nroad\nroad\n")
+    dataset = open_dataset(folder(tmp_path, f"classes: {classes}\n", (0, 1, 2)))
+    assert list(notes_of(dataset)) == ["the ids 1 and 2 are one class, 'road'"]
+    assert dataset.space is not None
+    assert dataset.space.classes == ("sky", "road")

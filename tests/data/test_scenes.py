@@ -195,7 +195,7 @@ def test_filters():
     [
         ({"look": "dusk"}, "day, night, fog, rain"),
         ({"look": "day", "split": "val"}, "train, test"),
-        ({"look": "day", "count": 0}, "at least 1"),
+        ({"look": "day", "count": 0}, "ask for 1 to"),
         ({"look": "day", "size": (4, 128)}, "8 x 8"),
     ],
 )

@@ -45,6 +45,29 @@ def test_masks_of_an_export_are_no_images(tmp_path, form):
     assert len(open_dataset(f"{tmp_path}/**/*.png")) == 2
 
 
+@pytest.mark.parametrize(
+    ("image", "masks"),
+    [
+        ("{}_img", ("{}_lbl",)),
+        ("{}_leftImg8bit", ("{}_gtFine_labelIds", "{}_gtFine_color", "{}_gtFine_instanceIds")),
+        ("rgb_{}", ("rgb_{}_seg",)),
+    ],
+)
+def test_masks_that_take_the_place_of_a_word_are_no_images(tmp_path, image, masks):
+    for name in ("a_000", "b_000"):
+        photo(tmp_path / f"{image.format(name)}.png")
+        for form in masks:
+            mask(tmp_path / f"{form.format(name)}.png")
+    assert names(tmp_path) == [image.format(name) for name in ("a_000", "b_000")]
+
+
+def test_photographs_are_no_masks_for_their_names_alone(tmp_path):
+    pictures = ("road_1", "road_2", "road_label", "road_gt_seg")
+    for name in pictures:
+        photo(tmp_path / f"{name}.png")
+    assert sorted(names(tmp_path)) == sorted(pictures)
+
+
 def test_a_folder_whose_own_name_is_labels_holds_images(tmp_path):
     photo(tmp_path / "labels/a.jpg")
     photo(tmp_path / "labels/gt/b.jpg")
@@ -62,8 +85,11 @@ def test_what_we_wrote_ourselves_is_no_image(tmp_path):
     photo(tmp_path / "second/pictures/hist.png")
     for name in ("recipe.yaml", "environment.json"):
         (tmp_path / "second" / name).write_text("{}")
+    for kind in ("labels", "weights"):
+        photo(tmp_path / f"named/{kind}/a.png")
+    (tmp_path / "named/made.json").write_text("{}")
     assert names(tmp_path) == ["a"]
-    assert notes_of(open_dataset(str(tmp_path)))[0].startswith("8 files, first listed/000000_a.png, are written by")
+    assert notes_of(open_dataset(str(tmp_path)))[0].startswith("10 files, first listed/000000_a.png, are written by")
 
 
 def test_formats_that_are_not_read_are_counted_and_check_says_so(tmp_path):

@@ -130,8 +130,10 @@ def test_files_that_are_no_weights(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "b.pth")
     with pytest.raises(SegRefineryError, match="no mapping of names to tensors"):
         read_state(tmp_path / "b.pth")
-    with pytest.raises(SegRefineryError, match="no such weights file"):
+    with pytest.raises(SegRefineryError, match=r"c\.pth: is no file of weights; check the path"):
         read_state(tmp_path / "c.pth")
+    with pytest.raises(SegRefineryError, match=r"name a file in this folder, as .*model\.safetensors"):
+        read_state(tmp_path)
 
 
 def config(**changes):

@@ -7,11 +7,13 @@ import io
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import nn
 
 from models.foreign.tiny import saved
 from runs import command
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import Prediction
 from segrefinery.recipe import load_recipe
 from segrefinery.terminal import duration, show_checkup, show_estimate, size
@@ -163,3 +165,16 @@ def test_what_cannot_be_checked_is_one_line(monkeypatch, capsys, words, match):
     code, _, error = command(monkeypatch, capsys, "check", *words)
     assert (code, error.count("\n")) == (2, 1)
     assert match in error
+
+
+def test_weights_of_unknown_classes_are_an_error_of_the_model(tmp_path):
+    settings = ModelSettings(name="small", options={"width": 16, "blocks": 1}, weights="none")
+    save_file(build_model(settings, 3).state_dict(), tmp_path / "w.safetensors")
+    for weights, said in (
+        (tmp_path / "w.safetensors", "nothing says what its classes are"),
+        (tmp_path, "name a file in"),
+    ):
+        overrides = ("model.name=small", "model.options={width: 16, blocks: 1}", f"model.weights={weights}")
+        found = check(DAY, NIGHT, scale="small", overrides=overrides)
+        assert (found.ok, said in str(found.data.problems[0])) == (False, True), found.data.problems
+        assert str(found.data.problems[0]).startswith(f"model: {weights}: model.weights: ")

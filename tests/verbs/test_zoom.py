@@ -33,4 +33,6 @@ def test_a_mosaic_and_an_inert_window_are_said(tmp_path):
     assert "a window of 512x512 does nothing for an image of 64 x 32" in inert
     with pytest.raises(SegRefineryError, match=r"lies in .*tile, whose images are read"):
         api.pseudo_label(run, tmp_path / "tile", tmp_path / "tile/out")
+    with pytest.raises(SegRefineryError, match=r"lies in .*tile, whose images are read"):
+        api.audit(run, tmp_path / "tile", tmp_path / "tile/out", 2)
     assert not (tmp_path / "tile/out").exists()

@@ -40,4 +40,4 @@ def in_one_line(error: Exception) -> str:
         return "the memory of this machine does not suffice; free some, or give smaller images"
     if isinstance(error, OSError) and not isinstance(error, SegRefineryError):
         return f"{error.filename or 'the system'}: {error.strerror or error}"
-    return str(error)
+    return " ".join(str(error).splitlines())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -153,6 +155,18 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
+def readable(path: Path) -> Path:
+    """The path, of what can be read to its end.
+
+    Raises:
+        OSError: it is missing, or a pipe or a device, which might never end.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and no file", str(path))
+    return path
+
+
 def read_json(path: Path, remedy: str = "") -> Any:
     """What a JSON file holds.
 
@@ -160,7 +174,7 @@ def read_json(path: Path, remedy: str = "") -> Any:
         SegRefineryError: it is missing, not readable, not UTF-8 or no JSON; names it, and ``remedy`` if given.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(readable(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error, remedy) from error
 

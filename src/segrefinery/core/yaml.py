@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from segrefinery.core.files import unreadable
+from segrefinery.core.files import readable, unreadable
 
 MOST_VALUES = 100_000
 """A document of more values, each alias counted as what it stands for, is refused."""
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> Any:
         SegRefineryError: it cannot be read, is not UTF-8 or no YAML.
     """
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"))
+        return parse_yaml(readable(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise unreadable(path, error) from error
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import readable
 from segrefinery.core.settings import Settings, mistakes_of
 from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.decoding import DataError
@@ -138,6 +139,7 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
         )
     stray = [mask for name, mask in masks.items() if name not in {_composed(name) for name in images}]
     notes = [f"{len(stray)} masks have no image, first {stray[0]}"] if stray else []
+    notes += _twice(settings, root)
     if split is not None:
         images = _select(images, file, root, settings, split)
     if settings.masks is None:
@@ -166,6 +168,21 @@ def _masks(root: Path, settings: FolderSettings, file: Path) -> dict[str, Path]:
     return {_composed(name): mask for name, mask in masks.items()}
 
 
+def _twice(settings: FolderSettings, root: Path) -> list[str]:
+    """A sentence for each class that several ids have."""
+    classes = settings.classes
+    if isinstance(classes, str):
+        classes = _names_in(root / classes) if (root / classes).is_file() else None
+    if classes is None:
+        return []
+    ids: dict[str, list[int]] = {}
+    for number, name in classes.items() if isinstance(classes, dict) else enumerate(classes):
+        if name is not None:
+            ids.setdefault(name, []).append(number)
+    several = {name: numbers for name, numbers in ids.items() if len(numbers) > 1}
+    return [f"the ids {' and '.join(map(str, numbers))} are one class, {name!r}" for name, numbers in several.items()]
+
+
 def _composed(name: str) -> str:
     """One form for names that look alike: some systems store an accent apart from its letter."""
     return unicodedata.normalize("NFC", name)
@@ -183,7 +200,7 @@ def _is_color(value: list[object] | tuple[object, ...]) -> bool:
 
 def _load(file: Path) -> FolderSettings:
     try:
-        content = parse_yaml(file.read_text("utf-8"), booleans=False)
+        content = parse_yaml(readable(file).read_text("utf-8"), booleans=False)
     except OSError as error:
         raise DataError(file, "dataset.yaml", f"cannot be read ({error.strerror})", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -237,7 +254,7 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
 def _listed(file: Path, rule: SplitSettings, field: str) -> list[str]:
     """The names of a split's images; refuses a list that names none."""
     try:
-        text = file.read_text("utf-8-sig")
+        text = readable(file).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             file, "splits.file", f"cannot be read ({error})", "check the path; it must be UTF-8 text"
@@ -309,7 +326,7 @@ def _id_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tu
 def _names_in(file: Path) -> list[str]:
     """Class names from a text file, one a line."""
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        lines = readable(file).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             file, "classes", f"cannot be read ({error})", "check the path; it must be UTF-8 text"
@@ -351,7 +368,7 @@ def read_labelmap(path: Path) -> dict[str, Color]:
         DataError: the file cannot be read, or a line is not of that form.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = readable(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(path, "labelmap", f"cannot be read ({error})", "check the path") from error
     colors: dict[str, Color] = {}

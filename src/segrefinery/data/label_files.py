@@ -20,6 +20,8 @@ from segrefinery.labels import LabelSpace
 if TYPE_CHECKING:
     from torch import Tensor
 
+MADE = "made.json"
+"""In a folder of results: by which model and with which settings they are made."""
 MANIFEST = "files.csv"
 """Which file belongs to which image."""
 _LONGEST = 120

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import readable
 from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError, read_ids, read_image, unreadable_file
 from segrefinery.data.files import IdMasks
@@ -327,7 +328,7 @@ def _space(given: str | None) -> LabelSpace | None:
     if not file.is_file():
         return parse_space(given)
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        lines = readable(file).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable_file(file, "classes", error) from error
     return LabelSpace.of(file.stem, [line.strip() for line in lines if line.strip()])

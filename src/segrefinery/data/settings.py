@@ -17,6 +17,10 @@ from segrefinery.core.settings import BUDGET, CODE, Settings
 BETWEEN = " + "
 """What stands between the data sets of one reference."""
 
+LONGEST_SIDE = 100_000
+"""Pixels of a side that images are brought to; a larger number is taken for a mistake."""
+MOST_ENLARGED = 100
+
 References = str | Path | Sequence[str | Path]
 """A data set, or several."""
 
@@ -40,9 +44,9 @@ Reference = Annotated[str | None, BeforeValidator(_joined_list)]
 class DataSettings(Settings):
     """How images are read, cropped and batched."""
 
-    short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
+    short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1, le=LONGEST_SIDE)
     """Resizes every image to this shorter side in pixels, its aspect kept; null leaves images as they are."""
-    evaluation_short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1)
+    evaluation_short_side: Annotated[int | None, BUDGET] = Field(default=None, ge=1, le=LONGEST_SIDE)
     """Resizes whole images that are only looked at (evaluation, prediction, passes before a stage) to this shorter
     side; by default ``short_side`` (CPSL trains at 1100 and is evaluated at 1024)."""
     crop: Annotated[tuple[int, int], BUDGET] = (512, 512)
@@ -64,7 +68,7 @@ class DataSettings(Settings):
     ``rare_min_pixels`` pixels of the wanted class (DAFormer 0.5, HRDA and MIC 2)."""
     batch: Annotated[int, BUDGET] = Field(default=2, ge=1, le=65_536)
     """Takes so many source and target images per step, each, over all ranks."""
-    workers: Annotated[int, BUDGET] = Field(default=2, ge=0)
+    workers: Annotated[int, BUDGET] = Field(default=2, ge=0, le=1024)
     """Reads and augments ahead in so many processes; 0 = in the training process. Batches do not depend on it."""
     cache: Annotated[bool | Literal["disk"], BUDGET] = False
     """Keeps decoded and resized images in memory (true), or in files below ``SEGREFINERY_CACHE`` (``disk``), of which
@@ -76,10 +80,10 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if min(self.crop) < 1:
-            raise ValueError(f"crop must be a height and a width of at least 1 pixel, not {self.crop}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be (min, max) with 0 < min <= max, not {self.scale}")
+        if not 1 <= min(self.crop) <= max(self.crop) <= LONGEST_SIDE:
+            raise ValueError(f"crop must be a height and a width of 1 to {LONGEST_SIDE} pixels, not {self.crop}")
+        if not 0 < self.scale[0] <= self.scale[1] <= MOST_ENLARGED:
+            raise ValueError(f"scale must be (min, max) with 0 < min <= max <= {MOST_ENLARGED}, not {self.scale}")
         if self.pixel_mean is not None and self.pixel_std is not None and len(self.pixel_mean) != len(self.pixel_std):
             raise ValueError(f"pixel_mean has {len(self.pixel_mean)} numbers and pixel_std {len(self.pixel_std)}")
         if self.pixel_std is not None and min(self.pixel_std, default=0) <= 0:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from segrefinery.data.decoding import DataError, decoded
-from segrefinery.data.label_files import MANIFEST
+from segrefinery.data.label_files import MADE, MANIFEST
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _OTHER_FORMATS = (
@@ -19,7 +19,10 @@ _OTHER_FORMATS = (
 )  # fmt: skip
 _MASK = r"masks?|labels?|labelids|labeltrainids|annotations?|gt|groundtruth|gtfine|segmentation(class|object)?(raw)?"
 _MASK_FOLDER = re.compile(rf"(.*[ _-])?({_MASK})", re.IGNORECASE)
-_MASK_STEM = re.compile(rf"(?P<image>.+)[ ._-]({_MASK})", re.IGNORECASE)
+_MASK_STEM = re.compile(
+    rf"(?P<image>.+?)([ ._-]({_MASK}|lbls?|segm?))+([ ._-](colou?rs?|instanceids|instances?))?", re.IGNORECASE
+)
+_LAST_WORD = re.compile(r"(?P<image>.+)[ ._-][^ ._-]+")
 _OURS = re.compile(r"(?P<label>.+)\.(weight|confidence|overlay)")
 _FEW_COLORS = 32
 _LOOKED_AT = 4
@@ -33,8 +36,8 @@ def pictures_among(names: Sequence[str]) -> list[str]:
 def images_among(root: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names (POSIX paths below ``root``) that are images, and a sentence about each kind that is left out.
 
-    A mask is what lies in a folder of masks beside others, what is named after another picture (``x_mask``), and, of
-    two pictures of one stem, the PNG of a few colours where the other has many.
+    A mask is what lies in a folder of masks beside others, what is named after another picture (``x_mask``), and the
+    PNG of a few colours of two pictures of one stem, or of stems as ``x_img`` and ``x_mask``, where the other has many.
     """
     pictures = pictures_among(names)
     skipped = Counter(suffix for name in names if (suffix := PurePosixPath(name).suffix.lower()) in _OTHER_FORMATS)
@@ -78,9 +81,10 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _written_by_us(root: Path, pictures: Sequence[str], names: set[str]) -> set[str]:
-    """Predictions and pseudo-labels with what belongs to them, and all that lies in the folder of a run."""
+    """Predictions and pseudo-labels with what belongs to them, and all that lies in their folder or that of a run."""
     folders = {parent for name in pictures for parent in PurePosixPath(name).parents}
     runs = {f for f in folders if all((root / f / file).is_file() for file in ("recipe.yaml", "environment.json"))}
+    runs |= {f for f in folders if (root / f / MADE).is_file()}
     manifests = {f for f in folders if (root / f / MANIFEST).is_file()}
     written = set()
     for name in pictures:
@@ -102,14 +106,25 @@ def _masks(root: Path, pictures: Sequence[str]) -> set[str]:
     for name in pictures:
         if name not in masks:
             by_stem[PurePosixPath(name).stem].append(name)
+    image_of = {stem: hit["image"] for stem in by_stem if (hit := _MASK_STEM.fullmatch(stem))}
+    by_first_words: dict[str, list[str]] = defaultdict(list)
+    for stem in by_stem.keys() - image_of.keys():
+        by_first_words[hit["image"] if (hit := _LAST_WORD.fullmatch(stem)) else stem] += by_stem[stem]
     for stem, names in by_stem.items():
-        hit = _MASK_STEM.fullmatch(stem)
-        if hit and hit["image"] in by_stem:
+        if image_of.get(stem) in by_stem:
             masks.update(names)
-        elif len(names) > 1:
-            few = {name for name in names if (_colors(root / name) or _FEW_COLORS + 1) <= _FEW_COLORS}
-            masks.update(name for name in few if len(few) < len(names) and name.lower().endswith(".png"))
+            continue
+        others = by_first_words[image_of[stem]][:1] if image_of.get(stem) in by_first_words else names
+        if len(names) > 1 or others is not names:
+            few = {name for name in {*names, *others} if _has_few_colors(root / name)}
+            if not few.issuperset(others):
+                masks.update(name for name in few.intersection(names) if name.lower().endswith(".png"))
     return masks
+
+
+def _has_few_colors(path: Path) -> bool:
+    count = _colors(path)
+    return count is not None and count <= _FEW_COLORS
 
 
 def _colors(path: Path) -> int | None:

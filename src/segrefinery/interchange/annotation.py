@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import whole_file, write_json, write_text
+from segrefinery.core.files import readable, whole_file, write_json, write_text
 from segrefinery.data.annotations.brush import encode_brush
 from segrefinery.data.annotations.label_studio import read_label_studio
 from segrefinery.data.decoding import decoded, read_ids
@@ -189,7 +189,7 @@ def _label_map(path: Path, space: LabelSpace) -> dict[Color, int] | None:
         return None
     ids = {key(name): index for index, name in enumerate(space.classes)}
     table: dict[Color, int] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in readable(path).read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         try:
@@ -208,6 +208,6 @@ def _hex(color: Color) -> str:
 
 
 def _xml(text: str) -> str:
-    for plain, code in (("&", "&amp;"), ("<", "&lt;"), ('"', "&quot;")):
-        text = text.replace(plain, code)
+    for sign, code in (("&", "&amp;"), ("<", "&lt;"), ('"', "&quot;")):
+        text = text.replace(sign, code)
     return text

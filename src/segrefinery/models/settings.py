@@ -31,9 +31,9 @@ class HeadSettings(Settings):
 class SmallSettings(Settings):
     """Size of ``small``."""
 
-    width: int = Field(default=32, ge=16, multiple_of=16)
+    width: int = Field(default=32, ge=16, le=4096, multiple_of=16)
     """Sets the channels at stride 4; twice as many at stride 8, four times at stride 16."""
-    blocks: int = Field(default=2, ge=1)
+    blocks: int = Field(default=2, ge=1, le=100)
     """Stacks so many residual blocks at each of the strides 8 and 16."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Drops this share of the feature channels before each classifier."""
@@ -102,7 +102,7 @@ class DeepLabV2Settings(Settings):
 class FCN8sSettings(Settings):
     """Size of FCN-8s."""
 
-    width: int = Field(default=4096, ge=8)
+    width: int = Field(default=4096, ge=8, le=65_536)
     """Sets the channels of the two layers that were fully connected in VGG-16; pre-trained weights have 4096."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Drops this share of the channels after each of them."""
@@ -116,7 +116,7 @@ class HRDASettings(Settings):
     divisor: int = Field(default=32, gt=0)
     """Says what the network's input sizes must be multiples of: its largest stride, or its patch size. A crop that is
     not a multiple of twice this number is enlarged (bilinear) to the next one."""
-    attention_width: Annotated[int, CODE] = Field(default=256, gt=0)
+    attention_width: Annotated[int, CODE] = Field(default=256, gt=0, le=65_536)
     """Sets the channels of the scale attention (530,707 parameters for the levels of MiT-B5 and 19 classes)."""
     attention_norm: Annotated[Norm, CODE] = "batch"
     """Normalises the scale attention by ``batch``, or by ``group``, which does not depend on the batch and suits small

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError, first_line
+from segrefinery.models.settings import TENSORS
 from segrefinery.models.torch_file import FETCH, is_cut, read_torch_file, refuse_no_weights, with_states
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise SegRefineryError(f"{path}: no such weights file.")
+        inside = f"name a file in this folder, as {path / TENSORS}" if path.is_dir() else "check the path"
+        raise SegRefineryError(f"{path}: is no file of weights; {inside}")
     refuse_no_weights(path)
     if path.suffix == ".safetensors":
         try:

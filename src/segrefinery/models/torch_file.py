@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from segrefinery.core.errors import SegRefineryError, first_line
+from segrefinery.core.files import readable
 
 HARMLESS = frozenset(
     {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "types", "uuid"}
@@ -114,7 +115,7 @@ def refuse_no_weights(path: Path) -> None:
     Raises:
         SegRefineryError: a pointer of git-lfs, a page of text, or nothing.
     """
-    with path.open("rb") as file:
+    with readable(path).open("rb") as file:
         begin = file.read(64)
     if begin.startswith(POINTER):
         raise SegRefineryError(

@@ -13,7 +13,7 @@ from segrefinery.engine.folders import RECIPE
 from segrefinery.engine.processes import restarted
 from segrefinery.engine.record import LOCK, the_only_writer
 from segrefinery.recipe import Recipe, load_recipe
-from segrefinery.verbs.named import assigned, open_named
+from segrefinery.verbs.named import assigned, open_named, refuse_inside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +68,8 @@ def adapt(
         recipe = load_recipe(recipe, scale, [*overrides, *assigned(start)], seed=seed, **fields)
     refuse_folder(folder, resume, told)
     named = open_named(recipe)
+    if not resume:
+        refuse_inside(folder, named.source, named.target, named.labels, named.evaluation)
     from segrefinery.verbs.carry_out import carry_out  # here, for networks take seconds to import
     from segrefinery.verbs.start import started
 

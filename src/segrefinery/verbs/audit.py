@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import only_writer, write_json, write_text
+from segrefinery.core.files import only_writer, readable, write_json, write_text
 from segrefinery.core.pixels import shown
 from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import ImageDataset, UnlabeledView, open_dataset
@@ -30,6 +30,7 @@ from segrefinery.interchange.annotation import read_masks, write_cvat, write_lab
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.weights import CONFIG
 from segrefinery.verbs.compare import check_classes
+from segrefinery.verbs.named import refuse_inside
 
 POOL = 400
 """Images among which the audited ones are picked."""
@@ -125,7 +126,9 @@ def prepare_audit(
     """
     folder = Path(output)
     refuse_second(folder)
-    model, dataset = load(run), UnlabeledView(open_dataset(target))
+    dataset = UnlabeledView(open_dataset(target))
+    refuse_inside(folder, dataset)
+    model = load(run)
     if len(dataset) < 2 or count < 2:
         raise SegRefineryError(f"an audit needs at least two images: {target} has {len(dataset)}, -n asks for {count}")
     model.refuse_other_bands(dataset)
@@ -326,7 +329,7 @@ def read_audit(folder: Path, target: str) -> list[Picked]:
         SegRefineryError: there is no audit, or it is of another target.
     """
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(readable(folder / RECORD).read_text(encoding="utf-8"))
         picked, audited = [Picked(**one) for one in record["images"]], record["target"]
     except FileNotFoundError:
         raise SegRefineryError(

@@ -15,6 +15,7 @@ from segrefinery.verbs.named import assigned, refuse_nothing_to_adapt
 
 if TYPE_CHECKING:
     from segrefinery.data.check import CheckReport, Role
+    from segrefinery.models.settings import ModelSettings
     from segrefinery.models.trained import StartModel
     from segrefinery.verbs.cost import Estimate
 
@@ -92,6 +93,8 @@ def check(
     classes = report.space.num_classes
     if model is not None:
         report = with_model(report, model, bool({"source", "labels"} & given.keys()), remarks)
+    elif plan.model.network.weights not in (None, "imagenet", "none"):
+        report = with_weights(report, plan.model.network)
     try:
         images = sets.get("source", sets["target"])
         network = plan.model.network.model_copy(update={"bands": bands_of(images)}) if model is None else model.network
@@ -114,14 +117,33 @@ class Remarks(RunEvents):
 
 def with_model(report: CheckReport, model: StartModel, taught: bool, remarks: Remarks) -> CheckReport:
     """The report, and whether a model goes with the run's classes."""
-    from segrefinery.data.check import Problem
     from segrefinery.engine.start import make_ready
 
     assert report.space is not None
     try:
         make_ready(model, report.space.classes, taught, remarks.said)
     except SegRefineryError as error:
-        said, _, remedy = str(error).removeprefix(f"{model.origin}: ").rstrip(".").rpartition("; ")
-        problem = Problem("error", "model", model.origin, "classes", said or remedy, remedy if said else "see above")
-        return replace(report, problems=(problem, *report.problems))
+        return with_error(report, model.origin, "classes", error)
     return report
+
+
+def with_weights(report: CheckReport, network: ModelSettings) -> CheckReport:
+    """The report, and whether weights that lie in a file go with the network and the run's classes."""
+    from segrefinery.models.start import new_network
+
+    assert report.space is not None
+    try:
+        new_network(network, report.space.classes)
+    except SegRefineryError as error:
+        return with_error(report, str(network.weights), "model.weights", error)
+    return report
+
+
+def with_error(report: CheckReport, origin: str, field: str, error: SegRefineryError) -> CheckReport:
+    """The report, and what is wrong with a model."""
+    from segrefinery.data.check import Problem
+
+    text = str(error).removeprefix("model.weights: ").removeprefix(f"{origin}: ").rstrip(".")
+    said, _, remedy = text.rpartition("; ")
+    problem = Problem("error", "model", origin, field, said or remedy, remedy if said else "see above")
+    return replace(report, problems=(problem, *report.problems))

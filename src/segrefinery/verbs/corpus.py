@@ -15,6 +15,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import only_writer, read_json, write_json
 from segrefinery.data.datasets import ImageDataset, files_of, picture_of
 from segrefinery.data.faults import DataError
+from segrefinery.data.label_files import MADE
 from segrefinery.data.strips import Picture
 from segrefinery.engine.model import Model
 from segrefinery.engine.processes import rank
@@ -24,8 +25,6 @@ from segrefinery.interchange.labels import Item, LabelWriter
 from segrefinery.interchange.labels.base import Labelled
 from segrefinery.verbs.zoom import reading_of, warn_of_reading
 
-RECORD = "made.json"
-"""In a folder of results: by which model and with which settings they are made."""
 Progress = Callable[[int, int], None]
 
 
@@ -184,7 +183,7 @@ def write_all(
 
 def nothing_read(job: Job, result: CorpusResult) -> SegRefineryError:
     """The error of a job without results, whose folder is left as it was before."""
-    (job.folder / RECORD).unlink(missing_ok=True)
+    (job.folder / MADE).unlink(missing_ok=True)
     with suppress(OSError):  # it holds something else
         job.folder.rmdir()
     return SegRefineryError(
@@ -222,7 +221,7 @@ def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
     Raises:
         SegRefineryError: they are of others.
     """
-    file = job.folder / RECORD
+    file = job.folder / MADE
     images = Path(job.dataset.reference)
     now = {
         "images": str(images.resolve()) if images.exists() else job.dataset.reference,
@@ -241,9 +240,3 @@ def recorded(job: Job, settings: Mapping[str, Any]) -> bool:
             "with -o, or remove this one"
         )
     return True
-
-
-def refuse_inside(output: str | Path, images: str | Path) -> None:
-    """Refuse results among the images that they are made of: the next reading would take them for images."""
-    if Path(images).is_dir() and Path(output).resolve().is_relative_to(Path(images).resolve()):
-        raise SegRefineryError(f"{output}: lies in {images}, whose images are read; name a folder outside with -o")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.datasets import SegmentationDataset, open_dataset
+from segrefinery.data.datasets import ImageDataset, SegmentationDataset, files_of, open_dataset
 from segrefinery.data.translated import TranslatedFolder
 from segrefinery.engine.folders import model_folders
 from segrefinery.recipe import Recipe
@@ -113,3 +114,38 @@ def refuse_missing(runs: Iterable[Path], images: str | None = None) -> None:
         model_folders(run)
     if images is not None:
         open_dataset(images)
+
+
+def refuse_inside(output: str | Path, *datasets: ImageDataset | None) -> None:
+    """Refuse results among the images that they are made of: the next reading would take them for images.
+
+    Raises:
+        SegRefineryError: names both folders.
+    """
+    for dataset in datasets:
+        for part in () if dataset is None else parts_within(dataset):
+            folder = searched_folder(part)
+            if folder is not None and Path(output).resolve().is_relative_to(folder.resolve()):
+                raise SegRefineryError(
+                    f"{output}: lies in {folder}, whose images are read; name a folder outside with -o"
+                )
+
+
+def parts_within(dataset: ImageDataset) -> Iterator[ImageDataset]:
+    """The data sets that one was joined of; itself if it is one."""
+    sets = getattr(dataset, "sets", ())
+    if not sets:
+        yield dataset
+    for part in sets:
+        yield from parts_within(part)
+
+
+def searched_folder(dataset: ImageDataset) -> Path | None:
+    """The folder below which all images belong to a data set: a directory that was named, or where a ``dataset.yaml``
+    looks for them."""
+    if Path(dataset.reference).is_dir():
+        return Path(dataset.reference)
+    if not dataset.reference.startswith("folder:"):
+        return None
+    parents = {file.parent for index in range(len(dataset)) for file in files_of(dataset, index)[:1]}
+    return Path(os.path.commonpath(parents)) if parents else None

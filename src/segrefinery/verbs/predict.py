@@ -24,7 +24,8 @@ from segrefinery.engine.model import Model, load
 from segrefinery.engine.shares import world_size
 from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.pictures import OpenedImage, Predictions, times
-from segrefinery.verbs.corpus import CorpusResult, Job, nothing_read, refuse_inside, to_do, write_all
+from segrefinery.verbs.corpus import CorpusResult, Job, nothing_read, to_do, write_all
+from segrefinery.verbs.named import refuse_inside
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
 
 
@@ -85,9 +86,9 @@ def write_predictions(
     Raises:
         SegRefineryError: the folder cannot be written, or none of the images can be read.
     """
-    refuse_inside(output, images)
     model = at_size(run if isinstance(run, Model) else load(run), size)
     dataset = open_dataset(str(images))
+    refuse_inside(output, dataset)
     model.refuse_other_bands(dataset)
     choose(LABEL_FORMATS, format, "format")
     if factor != 1 and format != "png":

@@ -12,7 +12,8 @@ from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.numbering import Numbering, numbered_as, numbering_of
 from segrefinery.engine.model import Model, load, origin_of
 from segrefinery.interchange.labels import LABEL_FORMATS, PngLabels
-from segrefinery.verbs.corpus import CorpusResult, Job, refuse_inside, write_all
+from segrefinery.verbs.corpus import CorpusResult, Job, write_all
+from segrefinery.verbs.named import refuse_inside
 
 
 def pseudo_label(
@@ -67,9 +68,9 @@ def write_labels(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CorpusResult:
     """As ``pseudo_label``; says which images were left out and which were finished before."""
-    refuse_inside(output, target)
     model = run if isinstance(run, Model) else load(run)
     dataset = UnlabeledView(open_dataset(str(target)))
+    refuse_inside(output, dataset)
     model.refuse_other_bands(dataset)
     kind: Any = choose(LABEL_FORMATS, format, "format")
     if names not in ("numbered", "images"):

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from segrefinery.core.files import read_once
+from segrefinery.core.files import read_once, readable
 from segrefinery.data.annotations.painting import (
     Region,
     Size,
@@ -98,7 +98,7 @@ def read_cvat(path: Path) -> CvatFile:
         DataError: it cannot be read, or is another's.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        root = ElementTree.fromstring(readable(path).read_bytes())
     except OSError as error:
         raise unreadable_file(path, "path", error) from error
     except (ElementTree.ParseError, LookupError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import read_once
+from segrefinery.core.files import read_once, readable
 from segrefinery.data.annotations.brush import decode_brush
 from segrefinery.data.annotations.painting import (
     Region,
@@ -119,7 +119,7 @@ def _tasks(path: Path) -> list[dict[str, Any]]:
         SegRefineryError: it cannot be read, or is not Label Studio's.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(readable(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SegRefineryError(f"{path}: not a Label Studio JSON export ({error})") from error
     tasks = content if isinstance(content, list) else [content]

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from segrefinery.core.files import readable
+
 _MOST = 200
 """Files that are looked at."""
 _ENDS = 1 << 16
@@ -52,7 +54,7 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 def _of_file(file: Path) -> tuple[str, str] | None:
     try:
-        with file.open("rb") as stream:
+        with readable(file).open("rb") as stream:
             text = stream.read(_ENDS)
             stream.seek(max(os.fstat(stream.fileno()).st_size - _ENDS, 0))
             text = (text + stream.read()).decode("utf-8", "replace")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segrefinery.core.files import readable
 from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.annotations.painting import (
     Region,
@@ -86,7 +87,7 @@ class YoloRegions:
 def _outlines(file: Path, names: dict[int, str], size: Size) -> Iterator[tuple[str, Any]]:
     """Class and run lengths of each line ``CLASS x y x y ...``, in shares of the picture's sides."""
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        lines = readable(file).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable_file(file, "labels", error) from error
     for number, line in enumerate(lines, 1):
@@ -110,7 +111,7 @@ def _outlines(file: Path, names: dict[int, str], size: Size) -> Iterator[tuple[s
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = parse_yaml(file.read_text("utf-8"), booleans=False)
+        content = parse_yaml(readable(file).read_text("utf-8"), booleans=False)
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable_file(file, "data.yaml", error) from error
     except yaml.YAMLError as error:
@@ -135,7 +136,7 @@ def _images(file: Path, content: dict[str, Any], split: str) -> list[Path]:
         if place.is_dir():
             images += [place / name for name in pictures_among(list(walk(place)))]
         else:
-            lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines() if line.strip()]
+            lines = [line.strip() for line in readable(place).read_text("utf-8-sig").splitlines() if line.strip()]
             images += [place.parent / line for line in lines]
     if not images:
         raise DataError(file, split, "holds no image", "correct the path")

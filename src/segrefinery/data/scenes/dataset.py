@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COUNTS = {"train": 600, "test": 200}
+MOST = 10_000_000
 SIZE = (128, 256)
 VERSION = 3
 
@@ -62,8 +63,8 @@ class SceneDataset:
         self.look, self.split, self.seed, self.paired = look, split, seed, paired
         self.count = COUNTS[split] if count is None else count
         self.size = SIZE if size is None else size
-        if self.count < 1:
-            raise SegRefineryError(f"scenes: a count of {self.count} images is empty; ask for at least 1")
+        if not 1 <= self.count <= MOST:
+            raise SegRefineryError(f"scenes: a count of {self.count} images; ask for 1 to {MOST:,}")
         if min(self.size) < 8:
             raise SegRefineryError(f"scenes: {self.size[0]} x {self.size[1]} pixels are too few; use at least 8 x 8")
         self.reference = f"scenes:{look}@{split}"

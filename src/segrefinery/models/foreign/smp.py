@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import read_json, write_json
+from segrefinery.core.files import read_json, readable, write_json
 from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.core.settings import choose
@@ -124,7 +124,7 @@ PREPROCESSING = "preprocessing.json"
 def is_folder(folder: Path) -> bool:
     """Whether the library's ``save_pretrained`` wrote the folder."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(readable(folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "_model_class" in config
@@ -139,7 +139,7 @@ def read(folder: Path, origin: str) -> StartModel:
     Raises:
         SegRefineryError: an architecture we do not know, or weights that cannot be read or do not fit.
     """
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads(readable(folder / CONFIG).read_text(encoding="utf-8"))
     architectures = {kind.__name__: name for name, kind in library().MODEL_ARCHITECTURES_MAPPING.items()}
     architecture = choose(architectures, str(config["_model_class"]), f"smp architecture ({folder / CONFIG})")
     left_out = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
