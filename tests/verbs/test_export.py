@@ -1,5 +1,6 @@
 """A file computes what its model computes, on images of any size, and says what it is."""
 
+import copy
 import json
 
 import pytest
@@ -7,12 +8,14 @@ import torch
 from torch import nn
 
 import segrefinery
-from runs import NIGHT, TEST, tiny_run
+from runs import NIGHT, TEST, narrow, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.model import Model
+from segrefinery.evaluation.inference import logits_at
 from segrefinery.interchange import deployed, graph
+from segrefinery.interchange.followable import followable
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.padding import pad_to_multiple, unpad
@@ -154,15 +157,64 @@ def test_the_mixture_of_learners_is_inside():
         torch.testing.assert_close(program.module()(image), mixture.predict((image - mean) / std, size))
 
 
-def test_boxes_are_written_for_one_size():
-    """HRDA's number of boxes is a matter of the image's size."""
+def test_the_mixture_on_the_networks_grid_is_a_file(tmp_path):
+    run = tiny_run(tmp_path / "run", "ir2f", narrow("ir2f", {"supervised": 1, "self_training": 1}), evaluation=None)
+    written = segrefinery.export(run, tmp_path / "model.pt2", "torch", grid="network", images=2)
+    assert written.difference < 1e-5
+
+
+def test_a_program_that_no_file_holds_is_one_line(run, tmp_path, monkeypatch):
+    def save(*arguments, **named):
+        raise AssertionError("op round is not known") from ValueError("of sizes\nand so on")
+
+    monkeypatch.setattr(torch.export, "save", save)
+    with pytest.raises(SegRefineryError, match=r"cannot save the program: of sizes; .*--size HEIGHTxWIDTH$"):
+        segrefinery.export(run, tmp_path / "model.pt2", "torch")
+
+
+def two_scales(**options):
     torch.manual_seed(0)
-    settings = ModelSettings(name="hrda:small", options={"detail": 64, "divisor": 8, "attention_width": 16})
-    network = build_model(settings, 4).eval()
-    model = Model(network, network, LabelSpace.of("four", list("abcd")), DataSettings())
+    options = {"detail": 64, "divisor": 8, "attention_width": 16, **options}
+    network = build_model(ModelSettings(name="hrda:small", options=options), 4).eval()
+    return network, Model(network, network, LabelSpace.of("four", list("abcd")), DataSettings())
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 160), (64, 64), (97, 131), (208, 96)])
+def test_boxes_at_once_are_boxes_one_by_one(size):
+    """On images that are smaller than a box in one direction or both, fill it, and need several."""
+    network, _ = two_scales()
+    image = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        wanted, given = network(image), followable(copy.deepcopy(network))(image)
+    torch.testing.assert_close(given.logits, wanted.logits, atol=2e-6, rtol=0)
+    for one, other in zip(given.learners, wanted.learners, strict=True):
+        torch.testing.assert_close(one.latent, other.latent, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one.share, other.share, atol=2e-6, rtol=0)
+
+
+def test_boxes_need_images_of_more_than_one_and_say_so():
+    _, model = two_scales()
     export = deployed.Deployed(model, "float")
-    with pytest.raises(SegRefineryError, match=r"boxes, as many as its size asks for; .*--size HEIGHTxWIDTH"):
+    program, sizes = graph.program_of(export, deployed.largest_stride(model))
+    assert deployed.usage_note(model, export, sizes)["input"].endswith(
+        "any height and width of at least 65; normalisation is inside"
+    )
+    assert deployed.fitted(torch.zeros(3, 32, 80, dtype=torch.uint8), sizes, deployed.least_side(model)).shape[1] == 65
+    runner = graph.torch_runner(graph.torch_bytes(program, {}))
+    image = torch.rand(3, 3, 97, 131)
+    torch.testing.assert_close(runner(image), export(image), atol=1e-5, rtol=0)
+    with pytest.raises(SegRefineryError, match=r"takes no images of 64 x 96 pixels.*>= 65.*--size HEIGHTxWIDTH"):
+        runner(torch.rand(1, 3, 64, 96))
+
+
+def test_windows_of_prediction_are_written_for_one_size():
+    network, model = two_scales(window=96)
+    export = deployed.Deployed(model, "float")
+    with pytest.raises(SegRefineryError, match=r"windows, as many as its size asks for; .*--size HEIGHTxWIDTH"):
         graph.program_of(export, deployed.largest_stride(model))
-    program, sizes = graph.program_of(export, deployed.largest_stride(model), (64, 96))
-    image = torch.rand(3, 3, *sizes)
-    torch.testing.assert_close(program.module()(image), export(image), atol=1e-5, rtol=1e-4)
+    program, _ = graph.program_of(export, deployed.largest_stride(model), (112, 128))
+    image = torch.rand(1, 3, 112, 128)
+    mean, std = (torch.tensor(triple)[:, None, None] for triple in model.data.normalization)
+    with torch.no_grad():
+        wanted = logits_at(network, (image - mean) / std, (112, 128))
+    torch.testing.assert_close(program.module()(image), wanted, atol=1e-5, rtol=0)

@@ -74,10 +74,18 @@ def largest_stride(model: Model) -> int:
     return next(module for module in model.network.modules() if isinstance(module, Segmenter)).largest_stride
 
 
-def fitted(image: Tensor, sizes: Sequence[int] | int) -> Tensor:
-    """A uint8 image 3 x H x W of a size that a graph takes: its border repeated to a multiple, or cut or filled up to
-    fixed sides."""
-    sides = [-(-side // sizes) * sizes for side in image.shape[-2:]] if isinstance(sizes, int) else sizes
+def least_side(model: Model) -> int:
+    """What the sides of images are at least in a graph for more than one size."""
+    return max(module.graph_least for module in model.network.modules() if isinstance(module, Segmenter))
+
+
+def fitted(image: Tensor, sizes: Sequence[int] | int, least: int = 1) -> Tensor:
+    """A uint8 image 3 x H x W of a size that a graph takes: its border repeated to a multiple that is no less than
+    ``least``, or cut or filled up to fixed sides."""
+    if isinstance(sizes, int):
+        sides = [-(-max(side, least) // sizes) * sizes for side in image.shape[-2:]]
+    else:
+        sides = sizes
     image = image[..., : sides[0], : sides[1]]
     missing = [wanted - side for wanted, side in zip(sides, image.shape[-2:], strict=True)]
     return F.pad(image[None].float(), (0, missing[1], 0, missing[0]), mode="replicate")[0].to(torch.uint8)
@@ -96,6 +104,8 @@ def usage_note(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> 
         resize = f"by the caller: the model was trained on images whose shorter side is {short} pixels"
     if isinstance(sizes, int):
         allowed = "any height and width" if sizes == 1 else f"heights and widths that are multiples of {sizes}"
+        least = least_side(model)
+        allowed += f" of at least {least}" if least > 1 else ""
     else:
         allowed = f"{sizes[0]} x {sizes[1]}, height x width"
     return {

@@ -1,15 +1,19 @@
-"""Layers of timm that no graph for images of any size follows, put otherwise; they compute the same."""
+"""What no graph for images of any size follows, put otherwise and computing the same: layers of timm, HRDA's boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segrefinery.models.hrda import HRDA
 
 
 def followable(network: nn.Module) -> nn.Module:
-    """The network, in place, with such layers changed."""
+    """The network, in place, with such parts changed."""
     from timm.layers import pos_embed_sincos
     from timm.layers.conv2d_same import Conv2dSame
 
@@ -19,6 +23,8 @@ def followable(network: nn.Module) -> nn.Module:
             network.set_submodule(name, with_fixed_padding(layer))
         elif isinstance(layer, rotary):
             with_open_grid(layer)
+        elif isinstance(layer, HRDA):
+            layer.__class__ = BoxesAtOnce
     return network
 
 
@@ -47,3 +53,56 @@ def with_open_grid(layer: Any) -> None:
         return torch.cat([sin, cos], dim=-1)
 
     layer._create_embed = embed
+
+
+class BoxesAtOnce(HRDA):
+    """HRDA with all boxes of an image in one batch: their number is a matter of the image's size, which a graph may
+    leave open, and the network stands in it twice, however many there are."""
+
+    def _fit(self, image: Tensor) -> Tensor:
+        """Enlarges images that fit as well, so that one graph is for both."""
+        return F.interpolate(image, self.fitted_size(image), mode="bilinear", align_corners=False)
+
+    def _stride(self, image: Tensor, context: Tensor) -> int:
+        """Only training asks; that the network has one was seen there."""
+        return 0
+
+    def slide(self, function: Callable[[Tensor], Sequence[Tensor]], image: Tensor, side: int) -> list[Tensor]:
+        """As HRDA's; of images of open size they are no smaller than a box."""
+        batch, bands, *sides = image.shape
+        if any(isinstance(full, int) and full < side for full in sides):
+            return super().slide(function, image, side)
+        rows, columns = (box_starts(full, side) for full in sides)
+        down, across = rows.shape[0], columns.shape[0]
+        boxes = image.index_select(-2, box_places(rows, side)).index_select(-1, box_places(columns, side))
+        boxes = boxes.reshape(batch, bands, down, side, across, side).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        wholes = []
+        for part in function(boxes):
+            cells = part.shape[-1]
+            stride = side // cells
+            part = part.unflatten(0, (batch, down, across)).permute(0, 3, 1, 4, 2, 5)
+            part = part.reshape(batch, part.shape[1], down * cells, across * cells)
+            above, beside = (
+                box_shares(starts // stride, full // stride, cells)
+                for starts, full in zip((rows, columns), sides, strict=True)
+            )
+            wholes.append(above @ part @ beside.T)
+        return wholes
+
+
+def box_starts(full: int, side: int) -> Tensor:
+    """Where boxes of a side begin that lie half a side apart, the last one at the end. Of an image that is smaller than
+    one the box reaches beyond it, which whoever runs the graph refuses."""
+    half = side // 2
+    return (torch.arange(-(-full // half) - 1) * half).clamp(max=full - side).clamp(min=0)
+
+
+def box_places(starts: Tensor, side: int) -> Tensor:
+    """The places in boxes, one box after the other."""
+    return (starts[:, None] + torch.arange(side)).flatten()
+
+
+def box_shares(starts: Tensor, full: int, side: int) -> Tensor:
+    """``full`` x (boxes * side): what share each place in boxes has in each place of the whole, as much as others."""
+    falls = (torch.arange(full)[:, None] == box_places(starts, side)).float()
+    return falls / falls.sum(dim=1, keepdim=True)

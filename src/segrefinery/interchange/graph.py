@@ -44,16 +44,17 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
     if size is None and (why := next((module.one_size for module in segmenters if module.one_size), None)):
         raise SegRefineryError(f"this network {why}; {REMEDY}")
     multiple = max((module.graph_multiple for module in segmenters), default=1)
+    least = max((module.graph_least for module in segmenters), default=1)
     tries: Sequence[Sizes] = [size] if size is not None else sorted({multiple, math.lcm(multiple, stride)})
     reason: Exception | None = None
     for sizes in tries:
         try:
             with quiet(), torch.no_grad():
-                shown = example(deployed, sizes)
-                program = torch.export.export(deployed, (shown,), dynamic_shapes=(open_sizes(sizes),), strict=False)
+                shown, shapes = example(deployed, sizes, least), (open_sizes(sizes, least),)
+                program = torch.export.export(deployed, (shown,), dynamic_shapes=shapes, strict=False)
                 if isinstance(sizes, int):  # some networks are followed, and then refuse sizes unlike the example's
                     module = program.module()
-                    for other in of_other_sizes(shown, sizes):
+                    for other in of_other_sizes(shown, sizes, least):
                         module(other)
                 return program, sizes
         except Exception as error:  # it raises whatever its parts and the network's raise
@@ -62,43 +63,57 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
     raise SegRefineryError(f"torch.export cannot follow the network: {first_line(reason)}{remedy}") from reason
 
 
-def example(deployed: Deployed, sizes: Sizes) -> Tensor:
+def example(deployed: Deployed, sizes: Sizes, least: int) -> Tensor:
+    """Two images: of sides that are ``EXAMPLE`` or a little more, where the ``least`` is one pixel."""
     if isinstance(sizes, int):
-        height = EXAMPLE if sizes == 1 else -(-EXAMPLE // sizes) * sizes
+        height = -(-(EXAMPLE + least - 1) // sizes) * sizes
         sizes = (height, height + (34 if sizes == 1 else 2 * sizes))
     shape, random = (2, bands_read(deployed), *sizes), torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
     return image if deployed.reads == "uint8" else image.float() / 255
 
 
-def of_other_sizes(image: Tensor, sizes: int) -> list[Tensor]:
+def of_other_sizes(image: Tensor, sizes: int, least: int) -> list[Tensor]:
     """One image that is larger than the example, and one that is smaller; where any size goes, one of them is a
     multiple of every stride, where a network may go another way than for the example's odd sides."""
     if sizes == 1:
-        return [F.pad(image[:1], (0, 320 - image.shape[-1], 0, 256 - image.shape[-2])), image[:1, :, :130, :130]]
-    grown, small = 3 * sizes, -(-128 // sizes) * sizes
+        height, width, small = (side + least - 1 for side in (256, 320, 130))
+        return [
+            F.pad(image[:1], (0, width - image.shape[-1], 0, height - image.shape[-2])),
+            image[:1, :, :small, :small],
+        ]
+    grown, small = 3 * sizes, -(-(127 + least) // sizes) * sizes
     return [F.pad(image[:1], (0, grown, 0, 2 * grown)), image[:1, :, :small, :small]]
 
 
-def open_sizes(sizes: Sizes) -> dict[int, Any]:
+def open_sizes(sizes: Sizes, least: int) -> dict[int, Any]:
     """What of the image's shape may vary."""
     if not isinstance(sizes, int):
         return {0: Dim.DYNAMIC}
     if sizes == 1:
         return {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    most = 65_536 // sizes
+    fewest, most = -(-least // sizes), 65_536 // sizes
     return {
         0: Dim("batch", min=1, max=65_536),
-        2: sizes * Dim("rows", min=1, max=most),
-        3: sizes * Dim("columns", min=1, max=most),
+        2: sizes * Dim("rows", min=fewest, max=most),
+        3: sizes * Dim("columns", min=fewest, max=most),
     }
 
 
 def torch_bytes(program: ExportedProgram, note: dict[str, Any]) -> bytes:
-    """The program as ``torch.export.load`` reads it, with ``note`` in its extra files."""
+    """The program as ``torch.export.load`` reads it, with ``note`` in its extra files.
+
+    Raises:
+        SegRefineryError: it does with sizes what no file holds.
+    """
     file = io.BytesIO()
-    with quiet():
-        torch.export.save(program, file, extra_files={NOTE: json.dumps(note)})
+    try:
+        with quiet():
+            torch.export.save(program, file, extra_files={NOTE: json.dumps(note)})
+    except Exception as error:  # as above
+        raise SegRefineryError(
+            f"torch.export cannot save the program: {first_line(root_of(error))}; {REMEDY}"
+        ) from error
     return file.getvalue()
 
 

@@ -6,7 +6,6 @@ logits  = up2((1 - a) * context) + up2(a) * detail      a = sigmoid(attention(co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,8 +34,6 @@ class HRDA(Segmenter):
     twice the network's stride, so that it lies on the grids of both scales (of 8 pixels for stride 4, as in the paper).
     """
 
-    one_size = "looks at an image in boxes, as many as its size asks for"
-
     def __init__(self, segmenter: Segmenter, settings: HRDASettings | None = None) -> None:
         super().__init__()
         self.settings = settings or HRDASettings()
@@ -44,6 +41,9 @@ class HRDA(Segmenter):
         self.num_classes = segmenter.num_classes
         self.normalization = segmenter.normalization
         self.largest_stride = segmenter.largest_stride
+        self.graph_least = self.settings.detail + 1
+        if self.settings.window is not None:
+            self.one_size = "looks at a large image in windows, as many as its size asks for"
         self.channels_last = segmenter.channels_last
         self.feature_channels = segmenter.feature_channels
         self.level_channels = tuple(segmenter.level_channels)
@@ -61,7 +61,7 @@ class HRDA(Segmenter):
         image = self._fit(image)
         window = self.settings.window
         if not self.training and window is not None and max(image.shape[-2:]) > window:
-            logits, context, context_features, share, detail, detail_features = slide(
+            logits, context, context_features, share, detail, detail_features = self.slide(
                 lambda part: _flat(self._look(part)), image, window
             )
             views = _Views(logits, context, context_features, share, detail, detail_features, WHOLE, self.levels(image))
@@ -101,12 +101,16 @@ class HRDA(Segmenter):
             share = share * inside
         else:
             box = WHOLE
-            logits, features = slide(self._detail, image, self.settings.detail)
+            logits, features = self.slide(self._detail, image, self.settings.detail)
         fused = _double((1 - share) * context.logits)
         doubled = _double(share)
         padded = logits if box == WHOLE else _place(logits, doubled, box)
         fused = fused + doubled * padded
         return _Views(fused, context.logits, context.features, share, logits, features, box, context.levels)
+
+    def slide(self, function: Callable[[Tensor], Sequence[Tensor]], image: Tensor, side: int) -> list[Tensor]:
+        """Box after box, so that memory holds one; see ``slide``."""
+        return slide(function, image, side)
 
     def _detail(self, image: Tensor) -> tuple[Tensor, Tensor]:
         prediction = self.segmenter(image)
@@ -114,9 +118,13 @@ class HRDA(Segmenter):
 
     def _fit(self, image: Tensor) -> Tensor:
         """Enlarge an image to the next multiple of twice the divisor."""
+        return bilinear(image, self.fitted_size(image))
+
+    def fitted_size(self, image: Tensor) -> tuple[int, int]:
+        """Height and width that an image is enlarged to."""
         multiple = 2 * self.settings.divisor
-        height, width = (math.ceil(side / multiple) * multiple for side in image.shape[-2:])
-        return bilinear(image, (height, width))
+        height, width = (-(-side // multiple) * multiple for side in image.shape[-2:])
+        return height, width
 
     def _stride(self, image: Tensor, context: Tensor) -> int:
         stride = image.shape[-2] // (2 * context.shape[-2])
@@ -203,6 +211,8 @@ def _starts(full: int, side: int) -> list[int]:
 
 def _crop(pixels: Tensor, box: tuple[float, float, float, float]) -> Tensor:
     """The cells inside a box that lies on the grid."""
+    if box == WHOLE:
+        return pixels
     height, width = pixels.shape[-2:]
     top, left, bottom, right = box
     return pixels[..., round(top * height) : round(bottom * height), round(left * width) : round(right * width)]

@@ -78,7 +78,8 @@ class Segmenter(nn.Module, ABC):
         normalization: mean and deviation of the images that it reads; those of its pre-training.
         largest_stride: pixels a cell of its coarsest level; a training crop is at least as large.
         one_size: why it can be written as a graph for images of one size alone; None where any size goes.
-        graph_multiple: what the sides of images are multiples of in a graph for more than one size.
+        graph_multiple, graph_least: what the sides of images are multiples of, and at least, in a graph for more than
+            one size.
         channels_last: whether its weights are to lie with the channels last in memory, which its maps then do too.
     """
 
@@ -90,6 +91,7 @@ class Segmenter(nn.Module, ABC):
     largest_stride: int = 1
     one_size: str | None = None
     graph_multiple: int = 1
+    graph_least: int = 1
     channels_last: bool = False
 
     @abstractmethod

@@ -32,6 +32,7 @@ from segrefinery.interchange.deployed import (
     Reads,
     fitted,
     largest_stride,
+    least_side,
     usage_note,
 )
 from segrefinery.interchange.graph import (
@@ -160,7 +161,7 @@ def export_file(
     else:
         content = torch_bytes(program, note)
         runner = torch_runner(content)
-    shown = [fitted(resized(model, image), sizes) for image in images]
+    shown = [fitted(resized(model, image), sizes, least_side(model)) for image in images]
     difference, equal = compared(model, runner, shown, deployed.reads, deployed.output, deployed.grid)
     refuse_another(output, format, len(images), difference, equal, "--size HEIGHTxWIDTH, or another format")
     write_bytes(output, content)

@@ -23,7 +23,7 @@ from segrefinery.losses import learner_cross_entropy
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
-from segrefinery.refine.implicit_rectification.formulas import nearest_pixel
+from segrefinery.refine.implicit_rectification.formulas import WHOLE, nearest_pixel
 from segrefinery.refine.implicit_rectification.function import ImplicitRectification
 from segrefinery.refine.implicit_rectification.settings import ImplicitRectificationSettings
 
@@ -165,5 +165,7 @@ class RectifiedSegmenter(Segmenter):
 
 def _whole_grid(learner: Learner) -> tuple[int, int]:
     """The size a learner's grid would have over the whole image."""
+    if learner.box == WHOLE:
+        return learner.logits.shape[-2], learner.logits.shape[-1]
     top, left, bottom, right = learner.box
     return round(learner.logits.shape[-2] / (bottom - top)), round(learner.logits.shape[-1] / (right - left))
