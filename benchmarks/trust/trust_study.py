@@ -210,7 +210,8 @@ def known_and_new(judged: dict[str, list[Judged]]) -> tuple[dict[str, list[Judge
 
 
 def verdict_table(judged: dict[str, list[Judged]], margin: float = 0.005) -> str:
-    """Markdown: what the verdicts said, by what was true (a true change is one of more than ``margin`` mIoU)."""
+    """Markdown: what the verdicts said, by what was true (a true change is one of more than ``margin`` mIoU). Rows
+    without a model are left out."""
     lines = ["| task | truth | better | no evidence | worse |", "|---|---|---|---|---|"]
     for task, models in judged.items():
         kinds = {
@@ -220,7 +221,8 @@ def verdict_table(judged: dict[str, list[Judged]], margin: float = 0.005) -> str
         }
         for truth, group in kinds.items():
             counts = [sum(m.verdict == word for m in group) for word in ("better", "no evidence", "worse")]
-            lines.append(f"| {task} | {truth} | " + " | ".join(map(str, counts)) + " |")
+            if group:
+                lines.append(f"| {task} | {truth} | " + " | ".join(map(str, counts)) + " |")
     wrong = [m for models in judged.values() for m in models if m.verdict == "better" and (m.gain or 0) < -margin]
     lines.append("")
     lines.append(
