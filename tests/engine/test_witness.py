@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from segrefinery.engine import witness as engine_witness
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.tracker import Tracker
 from segrefinery.engine.witness import Witness
@@ -27,7 +28,7 @@ class Told(RunEvents):
             "worse",
             ["model/ is the adapted one all the same, source_model/ the one before; training.choose"],
         ),
-        ("score", "worse", ["model/ is that of source, which scores highest"]),
+        ("score", "worse", ["model/ is that of source: none is called better"]),
     ],
 )
 def test_a_run_says_which_model_it_ships_where_the_verdict_leaves_it_open(choose, word, wanted, tmp_path, monkeypatch):
@@ -35,9 +36,30 @@ def test_a_run_says_which_model_it_ships_where_the_verdict_leaves_it_open(choose
     scorer = SimpleNamespace(sets=SimpleNamespace(source=None))
     witness = Witness(tmp_path, scorer, Tracker(tmp_path, tensorboard=False), told, choose)  # pyright: ignore
     monkeypatch.setattr(witness, "conclude", lambda: Verdict(word, -0.1, None))
+    witness.source_only = "source"
     monkeypatch.setattr(witness, "best", lambda: "source")
     witness.concluded()
     verdict, *more = told.lines
     assert verdict.startswith("verdict: ")
     assert len(more) == len(wanted)
     assert all(line.startswith(begin) for line, begin in zip(more, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ({"prepared": "better", "adapt": "better"}, "adapt"),
+        ({"prepared": "better", "adapt": "no evidence"}, "prepared"),
+        ({"prepared": "no evidence", "adapt": "worse"}, "source"),
+    ],
+)
+def test_what_is_not_called_better_is_not_shipped_however_high_it_scores(words, wanted, tmp_path, monkeypatch):
+    scorer = SimpleNamespace(sets=SimpleNamespace(source=None))
+    witness = Witness(tmp_path, scorer, Tracker(tmp_path, tensorboard=False), Told(), "score")  # pyright: ignore
+    looks = {name: SimpleNamespace(name=name, names=["a", "b"]) for name in ("early", "source", "prepared", "adapt")}
+    witness.observations, witness.source_only = looks, "source"  # pyright: ignore
+    scores = {"source": 0.1, "prepared": 0.2, "adapt": 0.3}
+    monkeypatch.setattr(engine_witness, "expected_classes", lambda *_: None)
+    monkeypatch.setattr(engine_witness, "trust", lambda candidate, *_: scores[candidate.name])
+    monkeypatch.setattr(engine_witness, "verdict", lambda candidate, *_: Verdict(words[candidate.name], 0.1, None))
+    assert witness.best() == wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,16 +64,25 @@ class Witness(RunEvents):
         return self.folder / "trust" / f"{name}.npz"
 
     def best(self) -> str:
-        """The stage whose model has the highest combined score; the later one of equals, the last where source-only is
-        missing or there is one image only."""
+        """Of the stages whose model is called better than source-only the one with the highest combined score, the later
+        of equals; source-only where none is; the last where source-only is missing or there is one image only."""
         last = list(self.observations)[-1]
         if self.source_only is None or len(self.observations[last].names) < 2:
             return last
         reference = self.observations[self.source_only]
         expected = expected_classes(*self.observations.values())
-        candidates = list(self.observations)[list(self.observations).index(self.source_only) :]
-        values = {name: float(trust(self.observations[name], reference, expected)) for name in candidates}
-        return max(reversed(candidates), key=values.__getitem__)
+        after = list(self.observations)[list(self.observations).index(self.source_only) + 1 :]
+        values = {
+            name: float(trust(self.observations[name], reference, expected))
+            for name in reversed(after)
+            if verdict(self.observations[name], reference, self.prior).word == "better"
+        }
+        return max(values, key=values.__getitem__, default=self.source_only)
+
+    @cached_property
+    def prior(self) -> torch.Tensor | None:
+        """C class shares of the source's labels, where there are any."""
+        return None if self.source is None else torch.tensor(label_shares(self.source), dtype=torch.float64)
 
     def concluded(self) -> None:
         """Say the verdict, and which model is in ``model/`` where that is not plain from it."""
@@ -80,11 +90,13 @@ class Witness(RunEvents):
             return
         self.told.said(f"verdict: {verdict}")
         if self.choose == "score":
-            self.told.said(f"model/ is that of {self.best()}, which scores highest without labels")
+            chosen = self.best()
+            why = "none is called better" if chosen == self.source_only else "it scores highest without labels"
+            self.told.said(f"model/ is that of {chosen}: {why}")
         elif verdict.word == "worse":
             self.told.said(
                 "model/ is the adapted one all the same, source_model/ the one before; training.choose=score ships "
-                "whichever scores higher without labels"
+                "it only where it is called better"
             )
 
     def conclude(self) -> Verdict | None:
@@ -95,9 +107,7 @@ class Witness(RunEvents):
             return None
         chosen = self.best() if self.choose == "score" else adapted[-1]
         judged = chosen if chosen in adapted else adapted[-1]
-        shares = None if self.source is None else label_shares(self.source)
-        prior = None if shares is None else torch.tensor(shares)
-        conclusion = verdict(self.observations[judged], self.observations[self.source_only], prior)
+        conclusion = verdict(self.observations[judged], self.observations[self.source_only], self.prior)
         results = read_results(self.folder)
         kept = {"stage": judged, **conclusion.as_dict()}
         if self.choose == "score":
@@ -106,8 +116,8 @@ class Witness(RunEvents):
             if chosen in results.get("stages", {}):
                 results["adapted"] = results["stages"][chosen] | {"stage": chosen}
         if results.get("verdict") != _plain(kept):
-            if shares is not None:
-                results["source_shares"] = shares
+            if self.prior is not None:
+                results["source_shares"] = self.prior.tolist()
             results["verdict"] = _plain(kept)
             write_results(self.folder, results)
             self.tracker.write(judged, self.steps[judged], "verdict", results["verdict"])
