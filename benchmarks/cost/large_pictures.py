@@ -3,6 +3,7 @@
     python benchmarks/cost/large_pictures.py
     python benchmarks/cost/large_pictures.py --sizes 8192x8192 50000x2000 --kinds tif --classes 19
     python benchmarks/cost/large_pictures.py --sizes 10000x10000 --verbs evaluate pseudo-label --images 0
+    python benchmarks/cost/large_pictures.py --sizes 8192x8192 --verbs pseudo-label --formats coco yolo parquet --images 0
 
 Each picture is made here (HEIGHTxWIDTH; a TIFF has tiles of 512 pixels, most of them empty) and predicted, or with
 `--verbs` scored or labelled, by `small` of width 16 with random weights, in a process of its own, from file to files.
@@ -39,6 +40,7 @@ from segrefinery.engine.model import Model
 from segrefinery.evaluation.inference import probs_of, stride_of, windows_at_once
 from segrefinery.evaluation.strips import window_for
 from segrefinery.evaluation.windows import shares
+from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.verbs.evaluate import evaluate
@@ -99,21 +101,21 @@ def masked(path: Path, size: tuple[int, int], classes: int) -> str:
     return f"folder:{path.parent}"
 
 
-def child(path: Path, size: tuple[int, int], classes: int, verb: str) -> dict[str, float]:
-    """Predict, score or label one picture, here."""
+def child(path: Path, size: tuple[int, int], classes: int, verb: str, form: str) -> dict[str, float]:
+    """Predict, score or label one picture, here; ``form`` is the format that is written."""
     model = model_of("small", classes, width=16, blocks=1)
     on = masked(path, size, classes) if verb == "evaluate" else path
     network, before, start = in_the_network(model, size), resident_mib(), time.perf_counter()
     if verb == "evaluate":
         evaluate(model, on)
     elif verb == "pseudo-label":
-        write_labels(model, on, path.parent / "out")
+        write_labels(model, on, path.parent / "out", format=form)
     else:
-        write_predictions(model, on, path.parent / "out", size="native")
+        write_predictions(model, on, path.parent / "out", size="native", format=form)
     return {"seconds": time.perf_counter() - start, "network": network, "before": before, "peak": peak_mib()}
 
 
-def measured(path: Path, size: tuple[int, int], classes: int, verb: str) -> dict[str, float]:
+def measured(path: Path, size: tuple[int, int], classes: int, verb: str, form: str) -> dict[str, float]:
     """``child`` in a process of its own."""
     command = [
         sys.executable,
@@ -126,6 +128,8 @@ def measured(path: Path, size: tuple[int, int], classes: int, verb: str) -> dict
         str(classes),
         "--verbs",
         verb,
+        "--formats",
+        form,
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -163,26 +167,29 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=["tif"], choices=["tif", "png"])
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--verbs", nargs="*", default=["predict"], choices=VERBS)
+    parser.add_argument("--formats", nargs="*", default=["png"], choices=LABEL_FORMATS)
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--child", type=Path)
     options = parser.parse_args()
     sizes = [two_sides("--sizes", size) for size in options.sizes]
     if options.child:
-        print(json.dumps(child(options.child, sizes[0], options.classes, options.verbs[0])))
+        print(json.dumps(child(options.child, sizes[0], options.classes, options.verbs[0], options.formats[0])))
         return
     print(f"{machine()}; {options.classes} classes\n")
     print(
         "| what | picture | pixels | s | in the network, s | before MiB | peak MiB |\n|---|---|---|---:|---:|---:|---:|"
     )
-    for kind, verb in product(options.kinds, options.verbs):
+    for kind, verb, form in product(options.kinds, options.verbs, options.formats):
         for size in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"in.{kind}"
                 paint(path, size)
-                found = measured(path, size, options.classes, verb)
+                found = measured(path, size, options.classes, verb, form)
             row = [found[name] for name in ("seconds", "network", "before", "peak")]
             print(
-                f"| {verb} | {kind} | {size[1]} x {size[0]} | " + " | ".join(f"{value:,.0f}" for value in row) + " |",
+                f"| {verb}{'' if form == 'png' else f' as {form}'} | {kind} | {size[1]} x {size[0]} | "
+                + " | ".join(f"{value:,.0f}" for value in row)
+                + " |",
                 flush=True,
             )
     if not options.images:

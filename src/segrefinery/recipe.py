@@ -16,7 +16,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import readable
 from segrefinery.core.settings import BUDGET, Mistake, Settings, beyond_budget, choose, mistakes_of
 from segrefinery.core.yaml import parse_yaml
-from segrefinery.data.settings import DataSettings, Reference
+from segrefinery.data.settings import LONGEST_SIDE, DataSettings, Reference
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.models import RunModelSettings
 from segrefinery.models.networks import network
@@ -25,6 +25,9 @@ from segrefinery.stages.parse import parse_stages
 from segrefinery.stages.settings import StageSettings
 
 FORMAT = 1
+
+
+_Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 
 
 class Recipe(Settings):
@@ -44,7 +47,7 @@ class Recipe(Settings):
     """Says how target images are read: ``data`` with what is given here laid over it (another ``short_side``, say)."""
     training: TrainingSettings = TrainingSettings()
     """Says how a run trains, whatever its stages."""
-    window: Annotated[tuple[int, int] | None, BUDGET] = None
+    window: Annotated[tuple[_Side, _Side] | None, BUDGET] = None
     """Predicts in overlapping windows of this height and width, on the resized image; by default the whole image."""
     stages: Annotated[dict[str, SerializeAsAny[StageSettings]], BeforeValidator(parse_stages)]
     """Lists the stages by name, in order."""

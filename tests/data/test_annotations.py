@@ -155,7 +155,8 @@ def test_a_region_that_cannot_be_painted_is_refused_before_training(tmp_path, re
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"images": []}, "images: is no list of COCO's"),
+        ({"images": []}, "images: lists no image"),
+        ({"images": {}}, "images: is no list of COCO's"),
         ({"images": [{"id": 7, "file_name": "lost.png"}]}, r"'lost.png' is not in .*name their folder with ,images="),
         ({"categories": [{"id": 5, "name": "road"}]}, "names category 3, which is not declared"),
         ({"annotations": [{"segments_info": []}]}, "panoptic"),
@@ -317,6 +318,11 @@ def test_yolo_outlines_are_painted_as_the_same_polygons_of_coco(tmp_path, split)
     assert dataset.label(1).unique().tolist() == [0]
     assert dataset.notes == ("1 images have no label file and are all background",)
     assert scan(dataset).faults == []
+
+
+def test_yolo_outlines_that_cross_themselves_are_said(tmp_path):
+    dataset = open_dataset(f"yolo:{yolo(tmp_path, '0 0 0 1 1 1 0 0 1')}")
+    assert "1 of the first 1 polygons cross themselves, first a.txt: line 1" in dataset.notes[1]
 
 
 def test_a_yolo_split_is_a_list_of_images_too(tmp_path):

@@ -82,6 +82,12 @@ def test_what_is_wrong_with_a_shard_is_one_line(shards):
         open_dataset(f"shards:{shards}/wide.tar,classes={shards}/names.txt").label(0)
 
 
+def test_masks_of_a_shard_without_their_image_are_said(shards):
+    pack(shards / "stray.tar", {"8.png": png(PICTURES[1]), "8.mask.png": png(MASKS[1]), "9.mask.png": png(MASKS[1])})
+    dataset = open_dataset(f"shards:{shards}/stray.tar,classes=cityscapes")
+    assert (len(dataset), dataset.notes) == (1, ("1 masks have no image, first 9",))
+
+
 def test_archives_say_what_to_do(shards):
     with zipfile.ZipFile(shards / "all.zip", "w") as archive:
         archive.writestr("a.png", png(PICTURES[0]))

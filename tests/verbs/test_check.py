@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.foreign.tiny import saved
-from runs import command
+from runs import command, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.models.segmenter import Prediction
@@ -178,3 +178,14 @@ def test_weights_of_unknown_classes_are_an_error_of_the_model(tmp_path):
         found = check(DAY, NIGHT, scale="small", overrides=overrides)
         assert (found.ok, said in str(found.data.problems[0])) == (False, True), found.data.problems
         assert str(found.data.problems[0]).startswith(f"model: {weights}: model.weights: ")
+
+
+def test_a_window_that_does_nothing_is_said(tmp_path):
+    read_as_it_is = ("data.short_side=32", "target_data.short_side=32")
+    found = check(DAY, NIGHT, scale="small", overrides=("window=[32, 64]", *read_as_it_is))
+    said = "a window of 32x64 does nothing for an image of 64 x 32"
+    assert [said in problem.message for problem in found.data.problems if problem.field == "window"] == [True]
+    smaller = check(DAY, NIGHT, scale="small", overrides=("window=[32, 32]", *read_as_it_is))
+    assert not [problem for problem in smaller.data.problems if problem.field == "window"]
+    with pytest.warns(UserWarning, match="a window of 32x64 does nothing for an image of 64 x 32"):
+        tiny_run(tmp_path / "run", "source_only", ("window=[32, 64]",))

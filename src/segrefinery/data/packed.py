@@ -101,6 +101,9 @@ class ShardDataset(PackedDataset):
             key, entry = bare[0]
             problem = f"{key} has no mask, one of {len(bare)} of {len(self._images)} images"
             raise DataError(entry.shard, "masks", problem, f"pack {key}.mask.png beside it, or leave ,classes= away")
+        stray = sorted(self._masks_at.keys() - {key for key, _ in self._images})
+        if stray:
+            self.notes = (f"{len(stray)} masks have no image, first {stray[0]}",)
         if space is None and self._masks_at:
             self.notes = (f"{len(self._masks_at)} masks are not read, for nothing says their classes (,classes=)",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from segrefinery.engine.cross_fit import cross_fit
@@ -25,6 +26,7 @@ from segrefinery.reporting import write_report
 from segrefinery.verbs.bands import in_bands
 from segrefinery.verbs.named import Named
 from segrefinery.verbs.sets import in_one_space
+from segrefinery.verbs.zoom import inert_window
 
 
 def carry_out(
@@ -67,6 +69,8 @@ def listeners_of(
     """Who is told of a run, in this order: the user, and those who look, keep and score."""
     sets, space = scorer.sets, scorer.sets.space
     height, width = sets.target.image(0).shape[-2:]
+    for remark in inert_window(recipe.window, recipe.target_data, (height, width)):
+        warnings.warn(f"{recipe.target}: {remark}", stacklevel=2)
     origin = Origin(
         start=recipe.model.start, source=recipe.source, target=recipe.target, labels=recipe.labels, seed=recipe.seed
     )

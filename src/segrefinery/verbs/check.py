@@ -88,6 +88,7 @@ def check(
         **{"source": None, **sets}, space=space, merge=plan.merge,
         progress=lambda role, done, _: progress(begins[role] + done, total),
     )  # fmt: skip
+    report = with_window(report, plan)
     if report.space is None:
         return Checkup(report, plan, None, remarks=tuple(remarks.lines))
     classes = report.space.num_classes
@@ -113,6 +114,21 @@ class Remarks(RunEvents):
 
     def said(self, line: str) -> None:
         self.lines.append(line)
+
+
+def with_window(report: CheckReport, plan: Recipe) -> CheckReport:
+    """The report, and whether the recipe's window does something for the target's images."""
+    from segrefinery.data.check import Problem
+    from segrefinery.verbs.zoom import inert_window
+
+    target = next(side for side in report.sides if side.role == "target")
+    sizes = [tuple(map(int, size.split("x"))) for size in target.sizes]
+    inert = [inert_window(plan.window, plan.target_data, (height, width)) for width, height in sizes]
+    if not inert or not all(inert):
+        return report
+    message, _, remedy = inert[0][0].partition("; ")
+    problem = Problem("warning", "target", target.reference, "window", message, remedy)
+    return replace(report, problems=(*report.problems, problem))
 
 
 def with_model(report: CheckReport, model: StartModel, taught: bool, remarks: Remarks) -> CheckReport:

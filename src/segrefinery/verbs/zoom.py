@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import ImageDataset, notes_of
-from segrefinery.data.transforms import evaluation_size
+from segrefinery.data.transforms import DataSettings, evaluation_size
 from segrefinery.engine.model import Model
 
 FAR = 2.0
@@ -51,6 +51,15 @@ def reading_of(model: Model, size: tuple[int, int]) -> str:
     return f"{size[1]} x {size[0]} pixels are read at {size_read[1]} x {size_read[0]}: {against}"
 
 
+def inert_window(window: tuple[int, int] | None, data: DataSettings, size: tuple[int, int]) -> list[str]:
+    """A sentence where a window is no smaller than an image of ``size`` as it is read, and so does nothing."""
+    height, width = evaluation_size(size, data)
+    if window is None or height > window[0] or width > window[1]:
+        return []
+    shown = f"an image of {size[1]} x {size[0]}, which is read at {width} x {height} whole"
+    return [f"a window of {window[0]}x{window[1]} does nothing for {shown}; name a smaller one"]
+
+
 def warn_of_reading(model: Model, dataset: ImageDataset, image: Tensor | tuple[int, int]) -> None:
     """Warn of what is left out of ``dataset``, and of what is odd in how ``model`` reads its image, 3 x H x W or its
     height and width."""
@@ -67,8 +76,6 @@ def warn_of_reading(model: Model, dataset: ImageDataset, image: Tensor | tuple[i
             f"{shown}: its pixels are {zoom:.2g} times as large as those of training's images ({trained}); if objects "
             f"have as many pixels here as there, {remedy}"
         )
-    if model.window is not None and size_read[0] <= model.window[0] and size_read[1] <= model.window[1]:
-        asked = f"{model.window[0]}x{model.window[1]}"
-        remarks.append(f"a window of {asked} does nothing for {shown} whole; name a smaller one")
+    remarks += inert_window(model.window, model.data, size)
     for remark in remarks:
         warnings.warn(f"{dataset.reference}: {remark}", stacklevel=3)

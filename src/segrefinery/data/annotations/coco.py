@@ -112,7 +112,9 @@ def read_coco(path: Path) -> CocoFile:
     lists = {}
     for name in ("images", "categories", "annotations"):
         entries = content.get(name, []) if isinstance(content, dict) else None
-        if not isinstance(entries, list) or (name == "images" and not entries):
+        if name == "images" and entries == []:
+            raise DataError(path, name, "lists no image", "export the images of its annotations too")
+        if not isinstance(entries, list):
             raise DataError(path, name, "is no list of COCO's", "export as COCO (images, categories, annotations)")
         lists[name] = entries
     if lists["annotations"] and "segments_info" in lists["annotations"][0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from segrefinery.data.annotations.painting import (
     samples_of,
     space_of_regions,
 )
-from segrefinery.data.annotations.polygons import cover, polygons_rle, tools
+from segrefinery.data.annotations.polygons import cover, polygons_rle, remark_on_crossings, tools
 from segrefinery.data.decoding import DataError, unreadable_file
 from segrefinery.data.discover import walk
 from segrefinery.data.files import FileDataset, Sample
@@ -54,6 +54,7 @@ def open_yolo(path: Path, split: str | None, reference: str) -> FileDataset:
         raise DataError(file, split, f"no label file such as {labels[0]} exists", "complete the labels")
     bare = sum(not label.is_file() for label in labels)
     notes = [f"{bare} images have no label file and are all background"] if bare else []
+    notes += remark_on_crossings(_corners_in(labels))
     root = file.parent.resolve()
     named = [
         # An image without labels is described by data.yaml alone.
@@ -107,6 +108,16 @@ def _outlines(file: Path, names: dict[int, str], size: Size) -> Iterator[tuple[s
             raise DataError(file, place, "has an x without its y", "export it anew")
         corners = np.array(values).reshape(-1, 2) * np.array(size[::-1])
         yield names[int(first)], polygons_rle([corners], size, file, place)
+
+
+def _corners_in(files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
+    """Place and corners of each outline, as they stand there; who paints them says what is wrong with them."""
+    for file in files:
+        try:
+            lines = readable(file).read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        yield from ((f"{file.name}: line {number}", line.split()[1:]) for number, line in enumerate(lines, 1))
 
 
 def _load(file: Path) -> dict[str, Any]:

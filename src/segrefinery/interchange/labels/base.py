@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -21,6 +21,8 @@ from segrefinery.data.numbering import Numbering
 from segrefinery.labels import IGNORE, LabelSpace, key
 
 BACKGROUND = "background"
+AT_ONCE = 1 << 22
+"""Pixels that are counted at once; their numbers take 16 bytes each."""
 
 
 class Item(NamedTuple):
@@ -147,9 +149,16 @@ def place_picture(folder: Path, item: Item, image: Tensor | None, name: str) -> 
         shutil.copyfile(source, path)
 
 
-def regions(labelled: Labelled, places: Sequence[int]) -> list[tuple[int, Tensor, float]]:
-    """Place, pixels (H x W bool) and mean confidence of each of these classes that an image shows."""
-    shown = set(torch.unique(labelled.label).tolist())
-    covers = ((place, labelled.label == place) for place in places if place in shown)
+def regions(labelled: Labelled, places: Sequence[int]) -> Iterator[tuple[int, Tensor, float]]:
+    """Place, pixels (H x W bool) and mean confidence of each of these classes that an image shows, one after the
+    other: of a large picture not all are held."""
+    pixels, confidences = torch.zeros(256, dtype=torch.int64), torch.zeros(256, dtype=torch.float64)
+    rows = max(1, AT_ONCE // labelled.label.shape[1])
+    for label, confidence in zip(labelled.label.split(rows), labelled.confidence.split(rows), strict=True):
+        ids = label.flatten().cpu().long()
+        pixels += ids.bincount(minlength=256)
+        confidences += ids.bincount(confidence.flatten().cpu().double(), minlength=256)
     one = 255 if labelled.confidence.dtype == torch.uint8 else 1
-    return [(place, cover, float(labelled.confidence[cover].double().mean()) / one) for place, cover in covers]
+    for place in places:
+        if pixels[place]:
+            yield place, labelled.label == place, float(confidences[place] / pixels[place]) / one

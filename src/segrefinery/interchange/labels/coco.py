@@ -35,7 +35,7 @@ class CocoLabels(LabelWriter):
         height, width = labelled.label.shape
         annotations = []
         for place, cover, score in regions(labelled, [place for place, _ in self.objects()]):
-            rle = tools().encode(np.asfortranarray(cover.cpu().numpy().astype(np.uint8)))
+            rle = tools().encode(np.asfortranarray(cover.cpu().numpy().view(np.uint8)))
             annotations.append(
                 {"category_id": self._number(place), **_coded(rle), "iscrowd": 0, "score": round(score, 4)}
             )

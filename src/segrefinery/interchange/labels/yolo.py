@@ -77,15 +77,21 @@ def outlines(cover: np.ndarray) -> Iterator[np.ndarray]:
         return
     top, left = int(rows[0]), int(columns[0])
     part = cover[top : rows[-1] + 1, left : columns[-1] + 1]
-    fine = np.pad(part.repeat(_FINE, axis=0).repeat(_FINE, axis=1).astype(np.uint8), 1)
+    fine = np.zeros([_FINE * side + 2 for side in part.shape], np.uint8)
+    for row, column in np.ndindex(_FINE, _FINE):
+        fine[1 + row : -1 : _FINE, 1 + column : -1 : _FINE] = part
     contours, tree = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    contours = [contour[:, 0, :].astype(np.float64) for contour in contours]
+    del fine, part
     tree = np.asarray(tree).reshape(-1, 4)
-    for place, outer in enumerate(contours):
-        if tree[place, 3] != -1:
-            continue
-        holes = [contours[hole] for hole in (tree[:, 3] == place).nonzero()[0]]
-        yield (_joined(outer, holes) - 0.5) / _FINE + (left, top)
+    holes_of: dict[int, list[np.ndarray]] = {}
+    for place in (tree[:, 3] != -1).nonzero()[0]:
+        holes_of.setdefault(int(tree[place, 3]), []).append(_corners(contours[place]))
+    for place in (tree[:, 3] == -1).nonzero()[0]:
+        yield (_joined(_corners(contours[place]), holes_of.get(int(place), [])) - 0.5) / _FINE + (left, top)
+
+
+def _corners(contour: np.ndarray) -> np.ndarray:
+    return contour[:, 0, :].astype(np.float64)
 
 
 def _joined(outer: np.ndarray, holes: Sequence[np.ndarray]) -> np.ndarray:
