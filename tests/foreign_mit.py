@@ -172,6 +172,29 @@ class Network(nn.Module):
         return self.decode_head(self.backbone(image))
 
 
+class TwoScales(nn.Module):
+    """HRDA's head: DAFormer's and the scale attention."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.head, self.scale_attention = DAFormerHead(classes), DAFormerHead(classes, plain=True)
+
+
+class HRDANetwork(Network):
+    """At two scales; of images that one box of the detail covers."""
+
+    def __init__(self, classes):
+        super().__init__(TwoScales(classes))
+
+    def forward(self, image):
+        half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
+        context, head = self.backbone(half), self.decode_head
+        share = head.scale_attention(context).sigmoid()
+        above = F.interpolate((1 - share) * head.head(context), scale_factor=2.0, mode="bilinear", align_corners=False)
+        share = F.interpolate(share, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return share * head.head(self.backbone(image)) + above
+
+
 def numbered(state):
     """The same backbone as mmsegmentation itself spells it from 0.20 on."""
     found, halves = {}, {}

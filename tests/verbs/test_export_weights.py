@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision.models
 from safetensors.torch import load_file
 from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 import segrefinery
-from foreign_mit import DAFormerHead, Network, SegFormerHead, numbered
+from foreign_deeplab import BLOCKS, ResNetMulti
+from foreign_mit import DAFormerHead, HRDANetwork, Network, SegFormerHead, numbered
 from models.foreign.tiny import CLASSES, with_statistics
 from runs import NIGHT, TINY, command
 from segrefinery.core.errors import SegRefineryError
@@ -54,19 +57,22 @@ def says_the_same(theirs, ours, rows=(0, 1, 2), size=(64, 96)):
 
 
 MMSEG = {
-    "SegFormer": (lambda: SegFormerHead(3), "", dict),
-    "mmsegmentation 0.20": (lambda: SegFormerHead(3), "", numbered),
-    "DAFormer": (lambda: DAFormerHead(3), "model.", dict),
+    "SegFormer": (lambda: Network(SegFormerHead(3)), "", (), dict),
+    "mmsegmentation 0.20": (lambda: Network(SegFormerHead(3)), "", (), numbered),
+    "DAFormer": (lambda: Network(DAFormerHead(3)), "model.", ("ema_model.", "imnet_model."), dict),
+    "HRDA": (lambda: HRDANetwork(3), "model.", ("ema_model.", "imnet_model."), dict),
+    "MIC": (lambda: HRDANetwork(3), "model.", ("ema_model.ema_model.", "mic.teacher.ema_model."), dict),
 }
+"""The network, what stands before its names and before those of others beside it, and how it is spelled."""
 
 
 @pytest.mark.parametrize("kind", MMSEG)
 def test_a_checkpoint_of_mmsegmentation(tmp_path, kind):
-    head, prefix, spelling = MMSEG[kind]
-    module = with_statistics(Network(head()))
+    make, prefix, others, spelling = MMSEG[kind]
+    module = with_statistics(make())
     state = {f"{prefix}{name}": tensor.clone() for name, tensor in spelling(module.state_dict()).items()}
-    if prefix:
-        state |= {f"ema_{prefix}{name}": tensor.clone() for name, tensor in module.state_dict().items()}
+    beside = {f"{other}{name}": tensor.clone() for other in others for name, tensor in module.state_dict().items()}
+    state |= beside
     meta = {"CLASSES": list(CLASSES)}
     torch.save({"state_dict": state, "meta": meta, "optimizer": {"lr": 1}}, tmp_path / "iter.pth")
     ours = adapted(tmp_path / "model", tmp_path / "iter.pth")
@@ -75,19 +81,44 @@ def test_a_checkpoint_of_mmsegmentation(tmp_path, kind):
     assert back.keys() == {"state_dict", "meta"}
     assert "left out: optimizer" in written.note["notes"]
     assert written.note["load"] == "torch.load(FILE)['state_dict']"
-    assert [*back["state_dict"]] == [*state]
+    assert [(name, each.shape, each.dtype) for name, each in back["state_dict"].items()] == [
+        (name, each.shape, each.dtype) for name, each in state.items()
+    ]
     loaded = {name.removeprefix(prefix): each for name, each in back["state_dict"].items() if name.startswith(prefix)}
     if spelling is numbered:  # a module that spells it so is not here; our reader knows both
         again, _ = read_start(tmp_path / "back.pth").build(TURNED)
         assert all(torch.equal(again.state_dict()[name], each) for name, each in ours.state_dict().items())
         return
     module.load_state_dict(loaded, strict=True)
-    says_the_same(module, ours, (1, 2, 0))
-    if prefix:
-        assert torch.equal(
-            back["state_dict"]["ema_model.decode_head.conv_seg.bias"], state["model.decode_head.conv_seg.bias"]
-        )
-        assert "ema_model" in written.note["notes"]
+    says_the_same(module, ours, (1, 2, 0), (64, 128))
+    assert all(torch.equal(back["state_dict"][name], each) for name, each in beside.items())
+    assert ("ema_model" in written.note["notes"]) == bool(others)
+
+
+def test_a_checkpoint_of_adaptsegnet(tmp_path, monkeypatch):
+    """Blue first, and two of its four dilations are in use; old files have no counters."""
+    monkeypatch.setattr(torchvision.models, "resnet101", lambda **options: ResNet(Bottleneck, list(BLOCKS), **options))
+    module = with_statistics(ResNetMulti(3))
+    state = {name: each.clone() for name, each in module.state_dict().items() if "num_batches" not in name}
+    torch.save(state, tmp_path / "GTA2Cityscapes_multi.pth")
+    ours = adapted(tmp_path / "model", tmp_path / "GTA2Cityscapes_multi.pth", named=CLASSES)
+    with pytest.raises(SegRefineryError, match=r"what its 3 classes are"):
+        segrefinery.export(tmp_path / "model", tmp_path / "back.pth", "state_dict")
+    (tmp_path / "recipe.yaml").write_text(
+        "extends: self_training\nmodel: {name: deeplabv2_resnet101, options: {}, from: GTA2Cityscapes_multi.pth, "
+        "classes: [road, car, sky]}\n"
+    )
+    written = segrefinery.export(tmp_path, tmp_path / "back.pth", "state_dict")
+    back = torch.load(tmp_path / "back.pth")
+    assert [(name, each.shape) for name, each in back.items()] == [(name, each.shape) for name, each in state.items()]
+    assert "8 tensors that are not the network's are as they were" in written.note["notes"]
+    assert torch.equal(back["layer6.conv2d_list.3.weight"], state["layer6.conv2d_list.3.weight"])
+    module.load_state_dict(back, strict=False)
+    mean, std = (torch.tensor(triple)[:, None, None] for triple in ours.normalization)
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        theirs, logits = module.eval()(image), ours((image - mean) / std).logits[:, [1, 2, 0]]
+    torch.testing.assert_close(theirs, logits, atol=1e-5 * float(logits.abs().max()), rtol=0)
 
 
 def test_a_lightning_checkpoint_of_a_run(tmp_path):

@@ -29,7 +29,8 @@ from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_conf
 FORMS = (
     "a run or model folder of ours; hf:ORG/REPO; a folder that transformers' save_pretrained wrote; a folder that "
     "segmentation_models.pytorch's save_pretrained wrote; torchvision:NAME; a checkpoint file (.safetensors, .pth, "
-    ".ckpt) of a network named by model.name, or of SegFormer, DAFormer, HRDA or MIC as mmsegmentation's forks wrote it"
+    ".ckpt) of a network named by model.name, or of SegFormer, DAFormer, HRDA, MIC, AdaptSegNet or ADVENT as their code "
+    "wrote it"
 )
 
 
@@ -177,10 +178,13 @@ def of_tensors(
         classes: what the checkpoint says of them.
     """
     notes: list[str] = []
+    mean, std = None, None
     if mmseg.is_ours_to_read(state):
-        name, options, state, remarks = mmseg.read(state, str(path))
-        network = ModelSettings(name=name, weights="none", options=options)
-        notes += [f"a checkpoint of {name}", *remarks]
+        asked = network.options if network is not None and network.name == "deeplabv2_resnet101" else None
+        renamed = mmseg.read(state, str(path), asked or {})
+        network = ModelSettings(name=renamed.network, weights="none", options=renamed.options)
+        state, (mean, std) = renamed.state, renamed.normalization or (None, None)
+        notes += [f"a checkpoint of {renamed.network}", *renamed.notes]
     elif network is None:
         raise SegRefineryError(
             f"{path}: holds tensors without saying of which network (they begin with {next(iter(state))!r}); name it, "
@@ -208,7 +212,7 @@ def of_tensors(
     if classes is not None and len(classes) != num_classes:
         notes.append(f"the checkpoint names {len(classes)} classes and its classifier has {num_classes}")
         classes = None
-    return StartModel(str(path), network, tensors, num_classes, classes, notes=[*notes, *left_out])
+    return StartModel(str(path), network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out])
 
 
 def _of_its_bands(network: ModelSettings, state: Mapping[str, Tensor]) -> ModelSettings:

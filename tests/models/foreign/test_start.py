@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
-from torch import nn
+import torchvision.models
 from torch.nn.functional import interpolate
+from torchvision.models.resnet import Bottleneck, ResNet
 
-from foreign_mit import DAFormerHead, Network, SegFormerHead, numbered
+from foreign_deeplab import BLOCKS, ResNetMulti
+from foreign_mit import DAFormerHead, HRDANetwork, Network, SegFormerHead, numbered
 from models.foreign.tiny import CLASSES, configurations, saved, with_statistics
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.evaluation.inference import logits_at
@@ -202,13 +204,61 @@ def test_a_student_is_read_from_among_teacher_and_reference(tmp_path):
     assert any("ema_model left out" in note for note in start.notes)
 
 
-def test_hrda_has_its_attention(tmp_path):
-    head = nn.Module()
-    head.head, head.scale_attention = DAFormerHead(3), DAFormerHead(3, plain=True)
-    torch.save({"state_dict": Network(head).state_dict()}, tmp_path / "hrda.pth")
-    start = read_start(tmp_path / "hrda.pth")
+# What stands before the names of students and of what the projects keep beside them.
+PROJECTS = {
+    "HRDA, as it is": ("", ()),
+    "HRDA": ("model.", ("ema_model.", "imnet_model.")),
+    "MIC": ("model.", ("ema_model.ema_model.", "imnet_model.", "mic.teacher.ema_model.")),
+}
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_a_checkpoint_of_two_scales_predicts_the_same(tmp_path, project):
+    root, others = PROJECTS[project]
+    torch.manual_seed(0)
+    module = with_statistics(HRDANetwork(3))
+    state = {f"{root}{name}": tensor for name, tensor in module.state_dict().items()}
+    state |= {
+        f"{other}{name}": torch.zeros_like(each) for other in others for name, each in module.state_dict().items()
+    }
+    torch.save({"meta": {"CLASSES": CLASSES, "PALETTE": []}, "state_dict": state}, tmp_path / "latest.pth")
+    start = read_start(tmp_path / "latest.pth")
     assert start.network.name == "hrda:daformer_b0"
-    torch.testing.assert_close(start.state["attention.classifier.bias"], head.scale_attention.conv_seg.bias)
+    assert all(any(f"{other.partition('.')[0]}" in note for note in start.notes) for other in others)
+    assert not any("tensors are not the network's" in note for note in start.notes)
+    with torch.no_grad():
+        theirs = module(image(64, 128))
+    torch.testing.assert_close(logits_of(start, of=image(64, 128))[0], theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """ResNet-101 of fewer blocks."""
+    monkeypatch.setattr(torchvision.models, "resnet101", lambda **options: ResNet(Bottleneck, list(BLOCKS), **options))
+
+
+@pytest.mark.parametrize(
+    ("used", "middle", "root", "dated"),
+    [(2, True, "", True), (4, True, "module.", False), (4, False, "", False)],
+    ids=["AdaptSegNet", "ADVENT of two levels", "ADVENT"],
+)
+def test_deeplab_of_adaptsegnet_predicts_the_same(tmp_path, shallow, used, middle, root, dated):
+    """Its code reads images blue first, from 0 to 255 less a mean; old files have no counters."""
+    torch.manual_seed(0)
+    module = with_statistics(ResNetMulti(3, used, middle))
+    state = {f"{root}{name}": tensor for name, tensor in module.state_dict().items()}
+    state = {name: tensor for name, tensor in state.items() if not (dated and name.endswith("num_batches_tracked"))}
+    torch.save(state, tmp_path / "GTA2Cityscapes.pth")
+    asked = ModelSettings(name="deeplabv2_resnet101", options={} if used == 2 else {"aspp_bug_compat": False})
+    start = read_start(tmp_path / "GTA2Cityscapes.pth", asked)
+    assert any("aspp_bug_compat: false" in note for note in start.notes) == (used == 2)
+    start.classes = CLASSES
+    network, _ = start.build(CLASSES)
+    mean, std = (torch.tensor(triple)[:, None, None] for triple in network.normalization)
+    with torch.no_grad():
+        theirs, ours = module(image()), network.eval()((image() - mean) / std)
+    assert (ours.aux_logits is not None) == middle
+    torch.testing.assert_close(ours.logits, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
 
 
 def test_another_backbone_is_refused_by_name(tmp_path):

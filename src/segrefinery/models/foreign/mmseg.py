@@ -1,4 +1,5 @@
-"""Checkpoints of mmsegmentation 0.x and of what was built on it: SegFormer, DAFormer, HRDA and MIC; and AdaptSegNet's.
+"""Checkpoints of mmsegmentation 0.x and of what was built on it: SegFormer, DAFormer, HRDA and MIC; and those of
+AdaptSegNet's kind.
 
 Their code is not needed. Every name is mapped by a rule that says it; a name that no rule knows is left out, and said.
 """
@@ -7,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixels import Normalization
 
 _STAGE = {"patch_embed": "patch_embeddings", "norm": "layer_norm"}
 # A block of the Mix Transformer, as in SegFormer's code and everything lhoyer's rests on -> transformers 5 | 4.
@@ -45,19 +48,42 @@ _DEPTHS: dict[tuple[int, ...], str] = {
 }
 
 
+CAFFE = Normalization((122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255), (1 / 255,) * 3)
+"""Of images from 0 to 255 less a mean, as Caffe's networks read them; red first here."""
+
+
+@dataclass
+class Renamed:
+    """A checkpoint as a network of ours.
+
+    Attributes:
+        network, options: of recipes. state: its tensors in our names. notes: what was left out or guessed.
+        normalization: of the images it was trained on, where its code has one; else None.
+    """
+
+    network: str
+    options: dict[str, Any]
+    state: dict[str, Tensor]
+    notes: list[str]
+    normalization: Normalization | None = None
+
+
 def is_ours_to_read(names: Mapping[str, Any]) -> bool:
     """Whether a state dict is of this family."""
     return bool(_root(names) is not None or _is_adaptsegnet(names))
 
 
-def read(state: Mapping[str, Tensor], origin: str) -> tuple[str, dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
-    """A state dict -> the network's name and options, its tensors in our names, and what was left out.
+def read(state: Mapping[str, Tensor], origin: str, asked: Mapping[str, Any]) -> Renamed:
+    """A state dict of this family.
+
+    Args:
+        asked: options of DeepLab-v2 that the user named.
 
     Raises:
         SegRefineryError: a backbone or a head that we do not have.
     """
     if _is_adaptsegnet(state):
-        return _adaptsegnet(state)
+        return _adaptsegnet(state, bool(asked.get("aspp_bug_compat", True)))
     root = _root(state)
     assert root is not None, "asked of a state dict of this family only"
     others = sorted({name.partition(".")[0] for name in state if not name.startswith(root)} if root else ())
@@ -78,7 +104,7 @@ def read(state: Mapping[str, Tensor], origin: str) -> tuple[str, dict[str, Any],
             **_under("segmenter.head.", _daformer_head(_part(head, "head."))),
             **_under("attention.", _daformer_head(_part(head, "scale_attention."))),
         }
-        return f"hrda:daformer_{size}", {}, fields, tuple(notes)
+        return Renamed(f"hrda:daformer_{size}", {}, fields, notes)
     if any(name.startswith("embed_layers.") for name in head):
         name, converted = f"daformer_{size}", _daformer_head(head)
     elif any(name.startswith("linear_c1.") for name in head):
@@ -88,7 +114,7 @@ def read(state: Mapping[str, Tensor], origin: str) -> tuple[str, dict[str, Any],
             f"{origin}: its head is neither SegFormer's (linear_c1, linear_fuse) nor DAFormer's (embed_layers, "
             f"fuse_layer): {', '.join(list(head)[:3]) or 'no decode_head'}"
         )
-    return name, {}, _under("encoder.network.", encoder) | _under("head.", converted), tuple(notes)
+    return Renamed(name, {}, _under("encoder.network.", encoder) | _under("head.", converted), notes)
 
 
 def _root(names: Mapping[str, Any]) -> str | None:
@@ -229,21 +255,40 @@ def _daformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-# -- AdaptSegNet's DeepLab-v2 ------------------------------------------------------------------------------------------
+# -- AdaptSegNet's DeepLab-v2, and ADVENT's ----------------------------------------------------------------------------
+
+_CLASSIFIER = re.compile(r"layer([56])\.conv2d_list\.(\d)\.(weight|bias)")
 
 
 def _is_adaptsegnet(names: Mapping[str, Any]) -> bool:
-    return "layer6.conv2d_list.0.weight" in names and "layer4.2.conv3.weight" in names
+    root = _adaptsegnet_root(names)
+    return root is not None and f"{root}layer4.2.conv3.weight" in names
 
 
-def _adaptsegnet(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str, Tensor], tuple[str, ...]]:
-    """Its two classifiers, of whose four convolutions its code uses two (see ``aspp_bug_compat``)."""
+def _adaptsegnet_root(names: Mapping[str, Any]) -> str | None:
+    """What stands before its names: nothing, or ``module.`` of several GPUs."""
+    return next((root for root in ("", "module.") if f"{root}layer6.conv2d_list.0.weight" in names), None)
+
+
+def _adaptsegnet(state: Mapping[str, Tensor], two: bool) -> Renamed:
+    """Of a classifier's four convolutions its code uses ``two``, by mistake (see ``aspp_bug_compat``), and ADVENT's all;
+    the names are the same. Both read blue first."""
+    root = _adaptsegnet_root(state) or ""
     renamed = {}
     for name, tensor in state.items():
-        match = re.fullmatch(r"layer([56])\.conv2d_list\.(\d)\.(weight|bias)", name)
+        plain = name.removeprefix(root)
+        match = _CLASSIFIER.fullmatch(plain)
         if not match:
-            renamed[f"encoder.{name}"] = tensor
-        elif int(match[2]) < 2:
+            renamed[f"encoder.{plain}"] = tensor.flip(1) if plain == "conv1.weight" else tensor
+        elif int(match[2]) < (2 if two else 4):
             renamed[f"{'auxiliary' if match[1] == '5' else 'head'}.branches.{match[2]}.{match[3]}"] = tensor
-    notes = ("of each classifier the dilations 6 and 12 are read, as AdaptSegNet's code uses them",)
-    return "deeplabv2_resnet101", {"caffe_stride": True, "aspp_bug_compat": True}, renamed, notes
+    auxiliary = any(name.startswith("auxiliary.") for name in renamed)
+    options = {"caffe_stride": True, "aspp_bug_compat": two} | ({} if auxiliary else {"auxiliary": False})
+    notes = ["its images are blue first there; its first layer was turned to red first"]
+    notes += [f"the prefix {root!r} was taken off the names"] if root else []
+    notes += [
+        "of each classifier the dilations 6 and 12 are read, as AdaptSegNet's code uses them; of one that was trained "
+        "with all four, as ADVENT's is, say --set model.name=deeplabv2_resnet101 --set "
+        "'model.options={aspp_bug_compat: false}'"
+    ] if two else []  # fmt: skip
+    return Renamed("deeplabv2_resnet101", options, renamed, notes, CAFFE)
