@@ -278,6 +278,78 @@ def test_a_model_that_does_not_go_is_one_line(tmp_path, call, case):
     assert error.count("\n") == 1
 
 
+class Evil:
+    def __reduce__(self):
+        return open, ("pwned", "w")
+
+
+def evil(folder):
+    torch.save({"state_dict": Evil()}, folder / "evil.pth")
+    return folder / "evil.pth"
+
+
+def evil_folder(folder):
+    saved(folder, "segformer")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Evil()}, folder / "pytorch_model.bin")
+    return folder
+
+
+def half(folder):
+    torch.save(build_model(ModelSettings(name="small"), 3).state_dict(), folder / "net.pth")
+    whole = (folder / "net.pth").read_bytes()
+    (folder / "net.pth").write_bytes(whole[: len(whole) // 2])
+    return folder / "net.pth"
+
+
+def nameless(folder):
+    saved(folder, "segformer")
+    config = json.loads((folder / "config.json").read_text())
+    del config["id2label"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+DAMAGED = {
+    "a pickle that runs code": (evil, r"evil\.pth: .*could run code, so it was not loaded\. Save its state_dict alone"),
+    "one in a folder": (evil_folder, r"theirs: .*could run code, so they were not loaded; save them anew as"),
+    "half a download": (half, r"net\.pth: is cut short, as by half a download; fetch the file again"),
+    "no id2label": (nameless, r"theirs: does not say what its 3 classes are; name them .*--set 'model\.classes="),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_what_cannot_be_read_is_one_line_before_any_training(tmp_path, call, monkeypatch, case):
+    make, match = DAMAGED[case]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    code, _, error = call(make(tmp_path / "theirs"), tmp_path / "run", source=None)
+    assert code == 2
+    assert re.search(match, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "pwned").exists()
+    assert not (tmp_path / "run/recipe.yaml").exists()
+
+
+def test_one_class_in_common_is_enough_and_the_others_are_said(tmp_path, call):
+    saved(tmp_path / "theirs", "segformer", labels=("road", "heart", "bone"))
+    code, said, error = call(tmp_path / "theirs", tmp_path / "run", overrides=SMALL)
+    assert (code, error) == (0, "")
+    assert "not in the data, so left out of its classifier: heart, bone" in said
+    assert "has no car, sky: these rows of its classifier are new" in said
+
+
+def test_labels_that_are_scored_too_are_refused_and_those_of_the_target_are_said(tmp_path, call):
+    theirs, _ = FAMILIES["segformer"](tmp_path / "theirs")
+    code, _, error = call(theirs, tmp_path / "run", "--labels", TEST)
+    assert code == 2
+    assert re.search(r"labels: is also in the evaluation set.* as 3 of the 3 labelled images are.*out of --eval", error)
+    assert error.count("\n") == 1
+    code, said, _ = call(theirs, tmp_path / "run", "--labels", "scenes:night,count=2,size=32x64", overrides=SMALL)
+    assert code == 0
+    assert "2 of the 2 labelled images are also among the target's, where they are seen without their labels" in said
+
+
 def test_another_network_is_named_beside_the_file(tmp_path, call):
     torch.save(build_model(ModelSettings(name="small"), 3).state_dict(), tmp_path / "net.pth")
     overrides = ("model.name=smp:unet/resnet18", "model.options={}")

@@ -2,13 +2,14 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
 from torch import nn
 
 import segrefinery
-from runs import NIGHT, TEST, narrow, tiny_run
+from runs import NIGHT, TEST, command, narrow, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.transforms import DataSettings
@@ -96,6 +97,18 @@ def test_an_operator_that_onnx_lacks_is_one_line():
     with pytest.raises(SegRefineryError, match=r"ONNX has no operator .*eigh.*--format torch") as caught:
         graph.onnx_bytes(program, "logits", {})
     assert "\n" not in str(caught.value)
+
+
+def test_such_an_operator_in_a_runs_network_is_one_line(run, tmp_path, monkeypatch, capsys):
+    def logits(self, image):
+        return self.network(image).logits + torch.linalg.eigvalsh(image[..., :3, :3]).sum()
+
+    monkeypatch.setattr(deployed.Deployed, "logits", logits)
+    code, _, error = command(monkeypatch, capsys, "export", run, "-o", tmp_path / "model.onnx")
+    assert code == 2
+    assert re.search(r"ONNX has no operator .*eigh.*which this network needs; --format torch does without ONNX", error)
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_images_are_fitted_by_their_border():

@@ -34,8 +34,8 @@ def refuse_scored(labels: ImageDataset, evaluation: ImageDataset, progress: Prog
         raise DataError(
             labelled,
             "labels",
-            f"is also in the evaluation set, pixel for pixel ({scored}), one of {len(shared)} of {len(labels)}: a "
-            "model would be scored on what it was taught",
+            f"is also in the evaluation set, pixel for pixel ({scored}), as {len(shared)} of the {len(labels)} "
+            "labelled images are: a model would be scored on what it was taught",
             "leave these images out of --labels or out of --eval",
         )
 

@@ -29,7 +29,7 @@ from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_conf
 FORMS = (
     "a run or model folder of ours; hf:ORG/REPO; a folder that transformers' save_pretrained wrote; a folder that "
     "segmentation_models.pytorch's save_pretrained wrote; torchvision:NAME; a checkpoint file (.safetensors, .pth, "
-    ".ckpt) of a network named by model.name, or of SegFormer, DAFormer, HRDA, MIC, AdaptSegNet or ADVENT as their code "
+    ".ckpt) of a network named by model.name, or as the code of SegFormer, DAFormer, HRDA, MIC, AdaptSegNet or ADVENT "
     "wrote it"
 )
 

@@ -271,8 +271,8 @@ def _adaptsegnet_root(names: Mapping[str, Any]) -> str | None:
 
 
 def _adaptsegnet(state: Mapping[str, Tensor], two: bool) -> Renamed:
-    """Of a classifier's four convolutions its code uses ``two``, by mistake (see ``aspp_bug_compat``), and ADVENT's all;
-    the names are the same. Both read blue first."""
+    """Of a classifier's four convolutions its code uses ``two``, by mistake (``aspp_bug_compat``); ADVENT's all. Their
+    names are the same, and both read blue first."""
     root = _adaptsegnet_root(state) or ""
     renamed = {}
     for name, tensor in state.items():

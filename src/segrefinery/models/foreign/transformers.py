@@ -186,7 +186,10 @@ def _size_in_words(size: Any) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError) or "Weights only load failed" in str(error):
-        return "its weights hold more than tensors, and loading them could run code, so they were not loaded"
+        return (
+            "its weights hold more than tensors, and loading them could run code, so they were not loaded; save them "
+            "anew as .safetensors"
+        )
     if is_cut(error):
         return f"its weights are cut short, as by half a download; {FETCH}"
     if "trust_remote_code" in str(error):
