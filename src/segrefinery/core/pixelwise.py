@@ -104,7 +104,8 @@ def confidence_and_label(probs: Tensor) -> tuple[Tensor, Tensor]:
     and its ``argmax`` seven times.
     """
     if not probs.is_cpu:
-        return tuple(probs.max(dim=-3))
+        highest = probs.max(dim=-3)
+        return highest.values, highest.indices
     classes, most = probs.shape[-3], probs.amax(dim=-3, keepdim=True)
     precedence = torch.arange(classes, 0, -1, dtype=torch.uint8 if classes < 256 else torch.int64)[:, None, None]
     first = ((probs == most) * precedence).amax(dim=-3)

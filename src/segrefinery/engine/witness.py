@@ -64,8 +64,8 @@ class Witness(RunEvents):
         return self.folder / "trust" / f"{name}.npz"
 
     def best(self) -> str:
-        """Of the stages whose model is called better than source-only the one with the highest combined score, the later
-        of equals; source-only where none is; the last where source-only is missing or there is one image only."""
+        """Of the stages whose model is called better than source-only the one with the highest combined score, the
+        later of equals; source-only where none is; the last where source-only is missing or there is one image only."""
         last = list(self.observations)[-1]
         if self.source_only is None or len(self.observations[last].names) < 2:
             return last

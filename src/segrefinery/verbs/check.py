@@ -15,7 +15,7 @@ from segrefinery.verbs.named import assigned, refuse_nothing_to_adapt
 
 if TYPE_CHECKING:
     from segrefinery.data.check import CheckReport, Role
-    from segrefinery.models.settings import ModelSettings
+    from segrefinery.models.networks import ModelSettings
     from segrefinery.models.trained import StartModel
     from segrefinery.verbs.cost import Estimate
 
