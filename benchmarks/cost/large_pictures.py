@@ -3,7 +3,7 @@
     python benchmarks/cost/large_pictures.py
     python benchmarks/cost/large_pictures.py --sizes 8192x8192 50000x2000 --kinds tif --classes 19
     python benchmarks/cost/large_pictures.py --sizes 10000x10000 --verbs evaluate pseudo-label --images 0
-    python benchmarks/cost/large_pictures.py --sizes 8192x8192 --verbs pseudo-label --formats coco yolo parquet --images 0
+    python benchmarks/cost/large_pictures.py --sizes 8192x8192 --verbs pseudo-label --formats coco yolo --images 0
 
 Each picture is made here (HEIGHTxWIDTH; a TIFF has tiles of 512 pixels, most of them empty) and predicted, or with
 `--verbs` scored or labelled, by `small` of width 16 with random weights, in a process of its own, from file to files.
@@ -187,7 +187,7 @@ def main() -> None:
                 found = measured(path, size, options.classes, verb, form)
             row = [found[name] for name in ("seconds", "network", "before", "peak")]
             print(
-                f"| {verb}{'' if form == 'png' else f' as {form}'} | {kind} | {size[1]} x {size[0]} | "
+                f"| {verb} {form} | {kind} | {size[1]} x {size[0]} | "
                 + " | ".join(f"{value:,.0f}" for value in row)
                 + " |",
                 flush=True,
