@@ -44,10 +44,13 @@ def test_our_segformer_is_theirs(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["DeepLabV3Plus", "Segformer"])
-def test_a_model_of_smp_goes_back(tmp_path, architecture):
+def test_a_model_of_smp_goes_back(tmp_path, capsys, architecture):
     module = with_statistics(getattr(smp, architecture)("resnet18", encoder_weights=None, classes=3))
     module.save_pretrained(tmp_path / "theirs")
     run = adapted(tmp_path / "run", tmp_path / "theirs", "model.classes=[road, car, sky]")
+    capsys.readouterr()
+    segrefinery.export(run, tmp_path / "quiet", "smp")
+    assert capsys.readouterr().out == ""
     goes_back(run, tmp_path / "back", "smp")
     again = read_start(tmp_path / "back")
     assert again.classes == CLASSES

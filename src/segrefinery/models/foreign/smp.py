@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -206,4 +208,5 @@ def save(module: Any, folder: Path, pixels: Normalization, classes: Sequence[str
 
 def load_back(folder: Path) -> Any:
     """The model of a folder, as the library reads it."""
-    return library().from_pretrained(str(folder)).eval()
+    with redirect_stdout(io.StringIO()):  # the hub's client prints where it reads from
+        return library().from_pretrained(str(folder)).eval()
