@@ -119,6 +119,22 @@ def test_what_was_finished_is_not_done_again(tmp_path, model, images, small_is_l
     assert model.network.seen == whole
 
 
+def test_strips_go_though_the_command_was_killed_before_it_removed_them(
+    tmp_path, model, images, small_is_large, monkeypatch
+):
+    def killed(parts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(large.Parts, "remove", killed)
+        patched.setattr(large.Parts, "begin", lambda parts, key: parts.folder.mkdir())
+        with pytest.raises(KeyboardInterrupt):
+            write_predictions(model, images, tmp_path / "out", size="native")
+    assert list((tmp_path / "out").glob("*.parts"))
+    write_predictions(model, images, tmp_path / "out", size="native")
+    assert not list((tmp_path / "out").glob("*.parts"))
+
+
 def test_images_that_are_finished_are_kept(tmp_path, model, images):
     (images / "c.png").write_bytes(b"no picture")
     out = tmp_path / "out"

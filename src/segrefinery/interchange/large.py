@@ -68,7 +68,7 @@ def write_large(
     note = json.dumps(key)
     if paths["label"].exists() and note_of(paths["label"]) == note:
         return paths
-    parts = Parts(paths["label"].with_name(f"{file_stem(index, name)}.parts"), out)
+    parts = Parts(parts_folder(paths["label"].parent, index, name), out)
     parts.begin(key)
     with ThreadPoolExecutor(1) as thread:
         saving = None
@@ -89,6 +89,11 @@ def write_large(
             write_png(paths[kind], parts.all(kind), out, colors, note)
     parts.remove()
     return paths
+
+
+def parts_folder(output: Path, index: int, name: str) -> Path:
+    """Where the strips of a picture are kept until it is finished."""
+    return output / f"{file_stem(index, name)}.parts"
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model, load
 from segrefinery.engine.shares import world_size
 from segrefinery.interchange.labels import LABEL_FORMATS
+from segrefinery.interchange.large import parts_folder
 from segrefinery.interchange.pictures import OpenedImage, Predictions, times
 from segrefinery.verbs.corpus import CorpusResult, Job, nothing_read, to_do, write_all
 from segrefinery.verbs.named import refuse_inside
@@ -135,6 +137,8 @@ class PictureJob(Job):
         return max(self._files(place), key=lambda file: file.stat().st_mtime_ns)
 
     def finish(self, places: Sequence[int]) -> None:
+        for place in places:  # of one that was finished when its command was killed they may be there still
+            shutil.rmtree(parts_folder(self.folder, place, self.dataset.name(place)), ignore_errors=True)
         rows = [(place, self.dataset.name(place), self._files(place)[0]) for place in places]
         write_manifest(self.folder, rows)
         finish_film(self.dataset, self.folder, places)
