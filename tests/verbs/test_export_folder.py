@@ -49,8 +49,11 @@ def test_a_model_of_smp_goes_back(tmp_path, capsys, architecture):
     module.save_pretrained(tmp_path / "theirs")
     run = adapted(tmp_path / "run", tmp_path / "theirs", "model.classes=[road, car, sky]")
     capsys.readouterr()
-    segrefinery.export(run, tmp_path / "quiet", "smp")
+    adapted_one = segrefinery.export(run, tmp_path / "quiet", "smp")
     assert capsys.readouterr().out == ""
+    assert "stage" not in adapted_one.note
+    brought = segrefinery.export(run / "source_model", tmp_path / "brought", "smp")
+    assert any("not adapted" in line for line in brought.lines())
     goes_back(run, tmp_path / "back", "smp")
     again = read_start(tmp_path / "back")
     assert again.classes == CLASSES

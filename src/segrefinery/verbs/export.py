@@ -21,6 +21,7 @@ from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
 from segrefinery.engine.folders import RECIPE, model_folder
 from segrefinery.engine.model import Model, ModelConfig, load
+from segrefinery.engine.start import START
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.interchange.deployed import (
     GRIDS,
@@ -132,7 +133,7 @@ def export(
                 "--format state_dict: weights alone are written, and read back; --output, --reads, --grid, --size and "
                 "--check go with onnx and torch"
             )
-        return export_weights(run, Path(output), None if like is None else Path(like))
+        return of_its_stage(run, export_weights(run, Path(output), None if like is None else Path(like)))
     if like is not None:
         raise SegRefineryError("--like goes with --format state_dict, which writes weights in a checkpoint's layout")
     model = load(run, "cpu", network=network)
@@ -143,9 +144,16 @@ def export(
                 f"--format {format}: the library's own network puts out logits and reads images of any size; --output, "
                 "--reads, --grid and --size go with onnx and torch"
             )
-        return export_folder(model, network_name(run), Path(output), format, shown)
+        return of_its_stage(run, export_folder(model, network_name(run), Path(output), format, shown))
     deployed = Deployed(model, reads, result, grid)
-    return export_file(model, deployed, Path(output), format, size, opset, shown)
+    return of_its_stage(run, export_file(model, deployed, Path(output), format, size, opset, shown))
+
+
+def of_its_stage(run: str | Path, exported: Exported) -> Exported:
+    """Says so where what was written is not adapted: a run may ship the model that it started from."""
+    if config_of(run).trained_on.stage == START:
+        exported.note["stage"] = f"{START}: as the run began with it, not adapted"
+    return exported
 
 
 def export_file(
