@@ -224,6 +224,22 @@ def test_a_run_that_is_killed_between_two_files_leaves_what_others_leave(whole, 
     assert not any((whole / "checkpoints").iterdir())
 
 
+def test_a_verdict_that_was_kept_and_not_recorded_is_recorded(whole, tmp_path, monkeypatch):
+    write = Tracker.write
+
+    def mortal(tracker, stage, step, kind, values):
+        if kind == "verdict":
+            raise KeyboardInterrupt
+        write(tracker, stage, step, kind, values)
+
+    monkeypatch.setattr(Tracker, "write", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tmp_path / "run")
+    monkeypatch.undo()
+    assert "verdict" in json.loads((tmp_path / "run/results.json").read_text())
+    assert records(tiny_run(tmp_path / "run", resume=True)) == records(whole)
+
+
 def test_what_labels_made_before_the_first_step_say_is_not_forgotten(tmp_path, monkeypatch):
     overrides = ("stages.adapt.labels=offline", "stages.source.steps=2", "stages.adapt.steps=2")
     whole = tiny_run(tmp_path / "whole", overrides=overrides)
