@@ -120,7 +120,7 @@ class Witness(RunEvents):
                 results["source_shares"] = self.prior.tolist()
             results["verdict"] = _plain(kept)
             write_results(self.folder, results)
-            self.tracker.write(judged, self.steps[judged], "verdict", results["verdict"])
+        self.tracker.write(judged, self.steps[judged], "verdict", _plain(kept))  # a killed process may not have
         return conclusion
 
     def _ship(self, chosen: str) -> None:
