@@ -19,6 +19,7 @@ from lib.machine import machine
 
 PATIENCE = 120.0
 """Seconds, for to train takes longer than to read."""
+VERBS = ("predict", "pseudo-label", "audit", "report", "adapt", "evaluate", "export")
 IMAGES = "scenes:night,count=3,size=32x64"
 
 
@@ -30,6 +31,8 @@ def command(verb: str, base: Path, trial: Path) -> list[object]:
         "pseudo-label": ["pseudo-label", run, IMAGES, "-o", trial / "out"],
         "audit": ["audit", run, IMAGES, "-n", 2, "-o", trial / "out"],
         "report": ["report", trial / "copy"],
+        "evaluate": ["evaluate", run, "--on", f"{IMAGES}@test"],
+        "export": ["export", run, "-o", trial / "out.pt2", "--format", "torch"],
     }[verb]
 
 
@@ -37,11 +40,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=50, help="levels of each verb")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS, help="others want another folder")
     options = parser.parse_args()
     base, trial, record = options.folder, options.folder / "trial", options.folder / "disk_full.jsonl"
     base.mkdir(parents=True, exist_ok=True)
     made(base / "run")
-    verbs = ("predict", "pseudo-label", "audit", "report", "adapt")
+    verbs = options.verbs
     for number in remaining(record, options.count * len(verbs)):
         verb, level = verbs[number % len(verbs)], number // len(verbs)
         shutil.rmtree(trial, ignore_errors=True)
