@@ -37,7 +37,7 @@ def test_a_run_says_which_model_it_ships_where_the_verdict_leaves_it_open(choose
     witness = Witness(tmp_path, scorer, Tracker(tmp_path, tensorboard=False), told, choose)  # pyright: ignore
     monkeypatch.setattr(witness, "conclude", lambda: Verdict(word, -0.1, None))
     witness.source_only = "source"
-    monkeypatch.setattr(witness, "best", lambda: "source")
+    witness.chosen = "source"
     witness.concluded()
     verdict, *more = told.lines
     assert verdict.startswith("verdict: ")

@@ -135,7 +135,7 @@ def _hold(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        return True
+        pass
     return True
 
 

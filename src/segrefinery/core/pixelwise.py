@@ -104,8 +104,8 @@ def confidence_and_label(probs: Tensor) -> tuple[Tensor, Tensor]:
     and its ``argmax`` seven times.
     """
     if not probs.is_cpu:
-        highest = probs.max(dim=-3)
-        return highest.values, highest.indices
+        confidence, label = probs.max(dim=-3)
+        return confidence, label
     classes, most = probs.shape[-3], probs.amax(dim=-3, keepdim=True)
     precedence = torch.arange(classes, 0, -1, dtype=torch.uint8 if classes < 256 else torch.int64)[:, None, None]
     first = ((probs == most) * precedence).amax(dim=-3)

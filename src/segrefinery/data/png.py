@@ -30,7 +30,7 @@ def stored_pixels(image: PngImageFile, data: bytes, rgb: bool) -> np.ndarray:
     bits, interlaced = data[24], bool(data[28])
     plain = bits == 8 and not interlaced and "transparency" not in image.info
     if _spng is not None and plain and image.mode in (("RGB",) if rgb else ("RGB", "L")):
-        return _spng(data)  # a third faster than Pillow
+        return _spng(data)  # a quarter faster than Pillow
     if bits == 16:
         values = _sixteen_bits(image, data)
         values = _without_alpha(values) if rgb else values

@@ -25,6 +25,7 @@ class Witness(RunEvents):
     Attributes:
         observations: stage -> what its model said, in order; kept as ``trust/STAGE.npz`` in the run folder.
         steps: stage -> its length. source_only: the last stage that has seen nothing but the source, or None.
+        chosen: the stage whose model is shipped, once that is concluded.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Witness(RunEvents):
         self.observations: dict[str, Observation] = {}
         self.steps: dict[str, int] = {}
         self.source_only: str | None = None
+        self.chosen: str | None = None
 
     def looked(self, end: StageEnd, step: int) -> None:
         """Record the scores of a model in training."""
@@ -90,9 +92,8 @@ class Witness(RunEvents):
             return
         self.told.said(f"verdict: {verdict}")
         if self.choose == "score":
-            chosen = self.best()
-            why = "none is called better" if chosen == self.source_only else "it scores highest without labels"
-            self.told.said(f"model/ is that of {chosen}: {why}")
+            why = "none is called better" if self.chosen == self.source_only else "it scores highest without labels"
+            self.told.said(f"model/ is that of {self.chosen}: {why}")
         elif verdict.word == "worse":
             self.told.said(
                 "model/ is the adapted one all the same, source_model/ the one before; training.choose=score ships "
@@ -105,7 +106,7 @@ class Witness(RunEvents):
         adapted = [name for name in self.observations if name != self.source_only]
         if self.source_only is None or not adapted:
             return None
-        chosen = self.best() if self.choose == "score" else adapted[-1]
+        self.chosen = chosen = self.best() if self.choose == "score" else adapted[-1]
         judged = chosen if chosen in adapted else adapted[-1]
         conclusion = verdict(self.observations[judged], self.observations[self.source_only], self.prior)
         results = read_results(self.folder)

@@ -12,6 +12,7 @@ import numpy as np
 
 from segrefinery.core.files import whole_file
 from segrefinery.data.decoding import is_tiff_file, open_tiff
+from segrefinery.data.png import MAGIC
 from segrefinery.data.tiff import GeoTag, need_tifffile
 from segrefinery.labels import Color
 
@@ -19,7 +20,6 @@ TILE = 256
 """Sides of the tiles of a TIFF."""
 _BIG = 1 << 31
 """Pixels from which a TIFF has 64-bit offsets."""
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NOTE = b"Description"
 _SCALE, _TIES, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
 _RASTER_TYPE, _POINT = 1025, 2
@@ -94,9 +94,7 @@ def write_png(
 ) -> None:
     """A PNG of uint8, whole or not at all; arguments as of ``write_tiff``."""
     with whole_file(path, durable=False) as file:
-        file.write(
-            _SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 3 if colors else 0, 0, 0, 0))
-        )
+        file.write(MAGIC + _chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 3 if colors else 0, 0, 0, 0)))
         if colors:
             file.write(_chunk(b"PLTE", bytes(part for color in colors for part in color)))
         if note:
