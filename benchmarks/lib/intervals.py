@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ def iou_of(counts: np.ndarray) -> np.ndarray:
     return np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
 
 
-def paired_interval(ours: list[Path], theirs: list[Path], stages: list[tuple[str, str]]) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the mean difference in mIoU: seeds and images are drawn again, the same for both."""
-    try:
-        pairs = [(per_image(a, s), per_image(b, t)) for a, b, (s, t) in zip(ours, theirs, stages, strict=True)]
-    except FileNotFoundError:
-        return None
+def paired_interval(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean difference in mIoU of two models, points: seeds and images are drawn again,
+    the same for both.
+
+    Args:
+        pairs: of each seed the counts N x C x C of ours and of theirs.
+    """
     rng = np.random.default_rng(0)
     differences = np.empty(BOOTSTRAP)
     for draw in range(BOOTSTRAP):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segrefinery.core.errors import SegRefineryError
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -64,3 +66,37 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+# -- counts of the images ---------------------------------------------------------------------------------------------
+
+
+def keep_counts(path: Path, counts: np.ndarray) -> None:
+    """Keep a model's confusion counts N x C x C of every test image, small enough for the repository: the run folders
+    are not part of it, and without the counts no interval can be computed again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, per_image=counts.astype(np.uint32))
+    os.replace(part, path)
+
+
+def read_counts(path: Path) -> np.ndarray | None:
+    """What ``keep_counts`` kept; None if nothing."""
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        return file["per_image"].astype(np.int64)
+
+
+def remembered_interval(path: Path, ours: list[str], theirs: list[str]) -> tuple[float, float] | None:
+    """The interval of two rows' models that was computed before the counts of their images were kept, or None.
+
+    Args:
+        path: JSON lines, each ``{"ours": [...], "theirs": [...], "interval": [low, high]}``.
+        ours, theirs: the models by name, a seed each.
+    """
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    for line in lines:
+        if (line["ours"], line["theirs"]) == (ours, theirs):
+            return line["interval"][0], line["interval"][1]
+    return None

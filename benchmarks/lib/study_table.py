@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lib.intervals import paired_interval
+from lib.results import remembered_interval
 
 if TYPE_CHECKING:
     from study import Cell
@@ -102,12 +103,18 @@ def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str
         return ""
     both = [(rows[row][seed], rows[baseline][seed]) for seed in seeds]
     points = 100 * np.mean([ours["miou"] - theirs["miou"] for (_, ours), (_, theirs) in both])
-    interval = paired_interval(
-        [ours.folder for (ours, _), _ in both],
-        [theirs.folder for _, (theirs, _) in both],
-        [(ours["stage"], theirs["stage"]) for (_, ours), (_, theirs) in both],
-    )
+    interval = interval_of([(ours, theirs) for (ours, _), (theirs, _) in both])
     return f"{points:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+
+
+def interval_of(pairs: list[tuple[Cell, Cell]]) -> tuple[float, float] | None:
+    """Of the mean difference of ours to theirs, a pair a seed; None if the counts of an image are not known."""
+    counts = [(ours.counts(), theirs.counts()) for ours, theirs in pairs]
+    known = [(ours, theirs) for ours, theirs in counts if ours is not None and theirs is not None]
+    if len(known) == len(pairs):
+        return paired_interval(known)
+    names = [[cell.name for cell in side] for side in zip(*pairs, strict=True)]
+    return remembered_interval(pairs[0][0].results.parent / "counts" / "intervals.jsonl", *names)
 
 
 def closed(mean: dict[str, dict[int, float]], row: str) -> str:

@@ -11,8 +11,9 @@ of that row's run picks, or ``by: random``. ``against: ROW`` compares it with on
 rows stand above it.
 
 A finished cell is never run again; a crashed one says why while the rest go on; stages that two cells have in common
-are trained once. Results lie in ``benchmarks/results/STUDY.jsonl`` (a line a cell) and ``benchmarks/results/STUDY.md``
-(the table). Exit code 1: a cell failed; 2: the study file has a mistake, nothing ran.
+are trained once. Results lie in ``benchmarks/results/``: ``STUDY.jsonl`` (a line a cell), ``counts/`` (the confusion
+counts of every test image, for the intervals) and ``STUDY.md`` (the table). Exit code 1: a cell failed; 2: the study
+file has a mistake, nothing ran.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.command import one_line_errors
 from lib.intervals import iou_of, per_image
 from lib.picked import Labels
-from lib.results import CELLS, RESULTS, Place, keep_line, read_lines
+from lib.results import CELLS, RESULTS, Place, keep_counts, keep_line, read_counts, read_lines
 from lib.study_file import RANDOM, read_checked
 from lib.study_table import table
 from segrefinery.core.errors import SegRefineryError
@@ -87,10 +88,23 @@ class Cell:
         return [cell for cell in (self.start, self.labels and self.labels.by) if cell is not None]
 
     @property
+    def name(self) -> str:
+        """The same in every study that asks for the same cell."""
+        return f"{self.task}/{self.recipe.replace('/', '_')}-{self.key}/seed{self.seed}"
+
+    @property
     def folder(self) -> Path:
-        """The run folder: shared by every study that asks for the same cell."""
-        name = self.recipe.replace("/", "_")
-        return CELLS / self.task / f"{name}-{self.key}" / f"seed{self.seed}"
+        """The run folder."""
+        return CELLS / self.name
+
+    @property
+    def counts_file(self) -> Path:
+        """The confusion counts of its model on every test image, kept with the results."""
+        return RESULTS / "counts" / f"{self.name}.npz"
+
+    def counts(self) -> np.ndarray | None:
+        """N x C x C, or None if they were not kept."""
+        return read_counts(self.counts_file)
 
     @property
     def place(self) -> Place:
@@ -238,7 +252,10 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
     """Run one cell in a process of its own and keep what came of it."""
     kept = cell.folder / "cell.json"
     if kept.exists():  # another study asked for the same cell
-        return keep(cell, json.loads(kept.read_text()))
+        found = json.loads(kept.read_text())
+        if not cell.counts_file.exists():
+            keep_counts(cell.counts_file, per_image(cell.folder, found["stage"]))
+        return keep(cell, found)
     for base in cell.bases:
         if base.done() is None:
             raise SegRefineryError(f"row {base.row!r}, which it needs, is not finished")
@@ -263,6 +280,7 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
             found["verdict"], found["trust_gain"] = final["verdict"]["word"], round(final["verdict"]["difference"], 4)
         if final.get("adapted") and final.get("source_only"):
             found["before"] = final["source_only"]["miou"]
+        keep_counts(cell.counts_file, per_image(cell.folder, scores["stage"]))
         kept.write_text(json.dumps(found))
     else:
         found["error"] = last_words(process.returncode, Path(log.name))
