@@ -128,6 +128,21 @@ class SegFormerHead(nn.Module):
         return self.linear_pred(self.linear_fuse(torch.cat(embedded, dim=1)))
 
 
+class ConvolvedHead(nn.Module):
+    """SegFormer's head as mmsegmentation itself has it: a norm and a ReLU a level before it is enlarged, joined finest
+    first; 256 channels for MiT of any size, by its own configurations."""
+
+    def __init__(self, classes, width=256):
+        super().__init__()
+        self.convs = nn.ModuleList(ConvModule(inputs, width) for inputs in WIDTHS)
+        self.fusion_conv = ConvModule(len(WIDTHS) * width, width)
+        self.conv_seg = nn.Conv2d(width, classes, 1)
+
+    def forward(self, levels):
+        embedded = [grown(conv(level), levels[0]) for conv, level in zip(self.convs, levels)]
+        return self.conv_seg(self.fusion_conv(torch.cat(embedded, dim=1)))
+
+
 class Separable(nn.Module):
     def __init__(self, inputs, outputs, dilation):
         super().__init__()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import segrefinery as api
-from foreign_mit import Network, SegFormerHead
+from foreign_mit import ConvolvedHead, Network, SegFormerHead, numbered
 from goes_back import goes_back
 from models.foreign.tiny import CLASSES, saved, with_statistics
 from runs import DAY, NIGHT, TEST, TINY, command, tiny_run
@@ -76,11 +76,14 @@ def of_torchvision(folder):
     return folder / "lraspp.pth", changes
 
 
-def of_mmsegmentation(folder):
-    torch.manual_seed(0)
-    module = with_statistics(Network(SegFormerHead(3)))
-    torch.save({"state_dict": module.state_dict(), "meta": {"CLASSES": list(CLASSES)}}, folder / "iter.pth")
-    return folder / "iter.pth", ()
+def of_mmsegmentation(head, spelling=dict):
+    def save(folder):
+        torch.manual_seed(0)
+        state = spelling(with_statistics(Network(head(3))).state_dict())
+        torch.save({"state_dict": state, "meta": {"CLASSES": list(CLASSES)}}, folder / "iter.pth")
+        return folder / "iter.pth", ()
+
+    return save
 
 
 FAMILIES = {
@@ -88,11 +91,12 @@ FAMILIES = {
     "smp": of_smp,
     "lightning": of_lightning,
     "torchvision": of_torchvision,
-    "mmsegmentation": of_mmsegmentation,
+    "mmsegmentation": of_mmsegmentation(SegFormerHead),
+    "mmsegmentation's head": of_mmsegmentation(ConvolvedHead, numbered),
 }
 
 
-FILES = ("lightning", "torchvision", "mmsegmentation")
+FILES = ("lightning", "torchvision", "mmsegmentation", "mmsegmentation's head")
 """Families that have no loader of folders."""
 
 

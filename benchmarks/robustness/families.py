@@ -26,7 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import segrefinery
-from foreign_mit import DAFormerHead, Network, SegFormerHead, numbered
+from foreign_mit import ConvolvedHead, DAFormerHead, Network, SegFormerHead, numbered
 from lib.forked import lines, run
 from lib.machine import machine
 from models.foreign.tiny import CLASSES, configurations, with_statistics
@@ -176,6 +176,10 @@ def segformer_head() -> nn.Module:
     return SegFormerHead(3)
 
 
+def convolved_head() -> nn.Module:
+    return ConvolvedHead(3)
+
+
 def daformer_head() -> nn.Module:
     return DAFormerHead(3)
 
@@ -201,6 +205,8 @@ FAMILIES: dict[str, Maker] = {
     "torchvision lraspp_mobilenet_v3_large": of_torchvision("lraspp_mobilenet_v3_large"),
     "mmsegmentation SegFormer": of_mmsegmentation(segformer_head),
     "mmsegmentation 0.20 SegFormer": of_mmsegmentation(segformer_head, spelling=numbered),
+    "mmsegmentation's own SegFormer head": of_mmsegmentation(convolved_head),
+    "mmsegmentation 1.x SegFormer": of_mmsegmentation(convolved_head, spelling=numbered),
     "DAFormer": of_mmsegmentation(daformer_head, "model."),
 }
 

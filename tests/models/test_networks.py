@@ -285,3 +285,10 @@ def test_maps_meet_a_convolution_before_or_after_they_are_joined():
         block = conv_norm(8, 4, norm=norm)
         dense = block(torch.cat([bilinear(each, (8, 6)) for each in maps], dim=1))
         torch.testing.assert_close(joined(block, maps, (8, 6)), dense)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (64, 8), (16, 2), (100, 10), (264, 24), (4, 1), (13, 1)])
+def test_a_group_norm_has_groups_that_divide_its_channels(channels, groups):
+    block = conv_norm(8, channels, norm="group")
+    assert block[1].num_groups == groups
+    assert block(torch.rand(2, 8, 4, 4)).shape == (2, channels, 4, 4)

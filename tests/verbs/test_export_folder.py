@@ -43,6 +43,14 @@ def test_our_segformer_is_theirs(tmp_path):
     goes_back(run, tmp_path / "back", "segformer")
 
 
+def test_a_head_that_the_library_has_not_is_refused(tmp_path):
+    overrides = ("model.name=segformer_b0", "model.weights=none", "model.options={level_norm: true, width: 64}")
+    run = tiny_run(tmp_path / "run", "source_only", (*overrides, "stages.source.steps=1"))
+    with pytest.raises(SegRefineryError, match=r"other options \(norm, relu, level_norm\); --format onnx"):
+        segrefinery.export(run, tmp_path / "back", "hf")
+    assert not (tmp_path / "back").exists()
+
+
 @pytest.mark.parametrize("architecture", ["DeepLabV3Plus", "Segformer"])
 def test_a_model_of_smp_goes_back(tmp_path, capsys, architecture):
     module = with_statistics(getattr(smp, architecture)("resnet18", encoder_weights=None, classes=3))

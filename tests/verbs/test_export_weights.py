@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 import segrefinery
 from foreign_deeplab import BLOCKS, ResNetMulti
-from foreign_mit import DAFormerHead, HRDANetwork, Network, SegFormerHead, numbered
+from foreign_mit import ConvolvedHead, DAFormerHead, HRDANetwork, Network, SegFormerHead, numbered
 from models.foreign.tiny import CLASSES, with_statistics
 from runs import NIGHT, TINY, command
 from segrefinery.core.errors import SegRefineryError
@@ -59,6 +59,8 @@ def says_the_same(theirs, ours, rows=(0, 1, 2), size=(64, 96)):
 MMSEG = {
     "SegFormer": (lambda: Network(SegFormerHead(3)), "", (), dict),
     "mmsegmentation 0.20": (lambda: Network(SegFormerHead(3)), "", (), numbered),
+    "mmsegmentation's head": (lambda: Network(ConvolvedHead(3)), "", (), dict),
+    "mmsegmentation's head and backbone": (lambda: Network(ConvolvedHead(3, 64)), "", (), numbered),
     "DAFormer": (lambda: Network(DAFormerHead(3)), "model.", ("ema_model.", "imnet_model."), dict),
     "HRDA": (lambda: HRDANetwork(3), "model.", ("ema_model.", "imnet_model."), dict),
     "MIC": (lambda: HRDANetwork(3), "model.", ("ema_model.ema_model.", "mic.teacher.ema_model."), dict),

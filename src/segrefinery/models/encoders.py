@@ -22,7 +22,7 @@ from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
 from segrefinery.models.licence import FREE, MIT, timm_licence
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
-from segrefinery.models.settings import CONFIG, TENSORS, HeadSettings, MiTSettings, TimmSettings
+from segrefinery.models.settings import CONFIG, TENSORS, HeadSettings, MiTSettings, SegFormerSettings, TimmSettings
 from segrefinery.models.states import damaged, downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
 
 log = logging.getLogger(__name__)
@@ -32,15 +32,16 @@ UNKNOWN_STATISTICS = (
     "set others"
 )
 
-# Embedding width, depths of the four stages, and width of SegFormer's head (Xie et al. 2021, tables 1 and 6).
+# Embedding width and depths of the four stages, and width of SegFormer's head (Xie et al. 2021, tables 1 and 6).
 _MIT = {
-    "b0": (32, (2, 2, 2, 2), 256),
-    "b1": (64, (2, 2, 2, 2), 256),
-    "b2": (64, (3, 4, 6, 3), 768),
-    "b3": (64, (3, 4, 18, 3), 768),
-    "b4": (64, (3, 8, 27, 3), 768),
-    "b5": (64, (3, 6, 40, 3), 768),
+    "b0": (32, (2, 2, 2, 2)),
+    "b1": (64, (2, 2, 2, 2)),
+    "b2": (64, (3, 4, 6, 3)),
+    "b3": (64, (3, 4, 18, 3)),
+    "b4": (64, (3, 8, 27, 3)),
+    "b5": (64, (3, 6, 40, 3)),
 }
+SEGFORMER_WIDTHS = {"b0": 256, "b1": 256, "b2": 768, "b3": 768, "b4": 768, "b5": 768}
 
 
 class Encoder(nn.Module, ABC):
@@ -82,7 +83,7 @@ class MiT(Encoder):
         super().__init__()
         transformers = optional("transformers", "MiT encoders need transformers", "segformer")
         warn_of_licence(f"MiT-{size.upper()}", MIT)
-        width, depths, _ = _MIT[size]
+        width, depths = _MIT[size]
         self.channels = (width, 2 * width, 5 * width, 8 * width)
         config: dict[str, Any] = {"hidden_sizes": list(self.channels), "depths": list(depths)}
         if pretrained:
@@ -241,10 +242,11 @@ class EncoderHead(Segmenter):
         return {id(parameter): top - layer[name] for name, parameter in network.named_parameters()}
 
 
-def segformer(num_classes: int, settings: MiTSettings, pretrained: bool, size: str) -> EncoderHead:
+def segformer(num_classes: int, settings: SegFormerSettings, pretrained: bool, size: str) -> EncoderHead:
     """SegFormer: MiT of a size (``b0`` to ``b5``) and its all-linear head."""
     encoder = MiT(size, pretrained, settings.drop_path)
-    head = SegFormerHead(encoder.channels, num_classes, _MIT[size][2], settings)
+    width = settings.width or SEGFORMER_WIDTHS[size]
+    head = SegFormerHead(encoder.channels, num_classes, width, settings, settings.level_norm)
     return EncoderHead(encoder, head, num_classes, settings)
 
 

@@ -27,10 +27,15 @@ def conv_norm(
     )
     norms = {
         "batch": lambda: [nn.BatchNorm2d(outputs)],
-        "group": lambda: [nn.GroupNorm(min(32, outputs // 8), outputs)],
+        "group": lambda: [nn.GroupNorm(groups_of(outputs), outputs)],
         "none": list,
     }
     return nn.Sequential(convolution, *norms[norm](), *([nn.ReLU(inplace=True)] if relu else []))
+
+
+def groups_of(channels: int) -> int:
+    """Of a group norm: eight channels each, or more: 32 groups at most, and as many as divide the channels."""
+    return next(groups for groups in range(max(1, min(32, channels // 8)), 0, -1) if channels % groups == 0)
 
 
 def joined(block: nn.Module, maps: Sequence[Tensor], size: Sequence[int], aligned: bool = False) -> Tensor:
@@ -82,13 +87,19 @@ class SegFormerHead(nn.Module):
     """SegFormer's head: every level through a linear map to ``width`` channels, brought to the finest grid, joined by
     one more linear map with norm and ReLU (Xie et al. 2021, eq. 4).
 
-    With ``width`` 256 it is also the scale attention of HRDA.
+    With ``width`` 256 it is also the scale attention of HRDA. With ``level_norm`` a norm and a ReLU follow each level's
+    linear map, as in mmsegmentation.
     """
 
-    def __init__(self, channels: Sequence[int], num_classes: int, width: int, settings: HeadSettings) -> None:
+    def __init__(
+        self, channels: Sequence[int], num_classes: int, width: int, settings: HeadSettings, level_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.width = width
-        self.embeddings = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in channels)
+        self.width, self.level_norm = width, level_norm
+        self.embeddings = nn.ModuleList(
+            conv_norm(inputs, width, norm=settings.norm) if level_norm else nn.Conv2d(inputs, width, 1)
+            for inputs in channels
+        )
         self.fusion = self.fusion_block(len(channels) * width, width, settings)
         self.dropout = nn.Dropout2d(settings.dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)

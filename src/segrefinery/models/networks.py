@@ -21,6 +21,7 @@ from segrefinery.models.settings import (
     FCN8sSettings,
     HRDASettings,
     MiTSettings,
+    SegFormerSettings,
     SmallSettings,
     SMPSettings,
     Statistics,
@@ -78,7 +79,8 @@ NETWORKS: dict[str, Network] = {
     ),
     "fcn8s_vgg16": Network(FCN8sSettings, later(f"{_HERE}.fcn8s:FCN8s")),
     **{
-        f"segformer_{size}": Network(MiTSettings, later(f"{_HERE}.encoders:segformer", size=size)) for size in MIT_SIZES
+        f"segformer_{size}": Network(SegFormerSettings, later(f"{_HERE}.encoders:segformer", size=size))
+        for size in MIT_SIZES
     },
     **{
         f"daformer_{size}": Network(MiTSettings, later(f"{_HERE}.encoders:daformer", encoder=size))

@@ -46,6 +46,16 @@ class MiTSettings(HeadSettings):
     """Skips blocks of the encoder at random (stochastic depth), the last ones with this probability."""
 
 
+class SegFormerSettings(MiTSettings):
+    """SegFormer: a Mix Transformer and its all-linear head."""
+
+    width: Annotated[int | None, CODE] = Field(default=None, ge=8, le=65_536)
+    """Sets the channels of the head; by default, as published, 256 for b0 and b1 and 768 for the larger ones."""
+    level_norm: Annotated[bool, CODE] = False
+    """Puts a norm and a ReLU behind the linear map of each level, as mmsegmentation's head does (its own checkpoints
+    have ``decode_head.convs``). ``False`` leaves the maps linear, as in the paper and its authors' code."""
+
+
 class TimmSettings(HeadSettings):
     """A head on a timm encoder."""
 

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from foreign_deeplab import BLOCKS, ResNetMulti
-from foreign_mit import DAFormerHead, HRDANetwork, Network, SegFormerHead, numbered
+from foreign_mit import ConvolvedHead, DAFormerHead, HRDANetwork, Network, SegFormerHead, numbered
 from models.foreign.tiny import CLASSES, configurations, saved, with_statistics
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.evaluation.inference import logits_at
@@ -181,19 +181,48 @@ def test_a_state_of_torchvision(tmp_path):
 # -- mmsegmentation's kind ---------------------------------------------------------------------------------------------
 
 
+HEADS = {
+    "SegFormer": (SegFormerHead, 256, "segformer_b0", {}),
+    "SegFormer, wider": (SegFormerHead, 320, "segformer_b0", {"width": 320}),
+    "mmsegmentation's": (ConvolvedHead, 256, "segformer_b0", {"level_norm": True}),
+    "mmsegmentation's, narrow": (ConvolvedHead, 40, "segformer_b0", {"level_norm": True, "width": 40}),
+    "DAFormer": (DAFormerHead, 256, "daformer_b0", {}),
+}
+
+
 @pytest.mark.parametrize("spelling", ["segformer", "numbered"])
-@pytest.mark.parametrize("head", [SegFormerHead, DAFormerHead])
-def test_a_checkpoint_on_mit_predicts_the_same(tmp_path, head, spelling):
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_checkpoint_on_mit_predicts_the_same(tmp_path, kind, spelling):
+    head, width, name, options = HEADS[kind]
     torch.manual_seed(0)
-    module = with_statistics(Network(head(3)))
+    module = with_statistics(Network(head(3, width)))
     state = numbered(module.state_dict()) if spelling == "numbered" else module.state_dict()
     torch.save({"state_dict": dict(state), "meta": {"CLASSES": list(CLASSES)}}, tmp_path / "iter.pth")
     start = read_start(tmp_path / "iter.pth")
-    assert start.network.name == ("segformer_b0" if head is SegFormerHead else "daformer_b0")
+    assert (start.network.name, start.network.options) == (name, options)
     assert start.classes == CLASSES
+    assert not [note for note in start.notes if "left out" in note]
     with torch.no_grad():
         theirs = module(image())
     torch.testing.assert_close(logits_of(start)[0], theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_mmsegmentation_1_keeps_classes_and_an_auxiliary_head_elsewhere(tmp_path):
+    module = with_statistics(Network(ConvolvedHead(3)))
+    state = dict(numbered(module.state_dict())) | {"auxiliary_head.conv_seg.bias": torch.ones(3)}
+    meta = {"dataset_meta": {"classes": CLASSES, "palette": [[0, 0, 0]] * 3}, "iter": 3}
+    torch.save({"state_dict": state, "meta": meta}, tmp_path / "iter_3.pth")
+    start = read_start(tmp_path / "iter_3.pth")
+    assert start.classes == CLASSES
+    assert any("auxiliary_head left out" in note for note in start.notes)
+
+
+def test_a_head_with_another_norm_is_refused_by_name(tmp_path):
+    module = Network(ConvolvedHead(3))
+    state = {name.replace(".bn.", ".gn."): tensor for name, tensor in module.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "gn.pth")
+    with pytest.raises(SegRefineryError, match=r"gn\.pth: decode_head\.convs\.0\.gn\.weight: .*with batch norm"):
+        read_start(tmp_path / "gn.pth")
 
 
 def test_a_student_is_read_from_among_teacher_and_reference(tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization
+from segrefinery.models.encoders import SEGFORMER_WIDTHS
 
 _STAGE = {"patch_embed": "patch_embeddings", "norm": "layer_norm"}
 # A block of the Mix Transformer, as in SegFormer's code and everything lhoyer's rests on -> transformers 5 | 4.
@@ -89,6 +90,8 @@ def read(state: Mapping[str, Tensor], origin: str, asked: Mapping[str, Any]) -> 
     others = sorted({name.partition(".")[0] for name in state if not name.startswith(root)} if root else ())
     notes = [f"{', '.join(others)} left out: the student ({root.rstrip('.')}) is read"] if others else []
     state = {name.removeprefix(root): tensor for name, tensor in state.items() if name.startswith(root)}
+    beside = sorted({name.partition(".")[0] for name in state} - {"backbone", "decode_head"})
+    notes += [f"{', '.join(beside)} left out: the prediction is that of decode_head"] if beside else []
     backbone = _part(state, "backbone.")
     if not any(name.startswith(("patch_embed1.", "layers.0.0.projection")) for name in backbone):
         raise SegRefineryError(
@@ -98,6 +101,7 @@ def read(state: Mapping[str, Tensor], origin: str, asked: Mapping[str, Any]) -> 
     encoder = mix_transformer(backbone)
     size = _size(encoder)
     head = _part(state, "decode_head.")
+    options: dict[str, Any] = {}
     if any(name.startswith("scale_attention.") for name in head):
         fields = {
             **_under("segmenter.encoder.network.", encoder),
@@ -109,12 +113,16 @@ def read(state: Mapping[str, Tensor], origin: str, asked: Mapping[str, Any]) -> 
         name, converted = f"daformer_{size}", _daformer_head(head)
     elif any(name.startswith("linear_c1.") for name in head):
         name, converted = f"segformer_{size}", _segformer_head(head)
+        options = _width(converted, size)
+    elif any(name.startswith("fusion_conv.") for name in head):
+        name, converted = f"segformer_{size}", _convolved_head(head, origin)
+        options = {"level_norm": True} | _width(converted, size)
     else:
         raise SegRefineryError(
-            f"{origin}: its head is neither SegFormer's (linear_c1, linear_fuse) nor DAFormer's (embed_layers, "
-            f"fuse_layer): {', '.join(list(head)[:3]) or 'no decode_head'}"
+            f"{origin}: its head is neither SegFormer's (linear_c1, linear_fuse; mmsegmentation's: convs, fusion_conv) "
+            f"nor DAFormer's (embed_layers, fuse_layer): {', '.join(list(head)[:3]) or 'no decode_head'}"
         )
-    return Renamed(name, {}, _under("encoder.network.", encoder) | _under("head.", converted), notes)
+    return Renamed(name, options, _under("encoder.network.", encoder) | _under("head.", converted), notes)
 
 
 def _root(names: Mapping[str, Any]) -> str | None:
@@ -236,6 +244,30 @@ def _segformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[name] = tensor
     return renamed
+
+
+def _convolved_head(head: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """mmsegmentation's own head for SegFormer: a norm and a ReLU a level, joined finest first."""
+    renamed = {}
+    for name, tensor in head.items():
+        new = re.sub(r"^convs\.(\d)\.conv\.", r"embeddings.\1.0.", name)
+        new = re.sub(r"^convs\.(\d)\.bn\.", r"embeddings.\1.1.", new)
+        new = re.sub(r"^fusion_conv\.conv\.", "fusion.0.", new)
+        new = re.sub(r"^fusion_conv\.bn\.", "fusion.1.", new)
+        renamed[re.sub(r"^conv_seg\.", "classifier.", new)] = tensor
+    if other := next((name for name in renamed if re.match(r"(convs\.\d|fusion_conv)\.", name)), None):
+        raise SegRefineryError(
+            f"{origin}: decode_head.{other}: of mmsegmentation's SegFormer heads those with batch norm (norm_cfg BN or "
+            "SyncBN) can be read"
+        )
+    return renamed
+
+
+def _width(head: Mapping[str, Tensor], size: str) -> dict[str, int]:
+    """The head's channels, where they are not the published ones."""
+    classifier = head.get("classifier.weight")
+    width = SEGFORMER_WIDTHS[size] if classifier is None else classifier.shape[1]
+    return {} if width == SEGFORMER_WIDTHS[size] else {"width": width}
 
 
 def _daformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -267,10 +267,10 @@ def as_theirs(network: Segmenter) -> Any | None:
 
 def _segformer(encoder: MiT, head: SegFormerHead) -> Any:
     layers: Any = head.fusion
-    if not (isinstance(layers[1], nn.BatchNorm2d) and isinstance(layers[-1], nn.ReLU)):
+    if head.level_norm or not (isinstance(layers[1], nn.BatchNorm2d) and isinstance(layers[-1], nn.ReLU)):
         raise SegRefineryError(
-            "transformers' SegFormer joins the levels by a batch norm and a ReLU, and this network was trained with "
-            "other options (norm, relu); --format onnx and torch write it"
+            "transformers' SegFormer joins linear maps of the levels by a batch norm and a ReLU, and this network was "
+            "trained with other options (norm, relu, level_norm); --format onnx and torch write it"
         )
     inner: Any = encoder.network
     config = copy.deepcopy(inner.config)
