@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from segrefinery.evaluation.trust import Observation
@@ -22,12 +23,29 @@ def observation(classes):
     return Observation(names, probs, views, torch.ones_like(classes, dtype=torch.bool), torch.zeros(len(classes)))
 
 
-def test_a_model_that_runs_share_counts_once(tmp_path, monkeypatch):
+@pytest.fixture
+def study(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parents[1]))
     spec = importlib.util.spec_from_file_location("trust_study", SCRIPT)
-    study = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, study)
-    spec.loader.exec_module(study)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_models_count_when_their_run_folders_are_gone(study, tmp_path, monkeypatch):
+    def judged(run, miou):
+        return study.Judged("night", run, "adapt", False, miou, {"trust": miou}, "better", miou - 0.2)
+
+    monkeypatch.setattr(study, "JUDGED", tmp_path / "trust" / "judged.jsonl")
+    monkeypatch.setattr(study, "MODELS", 2)
+    assert study.kept_and([judged("first", 0.3)]) == {}
+    kept = study.kept_and([judged("second", 0.4), judged("an alias", 0.3)])
+    assert kept == {"night": [judged("an alias", 0.3), judged("second", 0.4)]}
+    assert study.kept_and([]) == kept
+
+
+def test_a_model_that_runs_share_counts_once(study, tmp_path, monkeypatch):
     classes = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
     said = {}
     for name, source, stages in (

@@ -7,7 +7,8 @@
 without the source's loss); a finished one is not run again. ``table`` reads every finished cell: the
 looks of runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations
 are those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The
-result is ``benchmarks/results/trust.md``.
+result is ``benchmarks/results/trust.md``; what was said of each model is kept in ``trust/judged.jsonl`` beside it, so
+that it counts when its run folder is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from lib.results import CELLS, RESULTS
 KNOWN = Path(__file__).with_name("known.txt")
 """The runs on which the form of the combined score was chosen; all others test it."""
 LOOKS = 20
-RUNS = 5
-"""A task with fewer runs says nothing of a score and is left out."""
+JUDGED = RESULTS / "trust" / "judged.jsonl"
+MODELS = 5
+"""A task with fewer models says nothing of a score and is left out."""
 SIGNS = {
     "trust": 1, "consistency": 1, "anchors": 1, "ensemble": 1, "entropy": -1, "information": 1, "nuclear_norm": 1,
     "neighborhood_density": 1, "balanced_photometric": 1, "balanced_flip": 1, "balanced_scale": 1, "balanced_mix": 1,
@@ -184,6 +186,19 @@ def judge_task(task: str, runs: Sequence[Path]) -> list[Judged]:
     return judged
 
 
+def kept_and(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """By task: the models that were judged before, and those judged now; all are kept. A model is known by its task and
+    its mIoU."""
+    lines = JUDGED.read_text().splitlines() if JUDGED.exists() else []
+    models = {(each.task, each.miou): each for each in [*(Judged(**json.loads(line)) for line in lines), *judged]}
+    JUDGED.parent.mkdir(parents=True, exist_ok=True)
+    JUDGED.write_text("".join(f"{json.dumps(asdict(each))}\n" for each in models.values()))
+    by_task: dict[str, list[Judged]] = {}
+    for each in models.values():
+        by_task.setdefault(each.task, []).append(each)
+    return {task: models for task, models in sorted(by_task.items()) if len(models) >= MODELS}
+
+
 def across_table(judged: dict[str, list[Judged]]) -> str:
     """Markdown: per score and task, Spearman over all stage ends and the regret of the picked one."""
     lines = [
@@ -275,18 +290,19 @@ def table() -> str:
     by_task: dict[str, list[Path]] = {}
     for run in runs:
         by_task.setdefault(run.parts[-3], []).append(run)
-    judged = {task: judge_task(task, own) for task, own in by_task.items() if len(own) >= RUNS}
+    judged = kept_and([each for task, own in by_task.items() for each in judge_task(task, own)])
     machine = environment()
     where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}"
     if machine["gpu"]:
         where += f", {machine['gpu']}"
     parts = [
         "# Can the label-free scores be believed?",
-        f"{len(runs)} runs, {sum(map(len, curves))} looks in {len(curves)} of them. Computed on {where}.",
+        f"{sum(map(len, judged.values()))} models; {len(runs)} runs looked at anew on {where}, "
+        f"{sum(map(len, curves))} looks in {len(curves)} of them.",
         "## Within a run: the looks at one adaptation",
         within_table(curves) if curves else "No run has looks; see `train`.",
         "## Across runs: the stage ends of all runs of a task",
-        across_table(judged) if judged else f"No task has {RUNS} finished runs.",
+        across_table(judged) if judged else f"No task has {MODELS} models.",
     ]
     for title, part in zip(("on which the score was chosen", "that came after"), known_and_new(judged), strict=True):
         parts += [f"## Verdicts against source-only: runs {title}", verdict_table(part)]
