@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from lib.results import remembered_interval
 
 if TYPE_CHECKING:
     from study import Cell
+
+
+Rows: TypeAlias = "dict[str, dict[int, tuple[Cell, dict[str, Any]]]]"
+"""Row -> seed -> the cell and its result."""
 
 
 def table(study: dict[str, Any], cells: list[Cell]) -> str:
@@ -27,9 +32,9 @@ def table(study: dict[str, Any], cells: list[Cell]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def finished(cells: list[Cell], task: str) -> dict[str, dict[int, tuple[Cell, dict[str, Any]]]]:
-    """Row -> seed -> the cell and its result, of what is done of a task."""
-    rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
+def finished(cells: list[Cell], task: str) -> Rows:
+    """What is done of a task."""
+    rows: Rows = {}
     for cell in cells:
         if cell.task == task and (found := cell.done()) is not None:
             rows.setdefault(cell.row, {})[cell.seed] = (cell, found)
@@ -49,14 +54,14 @@ def why(cell: Cell) -> str:
     return f": {found.get('error', 'settings changed')}" if found else ""
 
 
-def task_table(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> str:
+def task_table(rows: Rows, baseline: str) -> str:
     """A task's table in Markdown."""
     lines = [*task_rows(rows, baseline)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def task_rows(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], baseline: str) -> Iterator[list[str]]:
+def task_rows(rows: Rows, baseline: str) -> Iterator[list[str]]:
     """The head of a task's table, then a line for each row; rows that name a baseline of their own (``against``) are
     also compared with that."""
     mean = {row: {seed: found["miou"] for seed, (_, found) in cells.items()} for row, cells in rows.items()}
@@ -94,17 +99,32 @@ def percent(cells: dict[int, tuple[Cell, dict[str, Any]]], key: str, form: str =
     return format(100 * float(np.mean(values)), form) if len(values) == len(cells) else ""
 
 
-def difference(rows: dict[str, dict[int, tuple[Cell, dict[str, Any]]]], row: str, baseline: str) -> str:
-    """Mean paired difference in mIoU points with its interval."""
-    if row == baseline or baseline not in rows:
-        return ""
-    seeds = sorted(set(rows[row]) & set(rows[baseline]))
+@dataclass(frozen=True)
+class Gain:
+    """How far a row's models are above another's, in points of mIoU: the mean over common seeds, and its interval."""
+
+    points: float
+    interval: tuple[float, float] | None
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.points:+.1f}" + (f" [{self.interval[0]:+.1f}, {self.interval[1]:+.1f}]" if self.interval else "")
+
+
+def gain(rows: Rows, row: str, baseline: str) -> Gain | None:
+    """None where the two have no seed in common."""
+    seeds = sorted(set(rows.get(row, ())) & set(rows.get(baseline, ())))
     if not seeds:
-        return ""
+        return None
     both = [(rows[row][seed], rows[baseline][seed]) for seed in seeds]
-    points = 100 * np.mean([ours["miou"] - theirs["miou"] for (_, ours), (_, theirs) in both])
-    interval = interval_of([(ours, theirs) for (ours, _), (theirs, _) in both])
-    return f"{points:+.1f}" + (f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "")
+    points = 100 * float(np.mean([ours["miou"] - theirs["miou"] for (_, ours), (_, theirs) in both]))
+    return Gain(points, interval_of([(ours, theirs) for (ours, _), (theirs, _) in both]), len(seeds))
+
+
+def difference(rows: Rows, row: str, baseline: str) -> str:
+    """Mean paired difference in mIoU points with its interval."""
+    found = None if row == baseline else gain(rows, row, baseline)
+    return "" if found is None else str(found)
 
 
 def interval_of(pairs: list[tuple[Cell, Cell]]) -> tuple[float, float] | None:
