@@ -229,6 +229,7 @@ def lookup_table(ids: Mapping[int, str | None], space: LabelSpace, merge: Merge 
 
 def apply_table(mask: Tensor, table: Tensor) -> Tensor:
     """``table[mask]`` as int64; ids beyond the table are ``UNKNOWN`` too. The mask may have any integer type."""
+    import numpy as np
     import torch
 
     if mask.ndim == 2 and mask.numel() > _AT_ONCE:
@@ -237,11 +238,11 @@ def apply_table(mask: Tensor, table: Tensor) -> Tensor:
         for top in range(0, len(mask), lines):
             label[top : top + lines] = apply_table(mask[top : top + lines], table)
         return label
-    index = mask.long()
-    fits = mask.dtype == torch.uint8 and len(table) >= 256
-    if not fits and index.numel() and int(index.max()) >= len(table):
-        return torch.where(index < len(table), table[index.clamp(max=len(table) - 1)], UNKNOWN)
-    return table[index]
+    ids, known = mask.numpy(), table.numpy()  # torch looks up at a quarter of numpy's speed
+    fits = mask.dtype == torch.uint8 and len(known) >= 256
+    if not fits and ids.size and int(ids.max()) >= len(known):
+        return torch.from_numpy(np.where(ids < len(known), known.take(ids, mode="clip"), UNKNOWN))
+    return torch.from_numpy(known.take(ids))
 
 
 def parse_space(space: LabelSpace | str | Sequence[str]) -> LabelSpace:

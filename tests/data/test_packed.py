@@ -82,6 +82,23 @@ def test_what_is_wrong_with_a_shard_is_one_line(shards):
         open_dataset(f"shards:{shards}/wide.tar,classes={shards}/names.txt").label(0)
 
 
+def test_a_mask_is_read_without_its_image(shards, monkeypatch):
+    """Of which the header says the size, turned as it is seen."""
+    turned = Image.fromarray(PICTURES[0].transpose(1, 0, 2))
+    mark = turned.getexif()
+    mark[0x0112] = 6
+    file = io.BytesIO()
+    turned.save(file, format="JPEG", exif=mark)
+    pack(shards / "turned.tar", {"7.jpg": file.getvalue(), "7.mask.png": png(MASKS[0])})
+    pack(shards / "other.tar", {"7.jpg": file.getvalue(), "7.mask.png": png(MASKS[0].T)})
+    datasets = [open_dataset(f"shards:{shards}/{name}.tar,classes={shards}/names.txt") for name in ("turned", "other")]
+    assert datasets[0].image(0).shape[1:] == MASKS[0].shape
+    monkeypatch.setattr("segrefinery.data.packed.read_image", None)
+    assert np.array_equal(datasets[0].label(0).numpy(), MASKS[0])
+    with pytest.raises(SegRefineryError, match="is 8 x 12, its image 12 x 8 pixels"):
+        datasets[1].label(0)
+
+
 def test_masks_of_a_shard_without_their_image_are_said(shards):
     pack(shards / "stray.tar", {"8.png": png(PICTURES[1]), "8.mask.png": png(MASKS[1]), "9.mask.png": png(MASKS[1])})
     dataset = open_dataset(f"shards:{shards}/stray.tar,classes=cityscapes")

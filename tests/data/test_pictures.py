@@ -13,7 +13,7 @@ from data.pictures import raw_png
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.decoding import image_size, read_ids, read_image
-from segrefinery.data.reading import Reading
+from segrefinery.data.reading import Reading, colors_of
 
 SIZE = (24, 40)
 RNG = np.random.default_rng(0)
@@ -206,3 +206,20 @@ def test_settings_of_the_range_that_contradict_each_other(tmp_path, lines, messa
 def test_a_range_replaces_the_guess_about_16_bits(tmp_path):
     raw_png(tmp_path / "a.png", np.full((2, 3, 3), 1000), 16)
     assert int(read_image(tmp_path / "a.png", Reading(range=(0, 2000)))[0, 0, 0]) == 128
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Reading(range=(100, 3000), bands=(4, 3, 2, 1, 5, 6)),
+        Reading(percentile=(2, 98), bands=(1, 2, 3, 4, 5, 6)),
+        Reading(percentile=(2, 98), bands=(3,)),
+        Reading(bits=12, bands=(3, 2, 1)),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_numbers_that_are_looked_up_are_those_that_are_computed(tmp_path, monkeypatch, reading, kind):
+    values = RNG.integers(0, 256 if kind is np.uint8 else 4096, (200, 300, 6)).astype(kind)
+    looked_up = colors_of(tmp_path, values, reading)
+    monkeypatch.setattr("segrefinery.data.reading._few_numbers", lambda values: False)
+    assert np.array_equal(looked_up, colors_of(tmp_path, values, reading))

@@ -88,21 +88,24 @@ def read_ids(path: Path, channel: int | None = None, data: bytes | None = None) 
     return torch.from_numpy(ids)
 
 
-def image_size(path: Path, upright: bool = True) -> tuple[int, int]:
+def image_size(path: Path, upright: bool = True, data: bytes | None = None) -> tuple[int, int]:
     """Height and width as ``read_image`` gives them, read from the header alone."""
-    (height, width), mark = stored_size(path)
+    (height, width), mark = stored_size(path, data)
     return (width, height) if upright and mark >= 5 else (height, width)
 
 
-def stored_size(path: Path) -> tuple[tuple[int, int], int]:
-    """Height and width as stored, and a JPEG's EXIF mark of rotation: 1 for none, 5 to 8 swap the sides."""
-    _regular(path, "image")
-    with path.open("rb") as stream:
+def stored_size(path: Path, data: bytes | None = None) -> tuple[tuple[int, int], int]:
+    """Height and width as stored, and a JPEG's EXIF mark of rotation: 1 for none, 5 to 8 swap the sides; of a file, or
+    of its content."""
+    if data is None:
+        _regular(path, "image")
+    stream = path.open("rb") if data is None else io.BytesIO(data)
+    with stream:
         if _is_tiff(stream):
             return _tiff(stream, path, "image").size, 1
-    with path.open("rb") as stream, _opened(stream, path, "image") as image:
-        width, height = image.size
-        return (height, width), _orientation(image) if isinstance(image, JpegImageFile) else 1
+        with _opened(stream, path, "image") as image:
+            width, height = image.size
+            return (height, width), _orientation(image) if isinstance(image, JpegImageFile) else 1
 
 
 def palette_in(path: Path) -> list[int] | None:

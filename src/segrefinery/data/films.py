@@ -117,7 +117,7 @@ class FilmDataset:
                 raise
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
     def content_key(self) -> Iterator[str]:
         try:

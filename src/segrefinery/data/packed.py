@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import readable
 from segrefinery.core.lazy import optional
-from segrefinery.data.decoding import DataError, read_ids, read_image, unreadable_file
+from segrefinery.data.decoding import DataError, image_size, read_ids, read_image, unreadable_file
 from segrefinery.data.files import IdMasks
 from segrefinery.data.sorting import IMAGE_SUFFIXES
 from segrefinery.labels import IGNORE, LabelSpace, lookup_table, parse_space
@@ -57,7 +57,8 @@ class PackedDataset(ABC):
         if self._masks is None:
             raise DataError(place, "mask", "nothing says its classes", "name them with ,classes=")
         label = self._masks.label_of(read_ids(place, data=data), place)
-        height, width = self.image(index).shape[-2:]
+        image, data = self.content(index, False)
+        height, width = image_size(image, data=data)
         if tuple(label.shape) != (height, width):
             problem = f"is {label.shape[1]} x {label.shape[0]}, its image {width} x {height} pixels"
             raise DataError(place, "mask", problem, "write masks at the images' size")

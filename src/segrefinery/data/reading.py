@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from segrefinery.data.faults import DataError
+
+AT_ONCE = 1 << 20
+"""Numbers that are looked up at once; their places take eight bytes each."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def _chosen(path: Path, values: np.ndarray, bands: tuple[int, ...] | None) -> np
         if max(bands) > count:
             problem = f"has {count} bands, band {max(bands)} is asked for"
             raise DataError(path, "image", problem, "correct bands in dataset.yaml, or remove the image")
-        return values[..., [band - 1 for band in bands]] if values.ndim == 3 else values
+        as_stored = values.ndim == 2 or bands == tuple(range(1, count + 1))
+        return values if as_stored else values[..., [band - 1 for band in bands]]
     if count in (1, 3):
         return values
     problem = f"has {count} bands, and nothing says which are red, green and blue"
@@ -84,6 +90,12 @@ def _percentiles(values: np.ndarray, shares: tuple[float, float] | None) -> np.n
 
 def _scaled(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The first of ``ends`` (2, or 2 x bands) and below, and what is no number, to 0; the second and above to 255."""
+    if ends.ndim == 2 and _few_numbers(values):
+        return np.stack([_scaled(values[..., band], each) for band, each in enumerate(ends.T)], axis=-1)
+    return _looked_up(values, partial(_scaled_one_by_one, ends=ends))
+
+
+def _scaled_one_by_one(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     low, high = ends.astype(np.float32)
     share = (values.astype(np.float32) - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
     return np.rint(np.nan_to_num(np.clip(share, 0, 1)) * 255).astype(np.uint8)
@@ -101,4 +113,21 @@ def _eight_bits(path: Path, values: np.ndarray, bits: int | None) -> np.ndarray:
         )
     if peak > most:
         raise DataError(path, "image", f"holds the value {peak}, more than {bits} bits", "correct bits in dataset.yaml")
-    return ((values.astype(np.int32) * 255 + most // 2) // most).astype(np.uint8)
+    return _looked_up(values, lambda numbers: ((numbers.astype(np.int32) * 255 + most // 2) // most).astype(np.uint8))
+
+
+def _few_numbers(values: np.ndarray) -> bool:
+    """Whether it takes longer to convert values than every number that they may be."""
+    return values.dtype in (np.uint8, np.uint16) and values.size > 1 << 17
+
+
+def _looked_up(values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The values as ``convert`` changes each to uint8."""
+    if not _few_numbers(values):
+        return convert(values)
+    table = convert(np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype))
+    found = np.empty(values.shape, dtype=np.uint8)
+    lines = max(1, AT_ONCE * len(values) // values.size)
+    for top in range(0, len(values), lines):
+        found[top : top + lines] = table.take(values[top : top + lines])
+    return found
