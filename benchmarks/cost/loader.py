@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -54,15 +55,19 @@ class Pngs:
 
 
 def paint(folder: Path, images: int) -> None:
-    """Smooth shapes with sensor noise: about as hard to compress as a photograph (3 to 4 MB each)."""
+    """Write pictures, and masks in blocks; about as hard to compress as photographs (3 to 4 MB each)."""
     for index in range(images):
         rng = generator("benchmark", index)
-        shapes = torch.rand(3, 16, 32, generator=rng)
-        picture = T.resize(shapes, list(SIZE), antialias=True) * 255
-        picture = picture + 3 * torch.randn(3, *SIZE, generator=rng)
-        write_png(picture.clamp(0, 255).to(torch.uint8), str(folder / f"{index}.png"))
+        write_png(photograph(rng), str(folder / f"{index}.png"))
         mask = torch.randint(0, 19, (1, 32, 64), generator=rng).to(torch.uint8)
         write_png(T.resize(mask, list(SIZE), T.InterpolationMode.NEAREST), str(folder / f"{index}_mask.png"))
+
+
+def photograph(rng: torch.Generator, bands: int = 3) -> Tensor:
+    """Smooth shapes with sensor noise: uint8, bands x H x W."""
+    shapes = torch.rand(bands, 16, 32, generator=rng)
+    picture = T.resize(shapes, list(SIZE), antialias=True) * 255
+    return (picture + 3 * torch.randn(bands, *SIZE, generator=rng)).clamp(0, 255).to(torch.uint8)
 
 
 def rate(read: Callable[[], Iterator[int]], seconds: float) -> float:
@@ -101,7 +106,7 @@ def decoded_by_torchvision(data: Pngs) -> Iterator[int]:
         yield 1
 
 
-def batched(data: Pngs | Cached, settings: DataSettings) -> Callable[[], Iterator[int]]:
+def batched(data: Any, settings: DataSettings) -> Callable[[], Iterator[int]]:
     """Training batches, as the training loop gets them."""
 
     def read() -> Iterator[int]:
