@@ -126,8 +126,8 @@ def _looked_up(values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) 
     if not _few_numbers(values):
         return convert(values)
     table = convert(np.arange(np.iinfo(values.dtype).max + 1, dtype=values.dtype))
-    found = np.empty(values.shape, dtype=np.uint8)
+    converted = np.empty(values.shape, dtype=np.uint8)
     lines = max(1, AT_ONCE * len(values) // values.size)
     for top in range(0, len(values), lines):
-        found[top : top + lines] = table.take(values[top : top + lines])
-    return found
+        converted[top : top + lines] = table.take(values[top : top + lines])
+    return converted
