@@ -149,6 +149,7 @@ def test_ids_beyond_a_narrow_table_are_unknown():
     table = lookup_table({0: "road", 255: None}, space("road", "car"))
     mask = torch.tensor([[0, 255, 256, 9]], dtype=torch.uint16)
     assert apply_table(mask, table).tolist() == [[0, IGNORE, UNKNOWN, UNKNOWN]]
+    assert apply_table(torch.tensor([[0, -1, 300]]), table).tolist() == [[0, UNKNOWN, UNKNOWN]]
 
 
 def test_parse_space():

@@ -228,7 +228,8 @@ def lookup_table(ids: Mapping[int, str | None], space: LabelSpace, merge: Merge 
 
 
 def apply_table(mask: Tensor, table: Tensor) -> Tensor:
-    """``table[mask]`` as int64; ids beyond the table are ``UNKNOWN`` too. The mask may have any integer type."""
+    """``table[mask]`` as int64; ids below zero or beyond the table are ``UNKNOWN`` too. The mask may have any integer
+    type."""
     import numpy as np
     import torch
 
@@ -240,8 +241,9 @@ def apply_table(mask: Tensor, table: Tensor) -> Tensor:
         return label
     ids, known = mask.numpy(), table.numpy()  # torch looks up at a quarter of numpy's speed
     fits = mask.dtype == torch.uint8 and len(known) >= 256
-    if not fits and ids.size and int(ids.max()) >= len(known):
-        return torch.from_numpy(np.where(ids < len(known), known.take(ids, mode="clip"), UNKNOWN))
+    if not fits and ids.size and not 0 <= ids.min() <= ids.max() < len(known):
+        inside = (ids >= 0) & (ids < len(known))
+        return torch.from_numpy(np.where(inside, known.take(ids, mode="clip"), UNKNOWN))
     return torch.from_numpy(known.take(ids))
 
 
