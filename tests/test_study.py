@@ -345,9 +345,11 @@ def test_without_the_counts_of_every_image_an_interval_is_remembered(study, tmp_
     assert "| +0.0 |" in capsys.readouterr().out, "no interval is better than one of half the seeds"
     rows = {row: [cell.name for cell in study.read_study(path)[1] if cell.row == row] for row in GOOD["rows"]}
     line = {"ours": rows["longer"], "theirs": rows["self_training"], "interval": [-0.5, 0.25]}
-    (tmp_path / "results" / "counts" / "intervals.jsonl").write_text(json.dumps(line) + "\n")
-    assert called(study, monkeypatch, "table", path) == 0
-    assert "| +0.0 [-0.5, +0.2] |" in capsys.readouterr().out
+    for points, said in ((0.0, "| +0.0 [-0.5, +0.2] |"), (1.0, "| +0.0 |")):
+        remembered = json.dumps(line | {"points": points}) + "\n"
+        (tmp_path / "results" / "counts" / "intervals.jsonl").write_text(remembered)
+        assert called(study, monkeypatch, "table", path) == 0
+        assert said in capsys.readouterr().out
 
 
 def test_share_of_the_gap_that_is_closed(study: ModuleType):

@@ -88,15 +88,16 @@ def read_counts(path: Path) -> np.ndarray | None:
         return file["per_image"].astype(np.int64)
 
 
-def remembered_interval(path: Path, ours: list[str], theirs: list[str]) -> tuple[float, float] | None:
+def remembered_interval(path: Path, ours: list[str], theirs: list[str], points: float) -> tuple[float, float] | None:
     """The interval of two rows' models that was computed before the counts of their images were kept, or None.
 
     Args:
-        path: JSON lines, each ``{"ours": [...], "theirs": [...], "interval": [low, high]}``.
+        path: JSON lines, each ``{"ours": [...], "theirs": [...], "points": ..., "interval": [low, high]}``.
         ours, theirs: the models by name, a seed each.
+        points: their difference; another one than the line's is that of models trained anew.
     """
     lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
     for line in lines:
-        if (line["ours"], line["theirs"]) == (ours, theirs):
+        if (line["ours"], line["theirs"]) == (ours, theirs) and abs(line["points"] - points) < 0.06:
             return line["interval"][0], line["interval"][1]
     return None

@@ -118,7 +118,7 @@ def gain(rows: Rows, row: str, baseline: str) -> Gain | None:
         return None
     both = [(rows[row][seed], rows[baseline][seed]) for seed in seeds]
     points = 100 * float(np.mean([ours["miou"] - theirs["miou"] for (_, ours), (_, theirs) in both]))
-    return Gain(points, interval_of([(ours, theirs) for (ours, _), (theirs, _) in both]), len(seeds))
+    return Gain(points, interval_of([(ours, theirs) for (ours, _), (theirs, _) in both], points), len(seeds))
 
 
 def difference(rows: Rows, row: str, baseline: str) -> str:
@@ -127,14 +127,14 @@ def difference(rows: Rows, row: str, baseline: str) -> str:
     return "" if found is None else str(found)
 
 
-def interval_of(pairs: list[tuple[Cell, Cell]]) -> tuple[float, float] | None:
+def interval_of(pairs: list[tuple[Cell, Cell]], points: float) -> tuple[float, float] | None:
     """Of the mean difference of ours to theirs, a pair a seed; None if the counts of an image are not known."""
     counts = [(ours.counts(), theirs.counts()) for ours, theirs in pairs]
     known = [(ours, theirs) for ours, theirs in counts if ours is not None and theirs is not None]
     if len(known) == len(pairs):
         return paired_interval(known)
     names = [[cell.name for cell in side] for side in zip(*pairs, strict=True)]
-    return remembered_interval(pairs[0][0].results.parent / "counts" / "intervals.jsonl", *names)
+    return remembered_interval(pairs[0][0].results.parent / "counts" / "intervals.jsonl", *names, points)
 
 
 def closed(mean: dict[str, dict[int, float]], row: str) -> str:
