@@ -54,6 +54,7 @@ SAM = {
     "stages.adapt.refine.confidence_threshold.portion": 0.5, "stages.adapt.refine.confidence_threshold.cap": 0.9,
     "stages.adapt.refine.pixel_attention.weight": 0.1, "stages.adapt.refine.pixel_attention.form": "l1",
     "stages.adapt.refine.pixel_attention.target": "skip", "stages.adapt.refine.pixel_attention.domains": "both",
+    "stages.adapt.refine.pixel_attention.divisor": "elements",
 }  # fmt: skip
 ADAM = ("adam", 1e-5, 1, 5e-4, (0.9, 0.99), 0, 50_000)
 UNCERDA_AA = ADAPTSEGNET | {
@@ -105,7 +106,7 @@ STATED = {
     "pixel_attention_fcn8s": SAM
     | {
         "stages.attention.optimizer": ADAM, "stages.adapt.optimizer": ADAM, "stages.adapt.generations": 6,
-        "stages.adapt.refine.pixel_attention.weight": 0.001,
+        "stages.adapt.refine.pixel_attention.weight": 0.001, "stages.adapt.refine.pixel_attention.divisor": "pixels",
     },
     "dacs": SHARE
     | {

@@ -3,7 +3,8 @@ or wrong. Linear classifiers on noisy regions of a shifted target; everything bu
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from segrefinery.data.batch import LabeledBatch
 from segrefinery.labels import IGNORE
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine.base import PseudoLabels, SourceStep, Step, TargetStep
-from segrefinery.refine.pixel_attention.formulas import attention_distance, group_entropy
+from segrefinery.refine.pixel_attention.formulas import attention_distance, group_entropy, pixel_attention
 from segrefinery.refine.pixel_attention.refiner import PixelAttention, PixelAttentionSettings
 from toys import ToySegmenter, toy_teacher
 
@@ -108,3 +109,21 @@ def test_the_order_of_fig_4_is_that_of_equation_9_and_not_of_8():
 def test_the_distance_is_summed_over_channels(divisor, expected):
     maps, wanted = torch.tensor([[[[1.0, 2.0]], [[0.0, -3.0]]]]), torch.tensor([[[[0.0, 2.0]], [[3.0, 0.0]]]])
     assert attention_distance(maps, wanted, divisor=divisor) == expected
+
+
+def best_confidence(divisor: Literal["pixels", "elements"], classes: int = 15) -> float:
+    """Of networks that are right everywhere, each class as often, and more or less sure: that with the least loss."""
+    label, flat = torch.arange(classes)[None, None], torch.ones(1, 1, 1, classes)
+
+    def loss(sureness: float) -> float:
+        logits = (sureness * torch.eye(classes))[None, :, None] - sureness / classes
+        wanted = pixel_attention(logits, flat)
+        return float(F.cross_entropy(logits, label) + 0.1 * attention_distance(logits, wanted, divisor=divisor))
+
+    best = min((step / 10 for step in range(120)), key=loss)
+    return math.exp(best) / (math.exp(best) + classes - 1)
+
+
+def test_summed_over_classes_the_published_weight_undoes_what_labels_teach():
+    assert best_confidence("pixels") < 0.82
+    assert best_confidence("elements") > 0.98
