@@ -157,9 +157,10 @@ def test_images_that_are_finished_are_kept(tmp_path, model, images):
         write_predictions(model, images, out, factor=2)
 
 
-@pytest.mark.parametrize("form", ["png", "coco"])
+@pytest.mark.parametrize("form", ["png", "coco", "parquet"])
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_labels_of_large_pictures_are_those_of_the_whole(tmp_path, model, images, request, form, threshold):
+    parquet = pytest.importorskip("pyarrow.parquet") if form == "parquet" else None
     write_labels(model, images, tmp_path / "whole", threshold, format=form)
     request.getfixturevalue("small_is_large")
     model.predict = None  # no probabilities of a whole picture
@@ -170,6 +171,12 @@ def test_labels_of_large_pictures_are_those_of_the_whole(tmp_path, model, images
         )
         assert [a["segmentation"] for a in one] == [a["segmentation"] for a in other]
         assert [a["score"] for a in one] == pytest.approx([a["score"] for a in other], abs=0.005)
+        return
+    if parquet:
+        one, other = (
+            parquet.read_table(tmp_path / folder / "part-000000.parquet").to_pylist() for folder in ("whole", "strips")
+        )
+        assert one == other
         return
     for name in ("000000_a.png", "000000_a.weight.png", "000001_b.png"):
         assert np.array_equal(read(tmp_path / "whole" / name), read(tmp_path / "strips" / name)), name

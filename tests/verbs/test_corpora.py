@@ -78,6 +78,34 @@ def test_parquet_is_read_by_its_own_library(run, camera, tmp_path):
     assert write_labels(run, camera, tmp_path / "table", format="parquet").kept >= 5
 
 
+def test_a_part_of_parquet_holds_some_pictures_at_a_time(run, camera, tmp_path, monkeypatch):
+    """However many large ones it is of."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_labels(run, camera, tmp_path / "whole", format="parquet")
+    monkeypatch.setattr("segrefinery.interchange.labels.parquet.AT_ONCE", 1)
+    write_labels(run, camera, tmp_path / "table", format="parquet")
+    file = parquet.ParquetFile(tmp_path / "table/part-000000.parquet")
+    assert file.num_row_groups == 5
+    assert file.read().equals(parquet.read_table(tmp_path / "whole/part-000000.parquet"))
+    assert {path.name for path in (tmp_path / "table").iterdir()} == {
+        "part-000000.parquet", "classes.json", "made.json"
+    }  # fmt: skip
+
+
+def test_a_picture_that_no_cell_holds_is_left_out(run, camera, tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "in"
+    picture(folder / "a.png", (32, 64))
+    picture(folder / "b.png", (32, 65))
+    monkeypatch.setattr("segrefinery.interchange.labels.parquet.LONGEST", 32 * 64)
+    result = write_labels(run, folder, tmp_path / "table", format="parquet")
+    assert result.first_faults() == (
+        f"{folder}/b.png: image: has 65 x 32 pixels, more than 2,048, and Parquet keeps a picture in one cell; write "
+        "--format png, or cut it into tiles."
+    )
+    assert parquet.read_table(tmp_path / "table/part-000000.parquet")["name"].to_pylist() == ["a"]
+
+
 def test_the_shares_of_a_job_are_all_of_it_once(run, camera, tmp_path, monkeypatch):
     model, dataset = api.load(run, "cpu"), UnlabeledView(open_dataset(str(camera)))
     job, done = Job(model, dataset, PngLabels(tmp_path, model.space)), []

@@ -272,16 +272,21 @@ def _opened(stream: BinaryIO, path: Path, field: str) -> ImageFile:
 
 
 def _refuse_size(path: Path, field: str, height: int, width: int) -> None:
-    if width * height > _most_pixels():
+    if width * height > most_pixels():
         raise DataError(
             path,
             field,
-            f"has {width} x {height} pixels, more than {_most_pixels():,}",
+            f"has {width} x {height} pixels, more than {most_pixels():,}",
             f"cut it into tiles, or set the environment variable {_SWITCH} to a larger number",
         )
 
 
-def _most_pixels() -> int:
+def most_pixels() -> int:
+    """Of an image that is decoded whole.
+
+    Raises:
+        SegRefineryError: ``SEGREFINERY_MAX_PIXELS`` is no number.
+    """
     given = os.environ.get(_SWITCH, "")
     if not given:
         return MOST_PIXELS

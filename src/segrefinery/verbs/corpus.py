@@ -98,6 +98,7 @@ class Job:
         item = self.item(index)
         try:
             picture = picture_of(self.dataset, index)
+            self.writer.refuse(item, picture.size)
             large = item.file is not None and is_large(self.model.data, picture.size, picture.size)
             image = None if large else self.dataset.image(index)
         except SegRefineryError as error:

@@ -61,6 +61,13 @@ class LabelWriter(ABC):
     def files(self, item: Item) -> Sequence[Path]:
         """What is written of an image; the last of them last."""
 
+    def refuse(self, item: Item, size: tuple[int, int]) -> None:  # noqa: B027
+        """Asked before an image of this height and width is looked at.
+
+        Raises:
+            DataError: this form cannot hold its labels.
+        """
+
     @abstractmethod
     def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
         """Write what a model says of an image.

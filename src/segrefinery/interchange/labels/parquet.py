@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,31 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from segrefinery.core.files import whole_file, write_json
+from segrefinery.core.files import cannot_write, whole_file, write_json
 from segrefinery.core.lazy import optional
+from segrefinery.data.decoding import DataError, most_pixels
 from segrefinery.data.label_files import share_image
 from segrefinery.data.numbering import own_numbering
 from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter
+
+AT_ONCE = 1 << 26
+"""Bytes of PNGs that are held: in memory until a part is written, and then as a group of its rows."""
+LONGEST = (1 << 31) - (1 << 24)
+"""Bytes in a cell, and so pixels of a picture that does not shrink."""
 
 
 @dataclass
 class ParquetLabels(LabelWriter):
     """``part-NNNNNN.parquet`` of 32 images each: ``number``, ``name``, ``height``, ``width``, and as PNG ``label`` and
-    ``weight``; ``classes.json``. Images that are written together come from one process."""
+    ``weight``; ``classes.json``. Images that are written together come from one process.
+
+    However large the images are, 64 MiB of PNGs are held beside those of one of them; the others wait on disk, in a
+    file without a name in the folder.
+    """
 
     chunk: int = 32
     _rows: list[dict[str, Any]] = field(default_factory=list)
+    _pngs: Any = None
 
     def __post_init__(self) -> None:
         arrow()
@@ -32,21 +44,53 @@ class ParquetLabels(LabelWriter):
     def files(self, item: Item) -> Sequence[Path]:
         return (self._part(item.index),)
 
+    def refuse(self, item: Item, size: tuple[int, int]) -> None:
+        most = min(most_pixels(), LONGEST)
+        if size[0] * size[1] > most:
+            problem = f"has {size[1]} x {size[0]} pixels, more than {most:,}, and Parquet keeps a picture in one cell"
+            raise DataError(item.file or item.name, "image", problem, "write --format png, or cut it into tiles")
+
     def write(self, item: Item, image: Tensor | None, labelled: Labelled) -> None:
         label, confidence = labelled
-        numbering = self.numbering or own_numbering(self.space)
-        self._rows.append(
-            {"number": item.index, "name": item.name, "height": label.shape[0], "width": label.shape[1],
-             "label": _png(numbering.picture(label)), "weight": _png(share_image(confidence))}
-        )  # fmt: skip
+        row = {"number": item.index, "name": item.name, "height": label.shape[0], "width": label.shape[1]}
+        pictures = {"label": (self.numbering or own_numbering(self.space)).picture(label)}
+        pictures["weight"] = share_image(confidence)
+        try:
+            if self._pngs is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._pngs = tempfile.SpooledTemporaryFile(AT_ONCE, dir=str(self.folder))  # noqa: SIM115
+            self._rows.append(row | {name: _append(self._pngs, each) for name, each in pictures.items()})
+        except OSError as error:
+            raise cannot_write(self._part(item.index), error) from error
 
     def close(self) -> None:
         if not self._rows:
             return
         pyarrow, parquet = arrow()
-        with whole_file(self._part(self._rows[0]["number"]), durable=False) as file:
-            parquet.write_table(pyarrow.Table.from_pylist(self._rows), file)
-        self._rows = []
+        kinds = {"number": pyarrow.int64(), "name": pyarrow.string(), "height": pyarrow.int64()}
+        kinds |= {"width": pyarrow.int64(), "label": pyarrow.binary(), "weight": pyarrow.binary()}
+        schema = pyarrow.schema(kinds)
+        with (
+            whole_file(self._part(self._rows[0]["number"]), durable=False) as file,
+            parquet.ParquetWriter(file, schema) as table,
+        ):
+            for rows in self._groups():
+                table.write_table(pyarrow.Table.from_pylist(rows, schema))
+        self._pngs.close()
+        self._rows, self._pngs = [], None
+
+    def _groups(self) -> Iterator[list[dict[str, Any]]]:
+        """The rows with their PNGs, as many as may be held together."""
+        self._pngs.seek(0)
+        group, held = [], 0
+        for row in self._rows:
+            size = row["label"] + row["weight"]
+            if group and held + size > AT_ONCE:
+                yield group
+                group, held = [], 0
+            group.append(row | {name: self._pngs.read(row[name]) for name in ("label", "weight")})
+            held += size
+        yield group
 
     def finish(self, items: Sequence[Item]) -> None:
         codes = (self.numbering or own_numbering(self.space)).codes
@@ -58,10 +102,11 @@ class ParquetLabels(LabelWriter):
         return self.folder / f"part-{index // self.chunk:06d}.parquet"
 
 
-def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()
+def _append(file: Any, picture: Image.Image) -> int:
+    """Write a picture as PNG behind others -> its bytes."""
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return file.write(content.getbuffer())
 
 
 def arrow() -> tuple[Any, Any]:
