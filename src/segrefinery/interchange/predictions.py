@@ -16,8 +16,6 @@ from segrefinery.data.tiff import GeoTag
 from segrefinery.interchange.raster import write_tiff
 from segrefinery.labels import LabelSpace
 
-OPACITY = 0.5
-"""Of the colours in the overlay."""
 STRIP = 512
 """Rows that are painted at a time."""
 
@@ -59,14 +57,18 @@ def write_prediction(
     return paths
 
 
-def overlay(image: Tensor, label: Tensor, space: LabelSpace, opacity: float = OPACITY) -> np.ndarray:
-    """H x W x 3 uint8: the image with the classes' colours over it; 255 in ``label`` leaves the image as it is."""
-    if len(label) > STRIP:  # in floats, of a large image only a part at a time
+def overlay(image: Tensor, label: Tensor, space: LabelSpace) -> np.ndarray:
+    """H x W x 3 uint8: the mean of the image and the classes' colours; 255 in ``label`` leaves the image as it is."""
+    if len(label) > STRIP:  # in wider numbers, of a large image only a part at a time
         parts = zip(image.split(STRIP, dim=1), label.split(STRIP), strict=True)
-        return np.concatenate([overlay(*part, space, opacity) for part in parts])
-    colors = torch.zeros(256, 3)
-    colors[: space.num_classes] = torch.tensor(space.colors, dtype=torch.float32)
-    label = label.long().cpu()
-    share = torch.where(label < space.num_classes, opacity, 0.0)[..., None]
-    plain = shown(image).cpu().permute(1, 2, 0).float()
-    return ((1 - share) * plain + share * colors[label]).round().to(torch.uint8).numpy()
+        return np.concatenate([overlay(*part, space) for part in parts])
+    plain, classes = shown(image).cpu().permute(1, 2, 0).numpy(), label.to(torch.uint8).cpu().numpy()
+    colors = np.zeros((256, 3), dtype=np.uint16)
+    colors[: space.num_classes] = space.colors
+    both = colors.take(classes, axis=0) + plain
+    both += both >> 1 & 1  # halves become even
+    painted = (both >> 1).astype(np.uint8)
+    if classes.max(initial=0) >= space.num_classes:
+        bare = classes >= space.num_classes
+        painted[bare] = plain[bare]
+    return painted

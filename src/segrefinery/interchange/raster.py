@@ -99,10 +99,11 @@ def write_png(
             file.write(_chunk(b"PLTE", bytes(part for color in colors for part in color)))
         if note:
             file.write(_chunk(b"tEXt", _NOTE + b"\0" + note.encode("ascii", "backslashreplace")))
-        packer = zlib.compressobj(6)
+        packer, above = zlib.compressobj(1, strategy=zlib.Z_RLE), np.zeros((1, size[1]), dtype=np.uint8)
         for rows in _by(TILE, strips):
-            lines = np.zeros((len(rows), size[1] + 1), dtype=np.uint8)  # the first byte of a row: it is not filtered
-            lines[:, 1:] = rows
+            lines = np.full((len(rows), size[1] + 1), 2, dtype=np.uint8)  # the first byte: less what is above
+            lines[:, 1:] = rows - np.concatenate([above, rows[:-1]])
+            above = rows[-1:]
             if packed := packer.compress(lines.tobytes()):
                 file.write(_chunk(b"IDAT", packed))
         file.write(_chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b""))

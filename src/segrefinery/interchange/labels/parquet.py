@@ -15,7 +15,7 @@ from torch import Tensor
 from segrefinery.core.files import cannot_write, whole_file, write_json
 from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError, most_pixels
-from segrefinery.data.label_files import share_image
+from segrefinery.data.label_files import AS_PNG, share_image
 from segrefinery.data.numbering import own_numbering
 from segrefinery.interchange.labels.base import Item, Labelled, LabelWriter
 
@@ -105,7 +105,7 @@ class ParquetLabels(LabelWriter):
 def _append(file: Any, picture: Image.Image) -> int:
     """Write a picture as PNG behind others -> its bytes."""
     content = io.BytesIO()
-    picture.save(content, format="PNG")
+    picture.save(content, **AS_PNG)
     return file.write(content.getbuffer())
 
 
