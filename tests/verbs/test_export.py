@@ -86,6 +86,45 @@ def test_a_missing_library_is_named(monkeypatch):
         deployed.need("onnx")
 
 
+@pytest.fixture
+def refused(run, monkeypatch, capsys):
+    """Runs ``segrefinery export`` -> its complaint of one line, before anything of the graph was made."""
+    monkeypatch.setattr("segrefinery.verbs.export.program_of", None)
+
+    def call(output, *more):
+        code, _, error = command(monkeypatch, capsys, "export", run, "-o", output, *more)
+        assert (code, error.count("\n")) == (2, 1), error
+        return error
+
+    return call
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_library_of_onnx_is_missed_before_the_work(refused, tmp_path, monkeypatch, library):
+    monkeypatch.setitem(__import__("sys").modules, library, None)
+    assert f"--format onnx needs {library}: pip install" in refused(tmp_path / "model.onnx")
+
+
+def test_where_no_file_can_be_is_said_before_the_work(refused, run, tmp_path):
+    (tmp_path / "file").write_text("here")
+    assert f"{tmp_path / 'file'} is no folder that can be written" in refused(tmp_path / "file/in/model.onnx")
+    assert f"{tmp_path}: is a folder, and --format onnx writes a file; say -o {tmp_path}/model.onnx" in refused(
+        tmp_path
+    )
+    assert "model.pt2" in refused(tmp_path, "--format=torch")
+    own = run / "model/model.safetensors"
+    before = own.read_bytes()
+    assert "is part of the model folder" in refused(own, "--format=torch")
+    assert own.read_bytes() == before
+
+
+def test_a_folder_is_made_and_a_file_that_was_there_is_said(run, tmp_path):
+    file = tmp_path / "new" / "folder" / "model.pt2"
+    assert not segrefinery.export(run, file, "torch").replaced
+    again = segrefinery.export(run, file, "torch")
+    assert f"{file}: written in place of the one that was there; on" in again.lines()[-1]
+
+
 def test_an_operator_that_onnx_lacks_is_one_line():
     class Odd(nn.Module):
         reads = "float"

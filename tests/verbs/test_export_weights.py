@@ -78,6 +78,8 @@ def test_a_checkpoint_of_mmsegmentation(tmp_path, kind):
     meta = {"CLASSES": list(CLASSES)}
     torch.save({"state_dict": state, "meta": meta, "optimizer": {"lr": 1}}, tmp_path / "iter.pth")
     ours = adapted(tmp_path / "model", tmp_path / "iter.pth")
+    with pytest.raises(SegRefineryError, match=r"iter\.pth: is the checkpoint that was adapted, and stays"):
+        segrefinery.export(tmp_path / "model", tmp_path / "iter.pth", "state_dict")
     written = segrefinery.export(tmp_path / "model", tmp_path / "back.pth", "state_dict")
     back = torch.load(tmp_path / "back.pth")
     assert back.keys() == {"state_dict", "meta"}

@@ -145,6 +145,17 @@ def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
         file.write(content)
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Find out before the work of making a file whether its folder, which may have to be made, can be written.
+
+    Raises:
+        SegRefineryError: it cannot.
+    """
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise cannot_write(path, OSError(errno.EACCES, f"{there} is no folder that can be written"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8 whole or not at all; a file name in it that is no UTF-8 keeps its bytes."""
     write_bytes(path, text.encode("utf-8", errors="surrogateescape"))

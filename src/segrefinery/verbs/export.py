@@ -15,7 +15,7 @@ from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import whole_folder, write_bytes
+from segrefinery.core.files import refuse_unwritable, whole_folder, write_bytes
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
@@ -34,6 +34,7 @@ from segrefinery.interchange.deployed import (
     fitted,
     largest_stride,
     least_side,
+    need,
     usage_note,
 )
 from segrefinery.interchange.graph import (
@@ -69,6 +70,7 @@ class Exported:
         images: how many it was checked on. difference: the largest, of logits or probabilities (None of labels).
         equal: the share of pixels whose label is the same.
         prepared: the same where a library prepares the images too, by its own processor; None where it does not.
+        replaced: whether a file was there before.
     """
 
     path: Path
@@ -77,14 +79,16 @@ class Exported:
     difference: float | None
     equal: float
     prepared: float | None = None
+    replaced: bool = False
 
     def lines(self) -> list[str]:
         """All of it, to be read."""
+        written = f"{self.path}: written{' in place of the one that was there' if self.replaced else ''}"
         if not self.images:
-            return [*(f"{name}: {text}" for name, text in self.note.items()), f"{self.path}: written"]
+            return [*(f"{name}: {text}" for name, text in self.note.items()), written]
         note = [f"{name}: {text if isinstance(text, str) else json.dumps(text)}" for name, text in self.note.items()]
         largest = "" if self.difference is None else f"largest difference {self.difference:.1e} of the largest value, "
-        said = f"{self.path}: written; on {self.images} images {largest}{100 * self.equal:.3f} % equal labels"
+        said = f"{written}; on {self.images} images {largest}{100 * self.equal:.3f} % equal labels"
         if self.prepared is not None:
             said += f" ({100 * self.prepared:.3f} % where its own processor reads the images as they are)"
         return [*note, said]
@@ -127,13 +131,16 @@ def export(
         ("format", FORMATS, format), ("output", OUTPUTS, result), ("reads", READS, reads), ("grid", GRIDS, grid),
     ):  # fmt: skip
         choose(table, value, what)
+    replaced = Path(output).is_file()
+    if format not in LIBRARIES:
+        refuse_place(Path(output), format, [like, config_of(run).trained_on.start])
     if format == "state_dict":
         if (result, reads, grid, size, check, network) != ("logits", "uint8", "image", None, None, None):
             raise SegRefineryError(
                 "--format state_dict: weights alone are written, and read back; --output, --reads, --grid, --size and "
                 "--check go with onnx and torch"
             )
-        return of_its_stage(run, export_weights(run, Path(output), None if like is None else Path(like)))
+        return finished(run, export_weights(run, Path(output), None if like is None else Path(like)), replaced)
     if like is not None:
         raise SegRefineryError("--like goes with --format state_dict, which writes weights in a checkpoint's layout")
     model = load(run, "cpu", network=network)
@@ -144,13 +151,36 @@ def export(
                 f"--format {format}: the library's own network puts out logits and reads images of any size; --output, "
                 "--reads, --grid and --size go with onnx and torch"
             )
-        return of_its_stage(run, export_folder(model, network_name(run), Path(output), format, shown))
+        return finished(run, export_folder(model, network_name(run), Path(output), format, shown))
     deployed = Deployed(model, reads, result, grid)
-    return of_its_stage(run, export_file(model, deployed, Path(output), format, size, opset, shown))
+    return finished(run, export_file(model, deployed, Path(output), format, size, opset, shown), replaced)
 
 
-def of_its_stage(run: str | Path, exported: Exported) -> Exported:
+def refuse_place(output: Path, format: Format, used: Sequence[str | Path | None]) -> None:
+    """Find out before the work of making a file whether it can be written, and by what is installed.
+
+    Args:
+        used: checkpoints that it must not take the place of.
+
+    Raises:
+        SegRefineryError: it cannot, or is one of these, or part of a model folder.
+    """
+    paths = [Path(path) for path in used if path is not None]
+    if any(path.is_file() and output.exists() and output.samefile(path) for path in paths):
+        raise SegRefineryError(f"{output}: is the checkpoint that was adapted, and stays; name another file with -o")
+    if output.name in (CONFIG, TENSORS) and (output.parent / CONFIG).exists():
+        raise SegRefineryError(f"{output}: is part of the model folder {output.parent}; name another file with -o")
+    if output.is_dir():
+        name = {"onnx": "model.onnx", "torch": "model.pt2"}.get(format, "model.pth")
+        raise SegRefineryError(f"{output}: is a folder, and --format {format} writes a file; say -o {output / name}")
+    refuse_unwritable(output)
+    for library in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        need(library)
+
+
+def finished(run: str | Path, exported: Exported, replaced: bool = False) -> Exported:
     """Says so where what was written is not adapted: a run may ship the model that it started from."""
+    exported.replaced = replaced
     if config_of(run).trained_on.stage == START:
         exported.note["stage"] = f"{START}: as the run began with it, not adapted"
     return exported
