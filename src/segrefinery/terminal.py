@@ -140,7 +140,8 @@ def show_data(console: Console, report: CheckReport) -> None:
         for place, name in enumerate(report.space.classes):
             shares = (shares[place] for _, shares in measured if shares)
             add_row(classes, name, *("absent" if share == 0 else f"{100 * share:.2f}" for share in shares))
-        console.print(classes)
+        if measured:
+            console.print(classes)
     if not report.problems:
         console.print("No problem found.")
     for problem in report.problems:

@@ -143,6 +143,15 @@ def test_a_model_is_checked_with_its_target_alone(tmp_path, monkeypatch, capsys)
     for part in ("transformers:segformer, 3 classes", "source: falls away", "zebra", "Cost of source_free", "adapt"):
         assert part in said
     assert "source  " not in said.partition("Data")[2].partition("classes")[0]
+    assert "Share of the pixels" in said
+
+
+def test_no_labels_have_no_shares(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("transformers")
+    saved(tmp_path, "segformer")
+    sets = ("--set=data.crop=[32, 48]", "--set=target_data.crop=[32, 48]")
+    code, said, _ = command(monkeypatch, capsys, "check", NIGHT, "--from", tmp_path, "--scale", "small", *sets)
+    assert (code, "Share of the pixels" in said, "Cost of" in said) == (0, False, True)
 
 
 def test_a_model_with_other_classes_is_an_error_of_the_model(tmp_path):

@@ -20,6 +20,7 @@ from segrefinery.models.build import build_model
 from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
 from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.tapped import Tapped
+from segrefinery.models.foreign.transformers_names import family_in, installed_names
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.states import chosen_tensors, hub_file, load_state, read_checkpoint, tensors_of
@@ -65,6 +66,8 @@ def _read_as_is(reference: str | Path, network: ModelSettings | None) -> StartMo
             return transformers.read(path, text)
         raise SegRefineryError(f"{text}: this folder holds no model that we can read. A model is {FORMS}")
     if path.is_file():
+        if path.name in (CONFIG, TENSORS) and _is_model(path.parent):
+            return _read_as_is(path.parent, network)
         return _of_file(path, network)
     raise SegRefineryError(f"{text}: there is no such model. A model is {FORMS}")
 
@@ -115,6 +118,11 @@ def _is_ours(folder: Path) -> bool:
     except SegRefineryError:
         return False
     return isinstance(content, dict) and {"format", "model"} <= content.keys()
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder says of itself what its model is: one of ours, of smp or of transformers."""
+    return (folder / TENSORS).exists() and (_is_ours(folder) or smp.is_folder(folder) or transformers.is_folder(folder))
 
 
 class _Pixels(Settings):
@@ -196,6 +204,12 @@ def of_tensors(
             f"{path}: its names are those of segmentation_models.pytorch, and {network.name} is no network of it; name "
             "that too, for instance --set model.name=smp:unet/resnet34 --set 'model.options={}'"
         )
+    if not network.name.startswith("transformers:") and (kind := family_in(state)):
+        raise SegRefineryError(
+            f"{path}: its names are those of transformers' {kind}, and {network.name} is no network of it; name the "
+            f"folder that has its {CONFIG}, or that too: --set model.name=transformers:{kind} --set "
+            "'model.options={config: {...}}', with what that file says"
+        )
     if network.name.startswith("smp:"):
         state, prefix = _unwrapped_smp(state)
         state, left_out = smp.own_names(state)
@@ -203,6 +217,8 @@ def of_tensors(
         network = _of_its_bands(network, state)
     probe, origin = build_model(network, 2), f"{path} as {network.name}"
     expected = probe.state_dict()
+    if network.name == "transformers:segformer":
+        state = installed_names(state, expected)
     if isinstance(probe, Tapped):  # a library's own names, without ours before them
         tensors, left_out = fitted(state, {name.removeprefix("module."): expected[name] for name in expected}, origin)
         tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}

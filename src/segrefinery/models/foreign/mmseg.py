@@ -17,6 +17,7 @@ from torch import Tensor
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization
 from segrefinery.models.encoders import SEGFORMER_WIDTHS
+from segrefinery.models.foreign.transformers_names import is_old
 
 _STAGE = {"patch_embed": "patch_embeddings", "norm": "layer_norm"}
 # A block of the Mix Transformer, as in SegFormer's code and everything lhoyer's rests on -> transformers 5 | 4.
@@ -187,7 +188,7 @@ def _split_attention(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def _transformers_name(name: str) -> str:
-    old = _transformers_is_old()
+    old = is_old()
     if match := re.fullmatch(r"block(\d)\.(\d+)\.(.+)\.(weight|bias)", name):
         stage, layer = int(match[1]) - 1, _BLOCK.get(match[3], (match[3], match[3]))[old]
         place = f"encoder.block.{stage}.{match[2]}" if old else f"stages.{stage}.blocks.{match[2]}"
@@ -200,13 +201,6 @@ def _transformers_name(name: str) -> str:
         stage = int(match[1]) - 1
         return f"encoder.layer_norm.{stage}.{match[2]}" if old else f"stages.{stage}.layer_norm.{match[2]}"
     return name
-
-
-def _transformers_is_old() -> bool:
-    """Release 5 renamed the parts of SegFormer."""
-    from transformers import __version__
-
-    return int(__version__.partition(".")[0]) < 5
 
 
 def _size(encoder: Mapping[str, Tensor]) -> str:

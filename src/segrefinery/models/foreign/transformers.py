@@ -18,7 +18,7 @@ from segrefinery.core.files import read_json
 from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
-from segrefinery.models.foreign.families import Family, family_of
+from segrefinery.models.foreign.families import FAMILIES, Family, family_of
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.heads import SegFormerHead
 from segrefinery.models.networks import ModelSettings
@@ -92,6 +92,8 @@ def read(reference: str | Path, origin: str) -> StartModel:
     local = Path(reference).is_dir()
     if not local and not in_hub_cache(str(reference), CONFIG):
         require_hub(str(reference))
+    if local:
+        read_json(Path(reference) / CONFIG, FETCH)
     for path in _weights_in(Path(reference)) if local else ():
         refuse_no_weights(path)
     config, module, notes = _loaded(reference, local)
@@ -109,6 +111,15 @@ def read(reference: str | Path, origin: str) -> StartModel:
     return StartModel(
         origin, network, state, config.num_labels, _names(config), pixel_mean=mean, pixel_std=std, notes=notes
     )
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder's description is one of the library's."""
+    try:
+        config = read_json(folder / CONFIG)
+    except SegRefineryError:
+        return False
+    return isinstance(config, dict) and config.get("model_type") in FAMILIES
 
 
 def _weights_in(folder: Path) -> list[Path]:
