@@ -26,8 +26,8 @@ MADE = "made.json"
 MANIFEST = "files.csv"
 """Which file belongs to which image."""
 AS_PNG = {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}
-"""How Pillow saves a PNG. Behind PNG's filters run lengths take a fifth of the time that a search for repetitions takes,
-and no more bytes: of labels, confidences and photographs."""
+"""How Pillow saves a PNG. Behind PNG's filters run lengths take a fifth of the time that a search for repetitions
+takes, and no more bytes: of labels, confidences and photographs."""
 _LONGEST = 120
 """Bytes of an image's name in a file name: with number and suffix it fits the 143 that encrypted folders allow."""
 
