@@ -153,6 +153,37 @@ def test_two_processes_resume_exactly(left_alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_slower_process_is_waited_for(left_alone, tmp_path):
+    """Stopped for three quarters of the time, as on a machine that others use."""
+    run = tmp_path / "slow"
+    processes = start(command(run, "self_training", STATEFUL))
+    wait_for(lambda: list((run / "checkpoints").glob("adapt-0000003.pt")))
+    while processes[1].poll() is None and not (run / "stages" / "adapt" / "result.pt").exists():
+        for sign, seconds in ((signal.SIGSTOP, 0.3), (signal.SIGCONT, 0.1)):
+            processes[1].send_signal(sign)
+            time.sleep(seconds)
+    finish(processes)
+    assert same_weights(left_alone, run)
+
+
+@pytest.mark.slow
+def test_a_process_that_stops_ends_the_others_by_name(tmp_path):
+    """The second, and the first, which holds the store through which they tell that they are alive."""
+    pairs = [start(command(tmp_path / f"without_{late}", "self_training", STATEFUL)) for late in (0, 1)]
+    for late, pair in enumerate(pairs):
+        wait_for(lambda late=late: list((tmp_path / f"without_{late}" / "checkpoints").glob("adapt-0000003.pt")))
+        pair[late].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    for late, name in enumerate(("the first process", "process 1")):
+        said, _ = pairs[late][1 - late].communicate(timeout=120)
+        assert pairs[late][1 - late].returncode == 2, said
+        assert f"error: {name} of this run has not answered for 45 seconds" in said
+        pairs[late][late].kill()
+        pairs[late][late].communicate()
+    assert time.monotonic() - stopped < 75
+
+
+@pytest.mark.slow
 def test_torchrun_restarts_a_run_that_goes_on_by_itself(left_alone, tmp_path):
     run = tmp_path / "restarted"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
