@@ -1,12 +1,13 @@
 """How several processes average their gradients: time, bytes and overlap of a step, by hand and by torch's engines.
 
-    python benchmarks/cost/ranks.py                                   # 2 and 4 processes on this machine's loopback
+    python benchmarks/cost/ranks.py                                   # 1, 2 and 4 processes on this machine's loopback
     python benchmarks/cost/ranks.py --link 1gbit                      # as root: the same over a line of that rate
 
 A step is two passes of a network on images of its own in every process (source and mixed), each back-propagated for
 itself as a stage does, and a fused AdamW step. The ways take turns, after two steps that do not count:
 
-* ``none``: nothing is sent; what the others take beyond it is the time of communication that nothing hides;
+* ``none``: nothing is sent; what the others take beyond it is the time of communication that nothing hides. A single
+  process has no other way;
 * ``by hand``: all gradients in one transfer after the backward passes;
 * ``ours``: buckets that set out in the last backward pass (``engine/gradients.py``), for several sizes of them;
 * ``DistributedDataParallel``: its buckets; the first pass does not synchronise (``no_sync``);
@@ -156,6 +157,8 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def ways(fabric: Fabric, options: argparse.Namespace) -> dict[str, Way]:
+    if fabric.world_size == 1:
+        return {"none": Way("none", fabric, options)}
     made: dict[str, Callable[..., Way]] = {"none": Way, "by hand": ByHand}
     made |= {f"ours {size >> 20} MiB": Ours for size in BUCKETS}
     made |= {"DistributedDataParallel": Wrapped, "fully_shard": Sharded}
@@ -223,12 +226,14 @@ def group(world: int, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         return json.loads(answer.read_text())
 
 
-def show(world: int, told: dict[str, dict[str, Any]]) -> None:
+def show(world: int, images: int, told: dict[str, dict[str, Any]]) -> None:
+    """Print the rows of a group; ``images``: how many all its processes together see in a step."""
     alone = told["none"]["seconds"]
     for name, one in told.items():
         more = one["seconds"] - alone
         print(
-            f"| {world} | {name} | {1000 * one['seconds']:.0f} | {1000 * more:.0f} | {one['mib']:.1f} | "
+            f"| {world} | {name} | {1000 * one['seconds']:.0f} | {images / one['seconds']:.1f} | {1000 * more:.0f} "
+            f"| {one['mib']:.1f} | "
             + ("" if one["early"] is None else f"{100 * one['early']:.0f} %")
             + " |",
             flush=True,
@@ -242,7 +247,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2, help="in each process and pass")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--processes", default="2,4")
+    parser.add_argument("--processes", default="1,2,4")
     parser.add_argument("--link", help="rate of the line between the processes, as tc writes it; takes root")
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -260,10 +265,10 @@ def main() -> None:
         end="",
     )
     print(f"{options.size} a pass, two passes a step; {line}\n")
-    print("| processes | way | step ms | ms of communication not hidden | MiB sent a process | early |")
-    print("|---:|---|---:|---:|---:|---:|")
+    print("| processes | way | step ms | images/s | ms of communication not hidden | MiB sent a process | early |")
+    print("|---:|---|---:|---:|---:|---:|---:|")
     for world in map(int, options.processes.split(",")):
-        show(world, group(world, options))
+        show(world, 2 * world * options.images, group(world, options))
 
 
 if __name__ == "__main__":
