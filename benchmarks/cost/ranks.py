@@ -233,9 +233,7 @@ def show(world: int, images: int, told: dict[str, dict[str, Any]]) -> None:
         more = one["seconds"] - alone
         print(
             f"| {world} | {name} | {1000 * one['seconds']:.0f} | {images / one['seconds']:.1f} | {1000 * more:.0f} "
-            f"| {one['mib']:.1f} | "
-            + ("" if one["early"] is None else f"{100 * one['early']:.0f} %")
-            + " |",
+            f"| {one['mib']:.1f} | " + ("" if one["early"] is None else f"{100 * one['early']:.0f} %") + " |",
             flush=True,
         )
 
