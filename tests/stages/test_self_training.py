@@ -92,18 +92,25 @@ def test_the_teacher_is_the_student_first_and_then_follows_it():
     with torch.no_grad():
         for parameter in stage.model.parameters():
             parameter.add_(1.0)
-    stage.after_step(batch_of(0))  # decay min(1 - 1/1, 0.9) = 0: a copy
+    stage.after_step(batch_of(0))  # DAFormer's t = 1, decay min(1 - 1/2, 0.9): half-way
     student, teacher = stage.model.stem.weight, stage.teacher.network.stem.weight
-    assert torch.equal(student, teacher)
+    assert torch.allclose(student - teacher, torch.full_like(student, 0.5))
     with torch.no_grad():
         student.add_(1.0)
-    stage.after_step(batch_of(1))  # decay 1 - 1/2: half-way
-    assert torch.allclose(student - teacher, torch.full_like(student, 0.5))
+    stage.after_step(batch_of(1))  # 1 - 1/3: the mean of students 0, 1 and 2 higher than the first
+    assert torch.allclose(student - teacher, torch.full_like(student, 1.0))
     for number in range(2, 30):
         stage.after_step(batch_of(number))
     before = (student - teacher).mean().item()
     stage.after_step(batch_of(30))
     assert (student - teacher).mean().item() == pytest.approx(0.9 * before, rel=1e-4)
+
+
+def test_the_ramp_is_daformers():
+    """Official: theta' <- alpha theta' + (1 - alpha) theta with alpha = min(1 - 1/(t+1), 0.999) at the start of step
+    t > 0, which is after step t - 1."""
+    decays = [Teacher(ToySegmenter()).decay_at(t - 1) for t in (1, 2, 998, 999, 5000)]
+    assert decays == pytest.approx([1 / 2, 2 / 3, 1 - 1 / 999, 0.999, 0.999], abs=1e-12)
 
 
 def test_a_decay_of_one_holds_the_teacher_and_others_are_refused():

@@ -60,7 +60,8 @@ class Teacher(nn.Module):
     def decay_at(self, step: int) -> float:
         """Weight of the old in the moving average after optimizer step number ``step`` (counted from 0); whatever else
         follows the student at the teacher's pace asks for it here."""
-        ramp = 1.0 - 1.0 / (step + 1) if self.settings.ramp and self.settings.decay < 1 else 1.0
+        students = step + 2  # so many there have been by now, the one before the first step included
+        ramp = 1.0 - 1.0 / students if self.settings.ramp and self.settings.decay < 1 else 1.0
         return min(ramp, self.settings.decay)
 
     @torch.no_grad()
