@@ -179,7 +179,7 @@ class TeacherSettings(Settings):
     decay: Annotated[float, BUDGET, CODE] = Field(default=0.999, ge=0, le=1)
     """Weighs the old teacher in the moving average. With 0 it is the student, with 1 it stays what it was at first."""
     ramp: Annotated[bool, BUDGET, CODE] = True
-    """Reaches ``decay`` by min(1 - 1/(t+1), decay) after step t = 1, 2, ...: until then the teacher is the plain mean of
+    """Reaches ``decay`` by min(1 - 1/(t+1), decay) after step t = 1, 2, ...: until then the teacher is the mean of
     the students so far, the one before the first step included. Without, every step has ``decay``."""
     mode: Literal["eval", "train"] = "eval"
     """Lets the teacher's batch norm use running statistics, or (``train``) those of the batch, as DAFormer's code does;
