@@ -124,6 +124,23 @@ def test_losses_are_the_mixtures_at_the_drawn_points():
     assert all(parameter.grad is None for parameter in refiner.average.parameters())
 
 
+def test_pixels_that_are_not_trusted_count_in_the_mean():
+    """L_T is the mean of q L over all points with a label: at q = 0 it is what q -> 0 leads to, not the mean over the
+    pasted pixels alone."""
+    student = ToySegmenter()
+    refiner, losses = rectifier(student), []
+    for trust in (0.0, 1e-6):
+        step = make_step(student)
+        label, weight = torch.full((2, 32, 48), 1), torch.ones(2, 32, 48)
+        weight[..., 24:] = trust  # the left half is pasted
+        step.target.mixed = mixed_batch(step.target.mixed.image, label.masked_fill(weight <= 0, 255), weight)
+        losses.append(refiner.losses(step)["rectified_target"])
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+    points = drawn_points(calls=2)
+    log_p = refiner.function.mixture_log_probs(step.target.prediction.learners, points)[:, 1]
+    torch.testing.assert_close(losses[0], (-log_p * (points[..., 1] < 0)).mean())
+
+
 def test_supervised_steps_train_on_the_source_alone():
     student = ToySegmenter()
     assert set(rectifier(student).losses(make_step(student, mixed=False))) == {"rectified_source"}

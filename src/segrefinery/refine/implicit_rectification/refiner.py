@@ -106,11 +106,14 @@ class ImplicitRectifier(Refiner):
         generators: Sequence[torch.Generator],
         on_target: bool,
     ) -> Tensor:
-        """The mixture's loss at random points, each with the label of the pixel it lies in."""
+        """The mixture's loss at random points, each with the label of the pixel it lies in: the mean over all that
+        have a label, trusted or not."""
         drawn = [torch.rand(self.settings.queries, 2, generator=generator) for generator in generators[: len(label)]]
         points = (2 * torch.stack(drawn) - 1).to(label.device, non_blocking=True)
         labels = nearest_pixel(label, points)
         weights = None if weight is None else nearest_pixel(weight.float(), points)
+        if weights is not None:  # what is not trusted carries 255, but counts in the mean of q L with its q of 0
+            labels = labels.masked_fill(weights <= 0, 0)
         regularizer = labels.new_zeros((), dtype=torch.float32)
         if on_target and self.settings.weighting == "heuristic" and all(learner.share is None for learner in learners):
             variance = self._variance(learners, points)
