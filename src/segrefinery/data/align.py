@@ -9,6 +9,7 @@ from typing import NamedTuple
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.annotations.recognize import hint
 from segrefinery.data.datasets import ImageDataset, Remapped, SegmentationDataset, UnlabeledView, bands_of
+from segrefinery.data.described import how_to_describe
 from segrefinery.data.faults import DataError
 from segrefinery.labels import (
     SPACES,
@@ -105,7 +106,8 @@ def _refuse_what_does_not_fit(
     """Refuse a source, labels or evaluation without masks, and images that have other bands than the source's."""
     for role, dataset in (("source", source), ("labels", labels), ("evaluation", evaluation)):
         if dataset is not None and (dataset.space is None or not dataset.has_labels):
-            line = hint(Path(dataset.reference).expanduser())
+            path = Path(dataset.reference).expanduser()
+            line = hint(path) or (path.is_dir() and how_to_describe(path))
             needed = f"every image here needs a mask{line and '; '}{line}"
             raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
     _refuse_other_bands(source, target, evaluation, labels)

@@ -17,6 +17,7 @@ from segrefinery.core.files import readable
 from segrefinery.core.settings import Settings, mistakes_of
 from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.decoding import DataError
+from segrefinery.data.described import how_to_describe
 from segrefinery.data.discover import find, require_folder
 from segrefinery.data.files import ColorMasks, Exif, FileDataset, IdMasks, MaskEncoding, Sample
 from segrefinery.data.reading import Reading
@@ -201,6 +202,9 @@ def _is_color(value: list[object] | tuple[object, ...]) -> bool:
 def _load(file: Path) -> FolderSettings:
     try:
         content = parse_yaml(readable(file).read_text("utf-8"), booleans=False)
+    except FileNotFoundError as error:
+        remedy = how_to_describe(file.parent) if file.parent.is_dir() else ""
+        raise DataError(file, "dataset.yaml", "does not exist", remedy or "check the path") from error
     except OSError as error:
         raise DataError(file, "dataset.yaml", f"cannot be read ({error.strerror})", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -216,7 +220,8 @@ def _load(file: Path) -> FolderSettings:
             raise DataError(file, "dataset.yaml", "has a key that is no text", "write keys as words") from error
         first = mistakes_of(error, FolderSettings)[0]
         field = ".".join(str(part) for part in first.location)
-        raise DataError(file, field, first.text, "correct it") from error
+        remedy = how_to_describe(file.parent) if field == "images" and field not in content else ""
+        raise DataError(file, field, first.text, remedy or "correct it") from error
 
 
 def _expand(text: str, file: Path) -> str:

@@ -1,0 +1,114 @@
+"""What a folder's ``dataset.yaml`` could say, where images and masks lie there and nobody has written one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
+from os.path import splitext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.decoding import decoded
+from segrefinery.data.discover import walk
+from segrefinery.data.sorting import images_among, pictures_among
+
+_MOST = 2000
+"""Files that are looked at."""
+_MASKS = 4
+"""Masks that are opened."""
+_MOST_CLASSES = 64
+_ALIKE = 8
+"""Masks whose names begin like an image's, as those of 1.png, 10.png, 11.png do."""
+
+
+class _Pattern(NamedTuple):
+    """Paths ``before`` + name + ``after``."""
+
+    before: str
+    after: str
+
+    def name_in(self, path: str) -> str | None:
+        """What ``{name}`` stands for in a path; None if the path is not of the pattern."""
+        inner = path.removeprefix(self.before).removesuffix(self.after)
+        return inner if inner and path == self.before + inner + self.after else None
+
+    def __str__(self) -> str:
+        text = f"{self.before}{{name}}{self.after}"
+        return f"'{text}'" if text.startswith("{") else text
+
+
+def how_to_describe(root: Path) -> str:
+    """``write ROOT/dataset.yaml with the lines ...`` to end a remedy with; empty where no image has a mask."""
+    try:
+        names = list(islice(walk(root), _MOST))
+        images = images_among(root, names)[0]
+        masks = [name for name in pictures_among(names) if name not in set(images)]
+        pair = _patterns(images, set(masks))
+        if pair is None:
+            return ""
+        classes = _classes([root / name for name in masks if pair[1].name_in(name)][:_MASKS])
+    except (OSError, SegRefineryError):
+        return ""
+    return (
+        f"write {root / 'dataset.yaml'} with the lines images: {pair[0]}, masks: {pair[1]} and {classes}, and name the "
+        f"data set folder:{root}"
+    )
+
+
+def _patterns(images: Sequence[str], masks: set[str]) -> tuple[_Pattern, _Pattern] | None:
+    """The two patterns under which most images have a mask; None if under none half of them have."""
+    if not images or not masks:
+        return None
+
+    def pairs(both: tuple[_Pattern, _Pattern]) -> int:
+        of_images, of_masks = both
+        called = (of_images.name_in(image) for image in images)
+        return sum(name is not None and of_masks.before + name + of_masks.after in masks for name in called)
+
+    def rank(both: tuple[_Pattern, _Pattern]) -> tuple[int, int]:
+        return pairs(both), -sum(len(part) for pattern in both for part in pattern)
+
+    best = max(_candidates(images[0], masks), key=rank, default=None)
+    return best if best and 2 * pairs(best) >= len(images) else None
+
+
+def _candidates(image: str, masks: set[str]) -> Iterator[tuple[_Pattern, _Pattern]]:
+    """For every folder that may be the fixed part of an image's path or of the masks': the masks whose path goes on as
+    the image's for longest."""
+    for before in _folders(image):
+        stem, suffix = splitext(image.removeprefix(before))
+        for of_masks in {folder for mask in masks for folder in _folders(mask)}:
+            rests = sorted(mask.removeprefix(of_masks) for mask in masks if mask.startswith(of_masks))
+            shared = [_common_start(stem, splitext(rest)[0]) for rest in rests]
+            name = max(shared, key=len)
+            alike = [rest for rest, other in zip(rests, shared, strict=True) if name and other == name]
+            for mask in alike[:_ALIKE]:
+                yield _Pattern(before, stem[len(name) :] + suffix), _Pattern(of_masks, mask[len(name) :])
+
+
+def _common_start(one: str, other: str) -> str:
+    return one[: sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))]
+
+
+def _folders(path: str) -> list[str]:
+    """The folders that a path begins with, the empty one first: ``""``, ``"a/"``, ``"a/b/"``."""
+    parts = path.split("/")[:-1]
+    return ["".join(f"{part}/" for part in parts[:count]) for count in range(len(parts) + 1)]
+
+
+def _classes(masks: Sequence[Path]) -> str:
+    """What to say of the classes, by what a few masks hold."""
+    pixels = [decoded(mask, "mask") for mask in masks]
+    if all(each.ndim == 2 or each.shape[-1] == 1 for each in pixels):
+        ids = sorted({int(value) for each in pixels for value in np.unique(each)} - {255})
+        if len(ids) <= _MOST_CLASSES:
+            return f"classes: {{ID: NAME, ...}}, a name for each id (these masks hold {', '.join(map(str, ids))})"
+        return "classes: {ID: NAME, ...}, a name for each id"
+    colors = {tuple(color) for each in pixels for color in np.unique(each[..., :3].reshape(-1, 3), axis=0).tolist()}
+    known = ", ".join(str(list(color)) for color in sorted(colors))
+    if len(colors) <= _MOST_CLASSES:
+        return f"colors: {{NAME: [R, G, B], ...}}, a name for each colour (these masks hold {known})"
+    return "colors: {NAME: [R, G, B], ...}, a name for each colour"

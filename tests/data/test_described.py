@@ -1,0 +1,72 @@
+"""Who names a folder of images and masks without a description is told what to write, and it works as told."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.datasets import open_dataset
+from segrefinery.data.described import how_to_describe
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+LABEL = np.repeat(np.array([[0, 1, 2, 255]], np.uint8), 12, 0).repeat(4, 1)
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "told"),
+    [
+        ("images/{}.jpg", "masks/{}.png", ("images/{name}.jpg", "masks/{name}.png")),
+        ("{}.png", "{}_mask.png", ("'{name}.png'", "'{name}_mask.png'")),
+        ("train/img/town {}.png", "train/labels/town {}.png", ("train/img/{name}.png", "train/labels/{name}.png")),
+        (
+            "left/train/{}_left.png",
+            "gt/train/{}_gt_labelIds.png",
+            ("left/{name}left.png", "gt/{name}gt_labelIds.png"),
+        ),
+    ],
+)
+def test_the_patterns_are_told_and_work(tmp_path, images, masks, told):
+    for number in (1, 2, 10):
+        save(tmp_path / images.format(number), IMAGE)
+        save(tmp_path / masks.format(number), LABEL)
+    text = how_to_describe(tmp_path)
+    assert f"images: {told[0]}, masks: {told[1]} and classes" in text
+    assert "(these masks hold 0, 1, 2)" in text
+    lines = re.search(r"lines (images: .+), (masks: .+) and classes", text)
+    assert lines is not None
+    (tmp_path / "dataset.yaml").write_text("\n".join([*lines.groups(), "classes: {0: sky, 1: road, 2: car}"]))
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert len(dataset) == 3
+    assert sorted(dataset.label(0).unique().tolist()) == [0, 1, 2, 255]
+
+
+def test_masks_of_colours(tmp_path):
+    save(tmp_path / "images" / "a.png", IMAGE)
+    save(tmp_path / "masks" / "a.png", np.array([[0, 0, 255], [9, 8, 7]], np.uint8)[LABEL % 2])
+    assert "(these masks hold [0, 0, 255], [9, 8, 7])" in how_to_describe(tmp_path)
+
+
+def test_nothing_is_told_of_images_alone(tmp_path):
+    save(tmp_path / "images" / "a.png", IMAGE)
+    assert how_to_describe(tmp_path) == ""
+    assert how_to_describe(tmp_path / "nowhere") == ""
+
+
+def test_the_error_tells_it(tmp_path):
+    save(tmp_path / "images" / "a.png", IMAGE)
+    save(tmp_path / "masks" / "a.png", LABEL)
+    line = "dataset.yaml with the lines images: images/{name}.png, masks: masks/{name}.png and classes: {ID: NAME, ...}"
+    with pytest.raises(SegRefineryError, match="does not exist; write ") as error:
+        open_dataset(f"folder:{tmp_path}")
+    assert line in str(error.value)
+    (tmp_path / "dataset.yaml").write_text("classes: [sky, road, car]\n")
+    with pytest.raises(SegRefineryError, match="images: Field required; write ") as error:
+        open_dataset(f"folder:{tmp_path}")
+    assert line in str(error.value)
