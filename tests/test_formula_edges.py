@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from segrefinery.data.mixing import classmix, draw_mix_classes
+from segrefinery.data.sampling import soft_balance_probabilities
 from segrefinery.losses import self_information
 from segrefinery.refine.pixel_attention import pixel_attention
 from segrefinery.refine.prototypes import prototype_weights
@@ -32,11 +34,36 @@ def test_no_pixel_is_assigned_without_a_gradient():
     assert not assigned.requires_grad
 
 
-def test_a_class_distribution_in_half_precision_is_rounded_once():
-    labels = torch.zeros(1, 2, 2, dtype=torch.int64)
-    start = torch.tensor([0.1, 0.9], dtype=torch.bfloat16)
-    exact = 0.77 * start.double() + 0.23 * torch.tensor([1.0, 0.0], dtype=torch.float64)
-    assert torch.equal(update_class_distribution(start, labels, 0.77), exact.to(torch.bfloat16))
+@pytest.mark.parametrize("label", [0, 255])
+def test_a_class_distribution_in_half_precision_moves_in_float32(label):
+    start = torch.tensor([0.1, 0.9], dtype=torch.bfloat16)  # which has no number between it and a move of 0.001
+    moved = update_class_distribution(start, torch.full((1, 2, 2), label), 0.999)
+    exact = start.float() if label else 0.999 * start.float() + 0.001 * torch.tensor([1.0, 0.0])
+    assert moved.dtype == torch.float32
+    torch.testing.assert_close(moved, exact)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64])
+def test_labels_and_classes_may_be_of_any_integer_type(kind):
+    label = torch.tensor([[[0, 1], [2, 255]]], dtype=kind)
+    image, below = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    mixed, mixed_label, mask = classmix(
+        image, label, below, torch.full_like(label, 4), [torch.tensor([1, 2], dtype=kind)]
+    )
+    assert mask.tolist() == [[[False, True], [True, False]]]
+    assert mixed_label.tolist() == [[[4, 1], [2, 4]]]
+    assert torch.equal(mixed[:, 0], mask.float())
+    assert not classmix(image, label, below, label, [torch.tensor([])])[2].any()
+    assert len(draw_mix_classes(label, [torch.Generator()])[0]) == 2  # half of 0, 1 and 2, rounded up
+    torch.testing.assert_close(update_class_distribution(torch.zeros(3), label, 0.0), torch.full((3,), 1 / 3))
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 0.9, 1.0])
+def test_source_images_are_drawn_by_proportions(balance):
+    """Eq. 3 and 4 of UncerDA do not feel a factor on all counts: shares of the pixels give what their numbers give."""
+    counts = torch.tensor([[900, 0, 5], [100, 30, 0], [1, 0, 0]])
+    by_numbers = soft_balance_probabilities(counts, [1, 2], balance)
+    torch.testing.assert_close(soft_balance_probabilities(counts / 1e6, [1, 2], balance), by_numbers)
 
 
 def test_one_class_has_no_entropy():

@@ -12,29 +12,29 @@ def swap_low_frequency_amplitude(content: Tensor, style: Tensor, fraction: float
     """``content`` with the low-frequency amplitude of ``style``, channel by channel; the phase of the content is kept.
 
     The amplitude is replaced in the centred square of half-width b = floor(min(H, W) * fraction): rows and columns
-    c-b to c+b of the shifted spectrum, clipped to the spectrum. With b = 0 only the mean's magnitude changes hands;
-    ``fraction=0`` itself means "change nothing". Used on images (FDA: Yang & Soatto, CVPR 2020, eq. 3) and on
-    class logits (PRN: Zhao et al., WACV 2024, section 3.3).
+    c-b to c+b of the shifted spectrum, clipped to the spectrum. With b = 0 only the mean's magnitude changes hands.
+    Used on images (FDA: Yang & Soatto, CVPR 2020, eq. 3) and on class logits (PRN: Zhao et al., WACV 2024, section
+    3.3).
 
     Args:
         content, style: real tensors of one shape, B x C x H x W (any leading dimensions will do), any H and W.
-        fraction: in [0, 0.5], of the shorter side.
+        fraction: in [0, 1], of the shorter side; from 0.5 on its whole length is swapped.
 
     Returns:
         A tensor of the content's shape, in float32 (float64 for float64 content).
 
     Raises:
-        ValueError: the shapes differ, there are fewer than two dimensions, or ``fraction`` is outside [0, 0.5].
+        ValueError: the shapes differ, there are fewer than two dimensions, or ``fraction`` is outside [0, 1].
     """
     if content.shape != style.shape or content.ndim < 2:
         raise ValueError(
             f"content and style need one shape ... x H x W, got {list(content.shape)}, {list(style.shape)}"
         )
-    if not 0.0 <= fraction <= 0.5:
-        raise ValueError(f"fraction must lie in [0, 0.5], got {fraction}")
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
     dtype = torch.promote_types(content.dtype, torch.float32)
     content, style = content.to(dtype), style.to(dtype)
-    if fraction == 0 or not content.numel():
+    if not content.numel():
         return content.clone()
 
     height, width = content.shape[-2:]

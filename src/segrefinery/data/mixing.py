@@ -18,7 +18,7 @@ def classmix(
 
     Args:
         image_a, image_b: B x 3 x H x W.
-        label_a, label_b: B x H x W int64.
+        label_a, label_b: B x H x W, of any integer type.
         classes: one 1-D tensor of class ids an image; an empty one pastes nothing.
 
     Returns:
@@ -31,7 +31,9 @@ def classmix(
     if len(classes) != len(label_a):
         raise ValueError(f"classes must hold one tensor an image: got {len(classes)} for {len(label_a)} images")
     nothing = torch.zeros(256, dtype=torch.bool, device=label_a.device)
-    mask = torch.stack([nothing.index_fill(0, ids, True)[label] for label, ids in zip(label_a, classes, strict=True)])
+    tables = [nothing.index_fill(0, ids.to(nothing.device, torch.int64), True) for ids in classes]
+    # As int64, for a table takes uint8 for a mask.
+    mask = torch.stack([table[label] for table, label in zip(tables, label_a.long(), strict=True)])
     return mix_labels(mask, image_a, image_b), mix_labels(mask, label_a, label_b), mask
 
 
@@ -41,7 +43,7 @@ def draw_mix_classes(
     """Half of the classes present, rounded up, drawn without replacement for each image.
 
     Args:
-        label: B x H x W int64, 255 ignored.
+        label: B x H x W, 255 ignored.
         generators: one an image.
         preset: ``paper`` draws from the classes of the image, 255 left out. ``official`` draws from the union over the
             batch with 255 as a class of its own, as the code of DACS, DAFormer and MIC does (lhoyer/DAFormer#19); its
@@ -68,7 +70,7 @@ def draw_mix_classes(
 def _values_of(label: Tensor) -> Tensor:
     """B x 256 bool on the CPU: which values are in each image's label. A GPU is waited for here, once a batch."""
     table = torch.zeros(len(label), 256, dtype=torch.bool, device=label.device)
-    return table.scatter_(1, label.flatten(1), True).cpu()
+    return table.scatter_(1, label.flatten(1).long(), True).cpu()
 
 
 def cutmix(

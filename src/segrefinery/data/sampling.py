@@ -38,7 +38,7 @@ def soft_balance_probabilities(
     class of S keeps the floor p^ = 0.268.
 
     Args:
-        pixel_counts: N x C pixels of each class in each image.
+        pixel_counts: N x C pixels of each class in each image, or their shares of one number.
         classes: S, the uncertain classes (ids or a bool mask of C); None = all.
         balance: 0 = none, 1 = class balance (the paper's Table 4; eq. 3 of the paper uses 1 - balance).
         steepness, midpoint: of the sigmoid, in units of p(x); ``median`` (ours) is that of the images that hold a
@@ -59,11 +59,12 @@ def soft_balance_probabilities(
     power = 1.0 - balance
 
     total = counts.sum(dim=0)
-    class_score = torch.where(total > 0, total.clamp(min=1) ** (power - 1.0), 0.0)
+    # Only proportions count, so shares of the pixels do as well as their numbers.
+    class_score = torch.where(total > 0, total.masked_fill(total <= 0, 1.0) ** (power - 1.0), 0.0)
     class_score = class_score / class_score.sum().clamp(min=torch.finfo(torch.float64).tiny)
     inside = (counts > 0) & chosen
-    share = torch.where(inside, counts.clamp(min=1) ** power, 0.0)
-    share = share / share.sum(dim=1, keepdim=True).clamp(min=1.0)
+    share = torch.where(inside, counts.masked_fill(~inside, 1.0) ** power, 0.0)
+    share = share / share.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     image_score = (share * class_score).sum(dim=1)
 
     if midpoint == "median":

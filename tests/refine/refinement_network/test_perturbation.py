@@ -8,11 +8,19 @@ from segrefinery.core.randomness import generator
 from segrefinery.refine.refinement_network.formulas import perturb
 
 
-@pytest.mark.parametrize("kind", ["fourier", "regions", "class_dropout", "boundary_jitter", "none"])
+@pytest.mark.parametrize("kind", ["regions", "class_dropout", "boundary_jitter", "none"])
 def test_strength_zero_changes_nothing(kind):
     logits, style = torch.randn(2, 4, 9, 12), torch.randn(1, 4, 9, 12)
     spoiled = perturb(logits, style, kind, 0.0, [generator(0), generator(1)])
     torch.testing.assert_close(spoiled, logits, atol=1e-5, rtol=0)
+
+
+def test_the_weakest_fourier_moves_each_channels_mean_alone():
+    logits, style = torch.randn(2, 4, 9, 12), torch.randn(1, 4, 9, 12)
+    spoiled = perturb(logits, style, "fourier", 0.0, [generator(0), generator(1)])
+    before, after, wanted = (maps.mean(dim=(2, 3), keepdim=True) for maps in (logits, spoiled, style))
+    torch.testing.assert_close(after, before.sign() * wanted.abs())
+    torch.testing.assert_close(spoiled - after, logits - before, atol=1e-5, rtol=0)
 
 
 def test_a_forgotten_class_never_wins():

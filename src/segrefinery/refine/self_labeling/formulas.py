@@ -113,11 +113,11 @@ def update_class_distribution(distribution: Tensor, labels: Tensor, momentum: fl
 
     Args:
         distribution: C, sums to 1.
-        labels: B x H x W int64; 255 counts for nothing, and an image that is all 255 is left out.
+        labels: B x H x W integers; 255 counts for nothing, and an image that is all 255 is left out.
         momentum: weight of the old distribution.
 
     Returns:
-        C, sums to 1, in the type of ``distribution``.
+        C, sums to 1, in float32 or better.
 
     Raises:
         ValueError: a label that is neither a class nor 255; a momentum outside [0, 1].
@@ -133,9 +133,9 @@ def update_class_distribution(distribution: Tensor, labels: Tensor, momentum: fl
     counts = torch.bincount((flat + offsets)[valid], minlength=len(flat) * num_classes).view(len(flat), num_classes)
     counts = counts[counts.sum(dim=1) > 0].to(wide(distribution))
     if not len(counts):
-        return distribution.clone()
+        return wide(distribution).clone()
     shares = (counts / counts.sum(dim=1, keepdim=True)).mean(dim=0)
-    return (momentum * wide(distribution) + (1 - momentum) * shares).to(distribution.dtype)
+    return momentum * wide(distribution) + (1 - momentum) * shares
 
 
 def balanced_positions(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
