@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segrefinery.core.resize import bilinear, resample
+from segrefinery.core.resize import bilinear, nearest, resample
 
 
 def by_products(maps, size):
@@ -25,6 +25,18 @@ def test_products_are_torchs_interpolation(size, dtype):
     (there,) = torch.autograd.grad(expected, maps, pull)
     (here,) = torch.autograd.grad(found, maps, pull)
     torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("pixels", "cells", "places"), [
+    (12, 3, [2, 6, 10]), (9, 3, [1, 4, 7]), (5, 2, [1, 3]), (7, 7, [0, 1, 2, 3, 4, 5, 6]),
+    (2, 5, [0, 0, 1, 1, 1]), (2, 6, [0, 0, 0, 1, 1, 1]), (16, 2, [4, 12]),
+])  # fmt: skip
+def test_a_cell_takes_the_pixel_under_its_centre(pixels, cells, places):
+    label = torch.arange(pixels)[None, :, None].expand(1, pixels, 3)
+    shrunk = nearest(label, (cells, 3))
+    assert shrunk.dtype == torch.int64
+    assert shrunk[0, :, 0].tolist() == places
+    assert nearest(label.mT, (3, cells))[0, 0].tolist() == places
 
 
 def test_on_a_processor_it_is_torchs_own():

@@ -30,15 +30,19 @@ def bilinear(maps: Tensor, size: Sequence[int], aligned: bool = False) -> Tensor
 
 
 def nearest(values: Tensor, size: Sequence[int], aligned: bool = False) -> Tensor:
-    """Labels, masks or weights B x H x W on another grid, each cell with the value of one pixel: its first, or where
-    the cells are ``aligned`` the one under its centre. The type stays."""
+    """Labels, masks or weights B x H x W on another grid, each cell with the value of the pixel under its centre. The
+    type stays.
+
+    torch's ``nearest`` takes a cell's first pixel: half a cell off, by which a network that learned from such labels
+    would say everything.
+    """
     if aligned:
         for dim, length in zip((-2, -1), size, strict=True):
             last = values.shape[dim] - 1
             place = torch.linspace(0, last, length, device=values.device, dtype=torch.float64)
             values = values.index_select(dim, place.round().long())
         return values
-    return F.interpolate(values[:, None].float(), tuple(size), mode="nearest")[:, 0].to(values.dtype)
+    return F.interpolate(values[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].to(values.dtype)
 
 
 def resample(maps: Tensor, dim: int, length: int, share: float = 1.0, aligned: bool = False) -> Tensor:

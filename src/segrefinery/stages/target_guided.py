@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segrefinery.core.files import read_json, write_json
+from segrefinery.core.resize import nearest
 from segrefinery.data.batch import LabeledBatch, TranslatedBatch, UnlabeledBatch
 from segrefinery.data.photometric import PerBand
 from segrefinery.data.sampling import soft_balance_probabilities
@@ -205,7 +206,7 @@ def target_stream(
         content = source.translated[partners]
     if content.shape[-2:] != target.shape[-2:]:
         content = F.interpolate(content, target.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
-        label = F.interpolate(label[:, None].float(), target.shape[-2:], mode="nearest")[:, 0].long()
+        label = nearest(label, target.shape[-2:])
     if not from_folder:
         content = translate(content, target[places], settings.translation, *normalization)
     images = target.index_copy(0, places, content.to(target.dtype))

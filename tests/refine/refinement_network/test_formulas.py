@@ -18,3 +18,11 @@ def test_noise_mask_loss_by_hand():
         noise_mask_loss(noise[..., :2], judged[..., :2], label[..., :2]), F.softplus(noise[0, 0, :2]).mean()
     )
     assert noise_mask_loss(noise, judged, torch.full_like(label, 255)) == 0
+
+
+def test_the_mask_is_judged_at_the_labels_size():
+    noise, judged = torch.randn(2, 3, 4), torch.randn(2, 3, 3, 4)
+    label = torch.randint(0, 3, (2, 12, 16))
+    larger = (F.interpolate(maps, (12, 16), mode="bilinear") for maps in (noise[:, None], judged))
+    of_noise, of_judged = larger
+    torch.testing.assert_close(noise_mask_loss(noise, judged, label), noise_mask_loss(of_noise[:, 0], of_judged, label))

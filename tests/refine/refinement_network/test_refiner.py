@@ -67,6 +67,17 @@ def test_switches(switches, names):
         assert parameter.requires_grad == (parameter.grad is not None)
 
 
+def test_labels_are_learned_at_their_own_size():
+    """Cross-entropy of up-sampled logits, as a student's is: labels shrunk to the grid lose what lies between cells."""
+    refiner, step = build(dropout=0.0, perturbation="none", mask=False), step_of()
+    loss, source = refiner.losses(step)["refinement"], step.source.batch
+    view = target_of(step).teacher.view(source.image)
+    logits = refiner.decoder(view.levels, view.logits).logits
+    logits = torch.nn.functional.interpolate(logits, source.label.shape[-2:], mode="bilinear")
+    summed = torch.nn.functional.cross_entropy(logits, source.label, ignore_index=255, reduction="sum")
+    torch.testing.assert_close(loss, summed / source.label.numel())
+
+
 def test_mask_target_changes_what_the_mask_learns():
     values = [build(mask_target=target).losses(step_of())["noise_mask"] for target in ("input", "refined")]
     assert values[0] != values[1]

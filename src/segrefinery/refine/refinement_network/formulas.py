@@ -7,28 +7,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segrefinery.core.pixelwise import highest
+from segrefinery.core.pixelwise import most_probable
 from segrefinery.core.resize import bilinear
 from segrefinery.labels import IGNORE
 from segrefinery.refine.refinement_network.settings import Perturbation
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
 
-def noise_mask_loss(noise: Tensor, judged: Tensor, label: Tensor) -> Tensor:
+def noise_mask_loss(noise: Tensor, judged: Tensor, label: Tensor, aligned: bool = False) -> Tensor:
     """Binary cross-entropy of the noise logits with "argmax of ``judged`` is wrong", mean over labelled pixels.
 
     Wrong pixels count clip(#right / #wrong, 1, 10) times, for they are few.
 
     Args:
-        noise: B x h x w.
+        noise: B x h x w; up-sampled to the label's size (bilinear), as ``judged`` is.
         judged: B x C x h x w logits whose mistakes are to be found.
-        label: B x h x w int64, 255 ignored.
+        label: B x H x W int64, 255 ignored.
+        aligned: as in ``core.resize.bilinear``.
     """
-    known = label != IGNORE
-    wrong = (highest(judged) != label) & known
+    size, known = label.shape[-2:], label != IGNORE
+    noise = bilinear(noise[:, None].float(), size, aligned)[:, 0]
+    wrong = (most_probable(judged, size, aligned) != label) & known
     total, mistakes = known.sum(), wrong.sum()
     balance = ((total - mistakes) / mistakes.clamp(min=1)).clamp(1.0, 10.0)
-    loss = F.binary_cross_entropy_with_logits(noise.float(), wrong.float(), pos_weight=balance, reduction="none")
+    loss = F.binary_cross_entropy_with_logits(noise, wrong.float(), pos_weight=balance, reduction="none")
     return loss.masked_fill(~known, 0.0).sum() / total.clamp(min=1)
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from segrefinery.core.resize import nearest
 from segrefinery.losses import weighted_cross_entropy
 from segrefinery.models.heads import Norm, conv_norm, joined
 from segrefinery.models.segmenter import Segmenter
@@ -136,15 +135,15 @@ class RefinementNetwork(Refiner):
         low, high = settings.strength
         strength = low + (high - low) * float(torch.rand((), generator=step.generators[0]))
         spoiled = perturb(view.logits, target.view.logits, settings.perturbation, strength, step.generators)
-        label = nearest(source.label, spoiled.shape[-2:], view.aligned)
 
         refined = self.decoder(view.levels, spoiled, view.aligned)
         losses = {}
         if self.trains_classes:
-            losses["refinement"] = weighted_cross_entropy(refined.logits, label)
+            losses["refinement"] = weighted_cross_entropy(refined.logits, source.label, aligned=view.aligned)
         if settings.mask:
             judged = spoiled if settings.mask_target == "input" else refined.logits.detach()
-            losses["noise_mask"] = settings.mask_weight * noise_mask_loss(refined.noise, judged, label)
+            loss = noise_mask_loss(refined.noise, judged, source.label, view.aligned)
+            losses["noise_mask"] = settings.mask_weight * loss
         return losses
 
     def after_step(self, step: Step) -> None:
