@@ -17,7 +17,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.words import printable
 
 if TYPE_CHECKING:
-    from segrefinery.data.check import CheckReport
+    from segrefinery.data.check import CheckReport, Role
     from segrefinery.evaluation.estimate import Scored
     from segrefinery.verbs.audit import Audit
     from segrefinery.verbs.check import Checkup
@@ -118,7 +118,7 @@ def show_checkup(console: Console, checkup: Checkup) -> None:
     """What ``check`` found: the data and what is wrong with them, then the cost."""
     for remark in checkup.remarks:
         say(console, remark)
-    show_data(console, checkup.data)
+    show_data(console, checkup.data, checkup.read_at)
     if checkup.unknown is not None:
         say(console, f"Time and memory are not known: a pass of the network failed ({checkup.unknown}).")
     if checkup.estimate is not None:
@@ -127,11 +127,14 @@ def show_checkup(console: Console, checkup: Checkup) -> None:
             say(console, f"The same method with a smaller budget: --scale {', '.join(checkup.scales)}.")
 
 
-def show_data(console: Console, report: CheckReport) -> None:
-    """Counts, sizes, classes, and the problems with their remedies."""
-    sides = Table("", "data set", "images", "sizes", title="Data", title_justify="left")
+def show_data(console: Console, report: CheckReport, read_at: Mapping[Role, tuple[int, int]]) -> None:
+    """Counts, sizes, height and width at which the most frequent is read, classes, and the problems with their
+    remedies."""
+    sides = Table("", "data set", "images", "sizes", "read at", title="Data", title_justify="left")
     for side in report.sides:
-        add_row(sides, side.role, side.reference, str(side.images), most_frequent(side.sizes))
+        height, width = read_at.get(side.role, (0, 0))
+        read = f"{width}x{height}" if height else ""
+        add_row(sides, side.role, side.reference, str(side.images), most_frequent(side.sizes), read)
     console.print(sides)
     if report.space is not None:
         say(console, report.sentence)

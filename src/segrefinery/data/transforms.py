@@ -188,16 +188,25 @@ def resize_map(values: Tensor, size: Sequence[int]) -> Tensor:
     return values.index_select(-2, rows).index_select(-1, columns)
 
 
+def read_size(size: Sequence[int], settings: DataSettings) -> tuple[int, int]:
+    """Height and width of a whole image in training, before it is scaled at random and cropped."""
+    return _resized(size, settings.short_side)
+
+
 def evaluation_size(size: Sequence[int], settings: DataSettings) -> tuple[int, int]:
     """Height and width of a whole image after the aspect-true resize."""
-    zoom = _zoom(size, settings.evaluation_short_side or settings.short_side)
-    return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
+    return _resized(size, settings.evaluation_short_side or settings.short_side)
 
 
 def resize_for_evaluation(image: Tensor, settings: DataSettings) -> Tensor:
     """The whole uint8 image 3 x H x W, resized to ``short_side`` with its aspect kept, as normalised float."""
     resized = resize_image(image, evaluation_size(image.shape[-2:], settings))
     return normalize(resized, *settings.normalization).contiguous()
+
+
+def _resized(size: Sequence[int], short_side: int | None) -> tuple[int, int]:
+    zoom = _zoom(size, short_side)
+    return max(1, round(size[0] * zoom)), max(1, round(size[1] * zoom))
 
 
 def _zoom(size: Sequence[int], short_side: int | None) -> float:

@@ -26,7 +26,7 @@ from segrefinery.reporting import write_report
 from segrefinery.verbs.bands import in_bands
 from segrefinery.verbs.named import Named
 from segrefinery.verbs.sets import in_one_space
-from segrefinery.verbs.zoom import inert_window
+from segrefinery.verbs.zoom import inert_window, odd_training
 
 
 def carry_out(
@@ -69,8 +69,13 @@ def listeners_of(
     """Who is told of a run, in this order: the user, and those who look, keep and score."""
     sets, space = scorer.sets, scorer.sets.space
     height, width = sets.target.image(0).shape[-2:]
-    for remark in inert_window(recipe.window, recipe.target_data, (height, width)):
-        warnings.warn(f"{recipe.target}: {remark}", stacklevel=2)
+    remarks = [f"{recipe.target}: {line}" for line in inert_window(recipe.window, recipe.target_data, (height, width))]
+    remarks += [f"{recipe.target}: {line}" for line in odd_training(recipe.target_data, (height, width))]
+    if sets.source is not None:
+        first = sets.source.image(0).shape
+        remarks += [f"{recipe.source}: {line}" for line in odd_training(recipe.data, (first[-2], first[-1]))]
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
     origin = Origin(
         start=recipe.model.start, source=recipe.source, target=recipe.target, labels=recipe.labels, seed=recipe.seed
     )

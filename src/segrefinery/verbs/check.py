@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from segrefinery.verbs.named import assigned, refuse_nothing_to_adapt
 
 if TYPE_CHECKING:
     from segrefinery.data.check import CheckReport, Role
+    from segrefinery.data.transforms import DataSettings
     from segrefinery.models.networks import ModelSettings
     from segrefinery.models.trained import StartModel
     from segrefinery.verbs.cost import Estimate
@@ -30,6 +31,7 @@ class Checkup:
         unknown: why there is no estimate, where a pass failed.
         remarks: in sentences, of the model to start from: what it is, and what a run from it leaves out.
         scales: names of the recipe's smaller budgets, where that of the paper was checked.
+        read_at: of each side, height and width at which images of its most frequent size are read.
     """
 
     data: CheckReport
@@ -38,6 +40,7 @@ class Checkup:
     unknown: str | None = None
     remarks: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
+    read_at: Mapping[Role, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -88,9 +91,9 @@ def check(
         **{"source": None, **sets}, space=space, merge=plan.merge,
         progress=lambda role, done, _: progress(begins[role] + done, total),
     )  # fmt: skip
-    report = with_window(report, plan)
+    report, read_at = with_sizes(report, plan), sizes_read(report, plan)
     if report.space is None:
-        return Checkup(report, plan, None, remarks=tuple(remarks.lines))
+        return Checkup(report, plan, None, remarks=tuple(remarks.lines), read_at=read_at)
     classes = report.space.num_classes
     if model is not None:
         report = with_model(report, model, bool({"source", "labels"} & given.keys()), remarks)
@@ -103,7 +106,7 @@ def check(
     except (SegRefineryError, RuntimeError, MemoryError) as error:
         cost, unknown = None, first_line(error)
     scales = tuple(read_recipe(recipe)[0].get("scales") or ()) if plan.scale == "paper" else ()
-    return Checkup(report, plan, cost, unknown, tuple(remarks.lines), scales)
+    return Checkup(report, plan, cost, unknown, tuple(remarks.lines), scales, read_at)
 
 
 class Remarks(RunEvents):
@@ -116,19 +119,49 @@ class Remarks(RunEvents):
         self.lines.append(line)
 
 
-def with_window(report: CheckReport, plan: Recipe) -> CheckReport:
-    """The report, and whether the recipe's window does something for the target's images."""
-    from segrefinery.data.check import Problem
-    from segrefinery.verbs.zoom import inert_window
+def data_of(plan: Recipe, role: Role) -> DataSettings:
+    """How images of a side are read: those of the target, whatever they are for, as the target."""
+    return plan.data if role == "source" else plan.target_data
 
-    target = next(side for side in report.sides if side.role == "target")
-    sizes = [tuple(map(int, size.split("x"))) for size in target.sizes]
-    inert = [inert_window(plan.window, plan.target_data, (height, width)) for width, height in sizes]
-    if not inert or not all(inert):
-        return report
-    message, _, remedy = inert[0][0].partition("; ")
-    problem = Problem("warning", "target", target.reference, "window", message, remedy)
-    return replace(report, problems=(*report.problems, problem))
+
+def with_sizes(report: CheckReport, plan: Recipe) -> CheckReport:
+    """The report, and what is odd in how the recipe reads all images of a side: a window that does nothing, images that
+    are enlarged far or do not fill a crop."""
+    from segrefinery.data.check import Problem
+    from segrefinery.verbs.zoom import inert_window, odd_training
+
+    problems = list(report.problems)
+    for side in report.sides:
+        data, sizes = data_of(plan, side.role), [two_sides_of(size) for size in side.sizes]
+        remarks = {}
+        if side.role == "target":
+            remarks["window"] = [inert_window(plan.window, data, size) for size in sizes]
+        if side.role != "evaluation":
+            remarks["sizes"] = [odd_training(data, size) for size in sizes]
+        for name, lines in remarks.items():
+            for line in lines[0] if lines and all(lines) else ():
+                message, _, remedy = line.partition("; ")
+                problems.append(Problem("warning", side.role, side.reference, name, message, remedy))
+    return replace(report, problems=tuple(problems))
+
+
+def sizes_read(report: CheckReport, plan: Recipe) -> dict[Role, tuple[int, int]]:
+    """Height and width at which images of each side's most frequent size are read."""
+    from segrefinery.data.transforms import evaluation_size, read_size
+
+    read = {}
+    for side in report.sides:
+        resized = evaluation_size if side.role == "evaluation" else read_size
+        most = max(side.sizes, key=lambda size: side.sizes[size], default=None)
+        if most is not None:
+            read[side.role] = resized(two_sides_of(most), data_of(plan, side.role))
+    return read
+
+
+def two_sides_of(size: str) -> tuple[int, int]:
+    """Height and width of ``WIDTHxHEIGHT``."""
+    width, height = map(int, size.split("x"))
+    return height, width
 
 
 def with_model(report: CheckReport, model: StartModel, taught: bool, remarks: Remarks) -> CheckReport:

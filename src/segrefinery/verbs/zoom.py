@@ -1,4 +1,5 @@
-"""At which size a model reads images, and what a user should know of it: the zoom against training, inert windows."""
+"""At which size images are read, and what a user should know of it: the zoom against training, windows that do nothing,
+crops that an image cannot fill."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import ImageDataset, notes_of
-from segrefinery.data.transforms import DataSettings, evaluation_size
+from segrefinery.data.transforms import DataSettings, evaluation_size, read_size
 from segrefinery.engine.model import Model
 
 FAR = 2.0
 """Factor of zoom against training, either way, from which objects look unlike those that were learned."""
+MOSTLY = 0.5
+"""Share of a training crop that an image should fill."""
 
 
 def at_size(model: Model, size: str | int) -> Model:
@@ -58,6 +61,27 @@ def inert_window(window: tuple[int, int] | None, data: DataSettings, size: tuple
         return []
     shown = f"an image of {size[1]} x {size[0]}, which is read at {width} x {height} whole"
     return [f"a window of {window[0]}x{window[1]} does nothing for {shown}; name a smaller one"]
+
+
+def odd_training(data: DataSettings, size: tuple[int, int]) -> list[str]:
+    """A sentence where training enlarges an image of ``size`` far, and where most of its crop is padding for the image
+    is too small to fill it."""
+    height, width = read_size(size, data)
+    shown, remarks = f"an image of {size[1]} x {size[0]}", []
+    if height / size[0] > FAR:
+        remarks.append(
+            f"{shown} is enlarged {height / size[0]:.2g} times, to {width} x {height}, which shows no more of it; set "
+            "a smaller data.short_side and data.crop, and it trains faster"
+        )
+    typical = [side * sum(data.scale) / 2 for side in (height, width)]
+    filled = min(1.0, typical[0] / data.crop[0]) * min(1.0, typical[1] / data.crop[1])
+    if filled < MOSTLY:
+        remarks.append(
+            f"{100 * (1 - filled):.0f} % of a training crop of {data.crop[0]} x {data.crop[1]} is padding with "
+            f"{shown}, which is read at {width} x {height}; set a smaller data.crop, or data.short_side to enlarge the "
+            "images"
+        )
+    return remarks
 
 
 def warn_of_reading(model: Model, dataset: ImageDataset, image: Tensor | tuple[int, int]) -> None:
