@@ -134,6 +134,20 @@ def test_a_null_removes_a_stage_at_every_scale(scale, tmp_path):
     assert (again.stages["adapt"].kind, again.stages["adapt"].steps) == ("distillation", steps)
 
 
+def test_a_null_of_a_scale_removes_what_the_recipe_says_also_where_what_it_extends_has_that_scale(tmp_path):
+    sizes = "data: {crop: [64, 96]}\nwindow: [64, 96]"
+    scales = "scales: {small: {window: null, target_data: {crop: null}, model: {options: null}}}"
+    options = "model: {name: small, options: {width: 16}}\ntarget_data: {crop: [64, 96]}"
+    base = written(tmp_path, "base", f"extends: self_training\n{sizes}\n{options}\n{scales}")
+    for file in (base, written(tmp_path, "above", f"extends: {base}\nscales: {{small: {{data: {{batch: 2}}}}}}")):
+        assert load_recipe(file).window == (64, 96)
+        recipe = load_recipe(file, "small", ["model.name=small"])
+        assert (recipe.window, recipe.model.options) == (None, {})
+        assert recipe.target_data.crop == recipe.data.crop
+    for name in ("hrda", "ir2f_hrda"):  # whose images are small there
+        assert load_recipe(name, "small").window is None
+
+
 def test_a_chain_may_say_that_it_replaces_another_where_there_is_none(tmp_path):
     chain = "{replace: true, masked_consistency: {}}"
     for overrides in (
@@ -176,6 +190,11 @@ def test_a_scale_may_change_budgets_and_nothing_else(tmp_path):
     turned = written(tmp_path, "turned", f"extends: self_training\nstages: {{adapt: {chain}}}\n{scale}")
     with pytest.raises(SegRefineryError, match=r"scale tiny: stages\.adapt\.refine: a scale changes budgets"):
         load_recipe(turned, "tiny")
+    # also of a scale that the recipe below has: what replaces a chain does so when it is laid over the recipe's
+    small = f"scales: {{small: {{stages: {{adapt: {turned_chain}}}}}}}"
+    turned = written(tmp_path, "small", f"extends: self_training\nstages: {{adapt: {chain}}}\n{small}")
+    with pytest.raises(SegRefineryError, match=r"scale small: stages\.adapt\.refine: a scale changes budgets"):
+        load_recipe(turned, "small")
     # whoever runs it may change anything
     assert load_recipe("self_training", "small", ["stages.adapt.mixing=cutmix"]).stages["adapt"].mixing == "cutmix"
 

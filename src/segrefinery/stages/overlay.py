@@ -17,20 +17,20 @@ NULL_SAYS_NONE = ("strong",)
 
 
 def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's file laid over what it extends, scales included. A stage that the file removes is gone at every scale;
-    of one that only a scale of it removes, the null stays there until ``merge`` lays that scale over. What a scale says
-    of a chain that the file replaces goes with it."""
+    """A recipe's file laid over what it extends. A stage that the file removes is gone at every scale. A scale is a
+    change itself: what it removes or replaces is not in it, so that it goes on saying so until ``merge`` lays it over a
+    recipe. What a scale says of a chain that the file replaces goes with it."""
     for name, stage in _stages(change).items():
         if isinstance(stage, Mapping) and isinstance(stage.get("refine"), Mapping) and stage["refine"].get("replace"):
             base = copy.deepcopy(dict(base))
             for scale in (base.get("scales") or {}).values():
                 (_stages(scale).get(name) or {}).pop("refine", None)
-    result = merge(base, change)
+    result = merge(base, {key: value for key, value in change.items() if key != "scales"})
+    if scales := _merge(base.get("scales") or {}, change.get("scales") or {}, is_change=True):
+        result["scales"] = scales
     removed = {name for name, stage in _stages(change).items() if stage is None}
-    scales = change.get("scales") or {}
-    for scale, changes in (result.get("scales") or {}).items():
-        nulls = {name: None for name, stage in _stages(scales.get(scale)).items() if stage is None}
-        if stages := {**_stages(changes), **nulls}:
+    for changes in scales.values():
+        if stages := _stages(changes):
             changes["stages"] = {name: stage for name, stage in stages.items() if name not in removed}
     return result
 
@@ -38,6 +38,11 @@ def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``change`` laid over it, mappings merged key by key; a null removes a stage or a key. A chain of
     refiners is laid over the one before like any mapping, unless it says ``replace: true``."""
+    return _merge(base, change, is_change=False)
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any], is_change: bool) -> dict[str, Any]:
+    """See ``merge``; ``is_change``: ``base`` is a change too, and so is the result, which keeps what takes away."""
     result = copy.deepcopy(dict(base))
     for key, value in change.items():
         old = result.get(key)
@@ -45,14 +50,16 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
             value = _as_mapping(value)
         if key == "refine" and isinstance(value, Mapping) and isinstance(value.get("replace"), bool):
             value, old = dict(value), {} if value["replace"] else old
-            del value["replace"]
+            if not (is_change and value["replace"]):
+                del value["replace"]
             result[key] = {}
-        if value is None and key not in NULL_SAYS_NONE and (isinstance(old, Mapping) or old is None):
+        removes = value is None and key not in NULL_SAYS_NONE and (isinstance(old, Mapping) or old is None)
+        if removes and not is_change:
             result.pop(key, None)
         elif isinstance(value, Mapping) and isinstance(old, list):
-            result[key] = merge(_as_mapping(old), value)
+            result[key] = _merge(_as_mapping(old), value, is_change)
         elif isinstance(value, Mapping) and isinstance(old, Mapping):
-            result[key] = merge(old, value)
+            result[key] = _merge(old, value, is_change)
         else:
             result[key] = copy.deepcopy(value)
     return result
