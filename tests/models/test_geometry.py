@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear, nearest, resample
+from segrefinery.data.augment import Warp, apply_affine
 from segrefinery.data.batch import LabeledBatch, MixedBatch, UnlabeledBatch
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.losses import (
+    kl_divergence,
     learner_cross_entropy,
     symmetric_cross_entropy,
     variance_regularized_loss,
@@ -26,6 +28,7 @@ from segrefinery.refine import PseudoLabels, SourceStep, Step, TargetStep
 from segrefinery.refine.class_balanced import ClassBalanced, ClassBalancedSettings
 from segrefinery.refine.class_features import gather_statistics
 from segrefinery.refine.confidence import normalized_entropy
+from segrefinery.refine.consistency import StrongView
 from segrefinery.refine.contrastive import PixelContrastSettings
 from segrefinery.refine.entropy_mixture import class_entropies
 from segrefinery.refine.implicit_rectification import ImplicitRectification
@@ -237,6 +240,23 @@ def test_pixel_contrast_reads_labels_and_levels_in_register():
     contrast.projection.layers = nn.Sequential(nn.Sequential(join), nn.Identity())
     fine, coarse = contrast.projection([picture(), seen.features], seen.aligned)[0]
     assert row_of(fine) == row_of(coarse) == ROW
+
+
+def test_a_strong_view_moves_maps_as_it_moves_images():
+    """A third of the side down: a smooth picture's cells move as far as its pixels do."""
+    rise = torch.linspace(0, 1, SIDE)[:, None].expand(1, 3, SIDE, SIDE)
+    warp = Warp(torch.tensor([[[1.0, 0, 0], [0, 1, -2 / 3]]]), torch.zeros(1, 4))
+    image, hidden = apply_affine(rise, warp)
+    wanted = Corners()(image).features
+    moved, uncovered = apply_affine(Corners()(rise).features, warp, aligned=True)
+    assert torch.equal(uncovered, hidden[:, ::8, ::8])
+    shown = ~uncovered[:, None].expand_as(moved)
+    assert (moved - wanted)[shown].abs().max() < 0.01  # of a cell that rises by 0.125
+    amiss, _ = apply_affine(Corners()(rise).features, warp)
+    assert (amiss - wanted)[shown].abs().max() > 0.03
+
+    strong = StrongView(Corners()(image), warp)
+    assert strong.compare(kl_divergence, Corners()(rise).logits, strong.prediction.logits).item() < 0.01
 
 
 def test_labels_are_shrunk_to_the_pixels_under_the_cells():

@@ -126,7 +126,11 @@ def affine_strong_view(
 
 
 def apply_affine(
-    maps: Tensor, warp: Warp, mode: Literal["bilinear", "nearest"] = "bilinear", fill: float = 0.0
+    maps: Tensor,
+    warp: Warp,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+    fill: float = 0.0,
+    aligned: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Move maps as a strong view moved its images.
 
@@ -135,6 +139,7 @@ def apply_affine(
         warp: from ``affine_strong_view``.
         mode: ``nearest`` for labels.
         fill: value of the places that show nothing of the image (255 for labels).
+        aligned: whether the outermost cells of the maps lie in the images' corner pixels.
 
     Returns:
         The moved maps, and uncovered B x h x w bool: True where the view lies outside the image or is cut out.
@@ -143,11 +148,11 @@ def apply_affine(
     height, width = planes.shape[-2:]
     # The grid is a matrix product, and in bfloat16 its places are off by pixels, differently at each resolution.
     with torch.autocast(maps.device.type, enabled=False):
-        grid = F.affine_grid(warp.matrix, [len(planes), 1, height, width], align_corners=False)
-        moved = F.grid_sample(planes.float(), grid, mode=mode, padding_mode="border", align_corners=False)
+        grid = F.affine_grid(warp.matrix, [len(planes), 1, height, width], align_corners=aligned)
+        moved = F.grid_sample(planes.float(), grid, mode=mode, padding_mode="border", align_corners=aligned)
     top, left, bottom, right = (edge.view(-1, 1, 1) for edge in warp.hole.unbind(dim=1))
-    y = ((torch.arange(height, device=maps.device) + 0.5) / height)[None, :, None]
-    x = ((torch.arange(width, device=maps.device) + 0.5) / width)[None, None, :]
+    y = _centres(height, aligned, maps.device)[None, :, None]
+    x = _centres(width, aligned, maps.device)[None, None, :]
     cut = (
         (y >= top.view(-1, 1, 1))
         & (y < bottom.view(-1, 1, 1))
@@ -157,6 +162,13 @@ def apply_affine(
     uncovered = cut | (grid.abs() > 1 + 1e-5).any(dim=-1)
     moved = moved.masked_fill(uncovered[:, None], fill).to(maps.dtype)
     return (moved if maps.ndim == 4 else moved[:, 0]), uncovered
+
+
+def _centres(cells: int, aligned: bool, device: torch.device) -> Tensor:
+    """Where cells lie along an axis, in fractions of it."""
+    if aligned and cells > 1:
+        return torch.linspace(0, 1, cells, device=device)
+    return (torch.arange(cells, device=device) + 0.5) / cells
 
 
 GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")

@@ -28,11 +28,11 @@ class StrongView:
         """``loss(weak, strong, mask)`` with the weak view's map moved as its image was, over the pixels both show.
 
         Args:
-            weak, strong: B x C x h x w logits of the weak view and of the strong one.
+            weak, strong: B x C x h x w logits of the weak view and of the strong one, on the network's grid.
         """
         if self.warp is None:
             return loss(weak, strong, None)
-        moved, uncovered = apply_affine(weak, self.warp)
+        moved, uncovered = apply_affine(weak, self.warp, aligned=self.prediction.aligned)
         return loss(moved, strong, ~uncovered)
 
 
