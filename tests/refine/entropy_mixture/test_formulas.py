@@ -32,6 +32,24 @@ def test_agrees_with_scikit_learn(number, first, second):
     assert certain_posterior(values[:50], own).numpy() == pytest.approx(expected, abs=1e-2)
 
 
+@pytest.mark.parametrize("values", [
+    torch.cat((normal(2000, 0.15, 0.06), normal(1000, 0.35, 0.12, seed=1))),  # two modes that overlap
+    torch.cat((normal(1900, 0.08, 0.05), normal(100, 0.5, 0.15, seed=1))),  # nearly all certain
+])  # fmt: skip
+def test_where_there_are_two_modes_the_start_does_not_matter(values):
+    values = values.clamp(0, 1)
+    low, high = values.quantile(0.1).item(), values.quantile(0.9).item()
+    other = GaussianMixture(
+        2, tol=1e-6, weights_init=[0.5, 0.5], means_init=[[low], [high]],
+        precisions_init=[[[1 / values.var().item()]]] * 2,
+    ).fit(values[:, None].numpy())  # fmt: skip
+    certain = other.predict_proba(values[:, None].numpy())[:, other.means_[:, 0].argmin()] > 0.5
+    points = (torch.arange(256) + 0.5) / 256
+    fit = fit_binned(torch.histc(values.float(), 256, 0, 1)[None], points)
+    ours = certain_posterior(values, Mixture(fit.weights[0], fit.means[0], fit.stds[0])).numpy() > 0.5
+    assert (ours == certain).mean() > 0.98
+
+
 def test_binned_agrees_with_exact():
     values = bimodal(1000).flatten()
     points = (torch.arange(256) + 0.5) / 256
