@@ -157,11 +157,12 @@ def test_one_class_and_a_class_that_was_left_out(tmp_path):
     ours = adapted(tmp_path / "model", tmp_path / "unet.pth", ("crack", "background"), network, named)
     with pytest.raises(SegRefineryError, match=r"unet\.pth: has one class"):
         segrefinery.export(tmp_path / "model", tmp_path / "back.pth", "state_dict")
-    (tmp_path / "recipe.yaml").write_text(
-        "extends: self_training\nmodel: {name: smp:unet/resnet18, options: {}, from: unet.pth, "
-        "classes: [background, crack]}\n"
-    )
-    segrefinery.export(tmp_path, tmp_path / "back.pth", "state_dict")
+    for named in ("background, crack", "crack"):
+        (tmp_path / "recipe.yaml").write_text(
+            "extends: self_training\nmodel: {name: smp:unet/resnet18, options: {}, from: unet.pth, "
+            f"classes: [{named}]}}\n"
+        )
+        segrefinery.export(tmp_path, tmp_path / "back.pth", "state_dict")
     module.load_state_dict(torch.load(tmp_path / "back.pth"), strict=True)
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():

@@ -19,7 +19,7 @@ from segrefinery.models.foreign.smp import its_names
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.start import classes_of, of_tensors
 from segrefinery.models.states import chosen_tensors, read_checkpoint
-from segrefinery.models.trained import StartModel, class_tensors, some
+from segrefinery.models.trained import NOT_THE_CLASS, StartModel, class_tensors, some
 
 OF_TRAINING = ("optimizer", "optimizers", "optimizer_states", "scheduler", "lr_scheduler", "lr_schedulers")
 """What a checkpoint keeps of its own training, which says nothing of other weights."""
@@ -127,7 +127,7 @@ def one_row(
     start: StartModel, classes: Sequence[str], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Of a checkpoint of one class: sigmoid(b - a) is softmax(a, b)."""
-    names = start.classes if start.classes and len(start.classes) == 2 else ("background", *(start.classes or ("",)))
+    names = start.classes if start.classes and len(start.classes) == 2 else (NOT_THE_CLASS, *(start.classes or ("",)))
     two = StartModel(start.origin, start.network, {}, 2, names)
     rows = two.rows(classes)
     if sorted(rows) != [0, 1]:

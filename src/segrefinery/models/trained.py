@@ -18,6 +18,9 @@ from segrefinery.models.build import build_model
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
 
+NOT_THE_CLASS = "background"
+"""What a model of one class calls all else."""
+
 
 @dataclass
 class StartModel:
@@ -31,6 +34,7 @@ class StartModel:
         classes: their names in the order of the logits, None where the model does not say. colors: or None.
         pixel_mean, pixel_std: of the images it was trained on, in [0, 1]; None where it does not say.
         notes: what was stripped, left out or guessed; to be said.
+        one_class: it was a model of one class; see ``as_two_classes``.
     """
 
     origin: str
@@ -42,6 +46,7 @@ class StartModel:
     pixel_mean: PerBand | None = None
     pixel_std: PerBand | None = None
     notes: list[str] = field(default_factory=list)
+    one_class: bool = False
 
     def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
         """The network with its weights for ``classes``, in their order, and the names of those it has yet to learn. The
@@ -96,6 +101,21 @@ class StartModel:
                 "of its logits: --set 'model.classes=[road, car, ...]'"
             )
         return self.classes
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Takes the user's names of its classes, in the order of its logits; of a model of one class one will do.
+
+        Raises:
+            SegRefineryError: more or fewer.
+        """
+        if self.one_class and len(names) == 1:
+            names = (NOT_THE_CLASS, *names)
+        if len(names) != self.num_classes:
+            raise SegRefineryError(
+                f"model.classes: names {len(names)} classes, and {self.origin} has {self.num_classes}; name each, in "
+                "the order of its logits"
+            )
+        self.classes = tuple(names)
 
     @property
     def normalization(self) -> Normalization | None:
@@ -173,10 +193,11 @@ def as_two_classes(model: StartModel) -> StartModel:
         name: torch.cat([torch.zeros_like(tensor), tensor]) if one[name].shape != two[name].shape else tensor
         for name, tensor in model.state.items()
     }
-    classes = model.classes and ("background", *model.classes)
+    classes = model.classes and (NOT_THE_CLASS, *model.classes)
     note = "its one class is read as two, of which the first, with a logit of 0, is what the class is not"
     origin = f"{model.origin}, read as background and its one class"
-    return replace(model, origin=origin, state=state, num_classes=2, classes=classes, notes=[*model.notes, note])
+    notes = [*model.notes, note]
+    return replace(model, origin=origin, state=state, num_classes=2, classes=classes, notes=notes, one_class=True)
 
 
 def some(names: Sequence[str]) -> str:

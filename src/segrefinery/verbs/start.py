@@ -29,13 +29,8 @@ def started(recipe: Recipe, start: nn.Module | str | Path | None, told: RunEvent
     if origin is None:
         return recipe, None
     model = start_of(start) if isinstance(start, nn.Module) else _read(origin, recipe)
-    names = recipe.model.classes
-    if names is not None and len(names) != model.num_classes:
-        raise SegRefineryError(
-            f"model.classes: names {len(names)} classes, and {model.origin} has {model.num_classes}; name each, in the "
-            "order of its logits"
-        )
-    model.classes = names or model.classes
+    if recipe.model.classes is not None:
+        model.name_classes(recipe.model.classes)
     told.said(f"starts from {origin} ({model.network.name}, {model.num_classes} classes)")
     recipe = recipe.model_copy(update={"stages": stages_from(origin, recipe.stages, told.said)})
     if recipe.source is None:

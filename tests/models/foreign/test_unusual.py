@@ -254,7 +254,11 @@ def test_one_class_of_a_sigmoid_is_two_of_a_softmax(tmp_path):
     assert any("one class is read as two" in note for note in start.notes)
     with pytest.raises(SegRefineryError, match=r"read as background and its one class: .*what its 2 classes are"):
         start.build(("building", "background"))
-    start.classes = ("background", "building")
+    for names in (("background", "building"), ("building",)):  # what the class is not needs no name
+        start.name_classes(names)
+        assert start.classes == ("background", "building")
+    with pytest.raises(SegRefineryError, match=r"model\.classes: names 3 classes, and .* has 2"):
+        start.name_classes(("a", "b", "c"))
     network, _ = start.build(("building", "background"))
     with torch.no_grad():
         theirs, ours = module(image()), network.eval()(image()).logits.softmax(dim=1)
