@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +36,9 @@ FORMS = (
     "wrote it"
 )
 
+PART = re.compile(r"config\.json|(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+"""Names of the files in a model's folder; who names one means the folder."""
+
 
 def read_start(reference: str | Path, network: ModelSettings | None = None) -> StartModel:
     """A trained model from what the user named; see ``FORMS``. Nothing of it is run.
@@ -46,6 +51,11 @@ def read_start(reference: str | Path, network: ModelSettings | None = None) -> S
             message lists the nearest names.
     """
     model = _read_as_is(reference, network)
+    if model.pixel_std is not None and not all(0 < each < math.inf for each in model.pixel_std):
+        raise SegRefineryError(
+            f"{model.origin}: says that its pixels are divided by {model.pixel_std}, which has to be positive; mend "
+            "what lies beside its weights"
+        )
     return model if model.num_classes > 1 else as_two_classes(model)
 
 
@@ -55,6 +65,8 @@ def _read_as_is(reference: str | Path, network: ModelSettings | None) -> StartMo
         return _of_hub(text.removeprefix("hf:").removeprefix("//"), text)
     if text.startswith("torchvision:"):
         return _of_torchvision(text)
+    if not text:
+        raise SegRefineryError(f"the model to start from has no name. A model is {FORMS}")
     path = Path(reference)
     if path.is_dir():
         for folder in (path, path / "model", path / "source_model"):
@@ -66,7 +78,7 @@ def _read_as_is(reference: str | Path, network: ModelSettings | None) -> StartMo
             return transformers.read(path, text)
         raise SegRefineryError(f"{text}: this folder holds no model that we can read. A model is {FORMS}")
     if path.is_file():
-        if path.name in (CONFIG, TENSORS) and _is_model(path.parent):
+        if PART.fullmatch(path.name) and _is_model(path.parent):
             return _read_as_is(path.parent, network)
         return _of_file(path, network)
     raise SegRefineryError(f"{text}: there is no such model. A model is {FORMS}")
@@ -122,7 +134,9 @@ def _is_ours(folder: Path) -> bool:
 
 def _is_model(folder: Path) -> bool:
     """Whether a folder says of itself what its model is: one of ours, of smp or of transformers."""
-    return (folder / TENSORS).exists() and (_is_ours(folder) or smp.is_folder(folder) or transformers.is_folder(folder))
+    if (folder / TENSORS).exists() and (_is_ours(folder) or smp.is_folder(folder)):
+        return True
+    return transformers.is_folder(folder) and bool(transformers.weights_in(folder))
 
 
 class _Pixels(Settings):

@@ -265,6 +265,37 @@ def test_one_class_of_a_sigmoid_is_two_of_a_softmax(tmp_path):
     torch.testing.assert_close(ours[:, :1], theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"mean": [51, 102, 153], "std": [51, 51, 102], "input_range": [0, 255]}, ((0.2, 0.4, 0.6), (0.2, 0.2, 0.4))),
+        ({"mean": [0.2, 0.4, 0.6], "std": [1, 1, 1], "input_range": None}, ((0.2, 0.4, 0.6), (1, 1, 1))),
+        ({"input_range": [0, 255]}, (None, None)),
+        ({"mean": [0.5], "std": [0.5]}, r"preprocessing\.json: mean: 3 numbers expected, one a band, got \[0\.5\]"),
+        ({"mean": 0.5, "std": 0.5}, "mean: 3 numbers"),
+        ({"mean": [0, 0, 0], "std": [0, 1, 1]}, r"std: 3 positive numbers expected, one a band, got \[0, 1, 1\]"),
+        ({"mean": [0, 0, 0], "std": [1, 1, 1], "input_space": "BGR"}, "input_space: the model wants BGR"),
+        ([], r"preprocessing\.json: a mapping expected"),
+    ],
+)  # fmt: skip
+def test_pixels_of_a_folder_of_smp_are_read_as_it_says(tmp_path, said, found):
+    unet().save_pretrained(tmp_path)
+    (tmp_path / "preprocessing.json").write_text(json.dumps(said))
+    if not isinstance(found, str):
+        start = read_start(tmp_path)
+        assert (start.pixel_mean, start.pixel_std) == found
+        return
+    with pytest.raises(SegRefineryError, match=found):
+        read_start(tmp_path)
+
+
+def test_no_name_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unet().save_pretrained(tmp_path)  # what an empty path would be taken for
+    with pytest.raises(SegRefineryError, match="has no name"):
+        read_start("")
+
+
 # -- transformers ------------------------------------------------------------------------------------------------------
 
 
@@ -315,8 +346,11 @@ def test_weights_in_parts_and_as_a_torch_file(tmp_path):
     (torchs / "model.safetensors").unlink()
     own = read_start(whole).state
     for folder in (parts, torchs):
-        found = read_start(folder).state
-        assert all(torch.equal(found[name], tensor) for name, tensor in own.items())
+        files = sorted(path for path in folder.iterdir() if path.name.startswith(("model", "pytorch_model")))
+        for given in (folder, files[0], files[-1]):  # a part, or the list of parts, is the folder too
+            found = read_start(given)
+            assert found.origin == str(folder)
+            assert all(torch.equal(found.state[name], tensor) for name, tensor in own.items())
     sorted(parts.glob("model-*.safetensors"))[1].unlink()
     with pytest.raises(SegRefineryError, match=r"parts: transformers cannot load it.*model-00002"):
         read_start(parts)
@@ -338,6 +372,12 @@ def test_pixels_are_read_as_the_processor_says(tmp_path, case):
     start = read_start(tmp_path)
     assert (start.pixel_mean, start.pixel_std) == (pytest.approx((mean,) * 3), pytest.approx((std,) * 3))
     assert any("a height of 640 pixels and of a width of 480 pixels" in note for note in start.notes)
+
+
+def test_a_processor_that_divides_by_nothing(tmp_path):
+    saved(tmp_path, "segformer", {"do_normalize": True, "image_mean": [0, 0, 0], "image_std": [0, 1, 1]})
+    with pytest.raises(SegRefineryError, match=r"its pixels are divided by \(0\.0, 1\.0, 1\.0\)"):
+        read_start(tmp_path)
 
 
 def test_weights_of_another_configuration(tmp_path):

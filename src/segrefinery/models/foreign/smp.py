@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, readable, write_json
 from segrefinery.core.lazy import optional
-from segrefinery.core.pixels import IMAGENET, Normalization
+from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
 from segrefinery.core.settings import choose
 from segrefinery.models.build import build_model
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
@@ -139,7 +140,8 @@ def read(folder: Path, origin: str) -> StartModel:
         origin: what the user named.
 
     Raises:
-        SegRefineryError: an architecture we do not know, or weights that cannot be read or do not fit.
+        SegRefineryError: an architecture we do not know, weights that cannot be read or do not fit, or see
+            ``read_statistics``.
     """
     config = json.loads(readable(folder / CONFIG).read_text(encoding="utf-8"))
     architectures = {kind.__name__: name for name, kind in library().MODEL_ARCHITECTURES_MAPPING.items()}
@@ -155,8 +157,35 @@ def read(folder: Path, origin: str) -> StartModel:
     if activation := config.get("activation"):
         notes = (*notes, f"its {activation} is left out: logits are what is learned from, and the largest is the label")
     said = read_json(folder / PREPROCESSING) if (folder / PREPROCESSING).exists() else {}
-    classes, mean, std = (tuple(said[key]) if key in said else None for key in ("classes", "mean", "std"))
+    mean, std = read_statistics(said, bands, folder / PREPROCESSING)
+    classes = tuple(said["classes"]) if "classes" in said else None
     return StartModel(origin, network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out])
+
+
+def read_statistics(said: Any, bands: int, path: Path) -> tuple[PerBand | None, PerBand | None]:
+    """Mean and deviation of pixels in [0, 1], of what ``get_preprocessing_params`` of the library says, or ``save``.
+
+    Raises:
+        SegRefineryError: they are not as many positive numbers as bands, or the model wants blue first.
+    """
+    if not isinstance(said, dict):
+        raise SegRefineryError(f"{path}: a mapping expected, with mean and std, a number a band; mend or remove it")
+    if said.get("input_space", "RGB") != "RGB":
+        raise SegRefineryError(
+            f"{path}: input_space: the model wants {said['input_space']}, and images are read as RGB; turn the "
+            "channels of its first layer round, with those of mean and std, and say RGB"
+        )
+    if not {"mean", "std"} <= said.keys():
+        return None, None
+    whole = max(said.get("input_range") or (0, 1))  # some statistics are those of bytes
+    for key, least in (("mean", -math.inf), ("std", 0)):
+        numbers = said[key] if isinstance(said[key], list) else []
+        if len(numbers) != bands or not all(isinstance(each, int | float) and each > least for each in numbers):
+            kind = "positive " if key == "std" else ""
+            raise SegRefineryError(
+                f"{path}: {key}: {bands} {kind}numbers expected, one a band, got {said[key]}; mend or remove the file"
+            )
+    return tuple(each / whole for each in said["mean"]), tuple(each / whole for each in said["std"])
 
 
 def own_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

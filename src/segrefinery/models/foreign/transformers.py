@@ -94,7 +94,7 @@ def read(reference: str | Path, origin: str) -> StartModel:
         require_hub(str(reference))
     if local:
         read_json(Path(reference) / CONFIG, FETCH)
-    for path in _weights_in(Path(reference)) if local else ():
+    for path in weights_in(Path(reference)) if local else ():
         refuse_no_weights(path)
     config, module, notes = _loaded(reference, local)
     preprocessor = _preprocessor(reference, local)
@@ -122,7 +122,7 @@ def is_folder(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") in FAMILIES
 
 
-def _weights_in(folder: Path) -> list[Path]:
+def weights_in(folder: Path) -> list[Path]:
     """The files of a folder that the library reads: torch's only where there are none of safetensors."""
     return list(folder.glob("model*.safetensors")) or list(folder.glob("pytorch_model*.bin"))
 
