@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.models import ModelSettings, build_model, load_weights, read_state
 from segrefinery.models import states as states_module
+from segrefinery.models.start import read_start
 from segrefinery.models.states import hub_file
 from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config, save_network
 
@@ -68,6 +69,8 @@ def test_offline_says_which_file_and_where(monkeypatch, tmp_path):
         states_module.downloaded("https://example.org/resnet101-63fe2227.pth")
     with pytest.raises(SegRefineryError, match=r"hf download timm/vit_small.*weights: none"):
         build_model(ModelSettings(name="dinov2_small"), 3)
+    with pytest.raises(SegRefineryError, match=r"names it\)\.$"):  # random weights are no model to start from
+        read_start("hf:org/model")
     with pytest.raises(SegRefineryError, match="hf download org/model"):
         hub_file("hf://org/model", CONFIG)
     with pytest.raises(SegRefineryError, match="expected hf://ORG/REPO"):

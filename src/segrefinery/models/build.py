@@ -12,7 +12,7 @@ from segrefinery.models.bands import widen
 from segrefinery.models.networks import NETWORKS, ModelSettings, Network, network, network_settings
 from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.settings import TENSORS
-from segrefinery.models.states import hub_file, load_weights
+from segrefinery.models.states import MissingWeights, hub_file, load_weights
 
 __all__ = ["NETWORKS", "ModelSettings", "Network", "build_model", "network", "network_settings"]
 
@@ -29,7 +29,11 @@ def build_model(settings: ModelSettings, num_classes: int) -> Segmenter:
     weights = settings.weights or ("imagenet" if row.pretrained else "none")
     if weights == "imagenet" and not row.pretrained:
         raise SegRefineryError(f"there are no imagenet weights for {settings.name}: set weights: none, or a path.")
-    model = row.build(num_classes, settings.network_settings(), weights == "imagenet")
+    try:
+        model = row.build(num_classes, settings.network_settings(), weights == "imagenet")
+    except MissingWeights as error:
+        otherwise = "or set weights: none to train from random weights"
+        raise MissingWeights(f"{str(error).rstrip('.')}, {otherwise}.") from error
     if settings.bands != 3:
         widen(model, settings.bands, settings.name)
     if weights not in ("imagenet", "none"):

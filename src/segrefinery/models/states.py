@@ -138,11 +138,15 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     load_state(module, read_state(path), str(path))
 
 
+class MissingWeights(SegRefineryError):
+    """Published weights cannot be had: a new network can do without them, a model to start from cannot."""
+
+
 def downloaded(url: str) -> Path:
     """The local copy of a published weights file, fetched into torch's hub cache if it is not there.
 
     Raises:
-        SegRefineryError: it cannot be fetched; the message says which file is wanted and where to put it.
+        MissingWeights: it cannot be fetched; the message says which file is wanted and where to put it.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
@@ -151,9 +155,8 @@ def downloaded(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path.name))
         except (OSError, RuntimeError) as error:
-            raise SegRefineryError(
-                f"cannot download the pre-trained weights {url} ({first_line(error)}). "
-                f"Put that file at {path}, or set weights: none to train from random weights."
+            raise MissingWeights(
+                f"cannot download the pre-trained weights {url} ({first_line(error)}). Put that file at {path}."
             ) from error
     prefix = _hash_prefix(path.name)
     if prefix and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(prefix):
@@ -214,20 +217,19 @@ def require_hub(repository: str) -> None:
         raise missing_hub_weights(repository) from error
 
 
-def missing_hub_weights(repository: str) -> SegRefineryError:
+def missing_hub_weights(repository: str) -> MissingWeights:
     """The error for weights that are neither in the hub's cache nor to be had from it."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return SegRefineryError(
+    return MissingWeights(
         f"the weights of {repository} are not in the hub's cache {HF_HUB_CACHE} and cannot be fetched. "
-        f"Run 'hf download {repository}' on a connected machine and copy that cache here (HF_HUB_CACHE names it), "
-        "or set weights: none to train from random weights."
+        f"Run 'hf download {repository}' on a connected machine and copy that cache here (HF_HUB_CACHE names it)."
     )
 
 
-def damaged(weights: str, error: Exception) -> SegRefineryError:
+def damaged(weights: str, error: Exception) -> MissingWeights:
     """The error for published weights of which the cache holds a part."""
-    return SegRefineryError(
+    return MissingWeights(
         f"{weights}: the weights in the cache are damaged ({first_line(error)}); delete them there, so that they are "
-        "fetched again, or set weights: none to train from random weights."
+        "fetched again."
     )
