@@ -81,7 +81,53 @@ def test_a_film_of_no_steady_rate_is_whole(tmp_path, frames):
     assert [shown(dataset, n) for n in range(0, frames, 7)] == list(range(0, frames, 7))
 
 
+@pytest.mark.parametrize(("name", "begin"), [("late.mkv", 5000), ("cut_by_its_list.mp4", -200)])
+def test_a_film_that_begins_late_or_is_cut_by_an_edit_list_is_whole(tmp_path, name, begin):
+    path = timed(tmp_path / name, [begin + 40 * n for n in range(40)])
+    dataset = open_dataset(str(path))
+    assert dataset.notes == ()
+    with av.open(str(path)) as container:
+        theirs = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(dataset) == len(theirs) == (40 if begin > 0 else 35)
+    assert np.array_equal(dataset.image(7).permute(1, 2, 0).numpy(), theirs[7])
+
+
+def test_moments_of_an_avi_without_a_new_frame_are_none_that_are_lost(tmp_path):
+    path = timed(tmp_path / "a.avi", [40 * n for n in range(40)], "mpeg4")
+    dataset = open_dataset(str(path))
+    assert (len(dataset), dataset.notes) == (40, ())
+
+
+def test_last_frames_that_need_lost_ones_are_left_out(tmp_path):
+    path = timed(tmp_path / "a.mp4", [40 * n for n in range(60)], faststart=True)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    dataset = open_dataset(str(path))
+    assert f"ends broken: {len(dataset)} of about 60 frames" in dataset.notes[0]
+    for index in range(len(dataset)):
+        dataset.image(index)
+
+
+def timed(path: Path, times: list[int], codec: str = "libx264", faststart: bool = False) -> Path:
+    """A film whose frames, pictures of noise, are shown at these milliseconds."""
+    dice = np.random.default_rng(0)
+    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        stream.codec_context.gop_size = 12
+        if codec == "libx264":
+            stream.codec_context.max_b_frames = 2
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(dice.integers(0, 255, (32, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
 def test_frames_that_do_not_reach_the_end_are_a_part():
+    assert frames_of([0, 1, 2, 5], 6, exact=True) == 4
+    assert frames_of([0, 1, 2, 3], 5, exact=True) == 5
     assert frames_of([0.0, 1.0, 1.5, 3.0], 4.6) == 4
     assert frames_of([0.0, 1.0, 2.0, 3.0], 8.0) == 8
 

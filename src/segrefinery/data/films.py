@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -174,7 +175,8 @@ def _times_in(path: Path) -> tuple[list[int], int, float]:
     av = _av()
     if not path.is_file():
         raise DataError(path, "path", "does not exist or is no file", "check the spelling and that the film is there")
-    times = set()
+    times: set[int] = set()
+    hidden = 0
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -183,12 +185,14 @@ def _times_in(path: Path) -> tuple[list[int], int, float]:
             rate = float(video.average_rate or 25)
             declared = int(video.frames or 0)
             length = 0.0 if declared or not container.duration else float(container.duration) / av.time_base
+            by_moments = container.format.name == "avi"
             second = 1 / float(video.time_base or 1)
             try:
                 for packet in container.demux(video):
                     time = packet.pts if packet.pts is not None else packet.dts
                     if packet.size and time is not None and not packet.is_discard and not packet.is_corrupt:
                         times.add(time)
+                    hidden += packet.is_discard  # an edit list cuts it off, and the header counts it
             except av.FFmpegError:
                 declared = max(declared, len(times) + 1)  # what follows cannot be read
     except (av.FFmpegError, OSError) as error:
@@ -199,15 +203,33 @@ def _times_in(path: Path) -> tuple[list[int], int, float]:
     if not times:
         raise DataError(path, "film", "holds no frame that can be read (0 frames read)", "copy it again")
     ordered = sorted(times)
-    return ordered, declared or frames_of([time / second for time in ordered], length), rate
+    if by_moments and declared:  # AVI counts a moment at which no new frame is shown too
+        declared = frames_of(ordered, declared, exact=True)
+    declared = declared - hidden or frames_of([time / second for time in ordered], length)
+    return _as_far_as_they_come(path, ordered) if declared > len(ordered) else ordered, declared, rate
 
 
-def frames_of(times: list[float], length: float) -> int:
-    """About how many frames a film of ``length`` seconds has of which those at ``times`` are there: as many, whatever
-    their distances are, if they reach its end."""
+def _as_far_as_they_come(path: Path, times: list[int]) -> list[int]:
+    """The times of a film that ends broken without the last frames that need others which are lost."""
+    begin = max(0, len(times) - _Stream.LOOK)
+    come = set()
+    with suppress(DataError, _av().FFmpegError), _av().open(str(path)) as container:
+        video = container.streams.video[0]
+        container.seek(times[begin], stream=video)
+        for frame in container.decode(video):
+            come.add(frame.pts if frame.pts is not None else frame.dts)
+    lost = next((place for place in range(begin, len(times)) if times[place] not in come), len(times))
+    return times[:lost] or times
+
+
+def frames_of(times: Sequence[float], length: float, exact: bool = False) -> int:
+    """About how many frames a film of ``length`` (seconds, or as ``times`` are) has of which those at ``times`` are
+    there: as many, whatever their distances are, if they reach its end, but for a twentieth unless ``exact``.
+
+    A film may begin late; whether its length counts from there or from 0 differs, so the later end is taken."""
     gaps = np.diff(times)
-    end = times[-1] - times[0] + (float(gaps.max()) if len(gaps) else length)
-    return len(times) if end >= 0.95 * length else round(len(times) * length / end)
+    end = times[-1] - min(times[0], 0) + (float(gaps.max()) if len(gaps) else length)
+    return len(times) if end >= (1 if exact else 0.95) * length else round(len(times) * length / end)
 
 
 def write_film(path: Path, pictures: Iterator[np.ndarray], rate: float) -> None:
