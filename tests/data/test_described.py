@@ -24,6 +24,7 @@ def save(path, pixels):
     [
         ("images/{}.jpg", "masks/{}.png", ("images/{name}.jpg", "masks/{name}.png")),
         ("{}.png", "{}_mask.png", ("'{name}.png'", "'{name}_mask.png'")),
+        ("day: 1/{}.png", "labels/{}.png", ("'day: 1/{name}.png'", "labels/{name}.png")),
         ("train/img/town {}.png", "train/labels/town {}.png", ("train/img/{name}.png", "train/labels/{name}.png")),
         (
             "left/train/{}_left.png",
@@ -45,6 +46,29 @@ def test_the_patterns_are_told_and_work(tmp_path, images, masks, told):
     dataset = open_dataset(f"folder:{tmp_path}")
     assert len(dataset) == 3
     assert sorted(dataset.label(0).unique().tolist()) == [0, 1, 2, 255]
+
+
+def test_masks_of_another_split_are_not_paired(tmp_path):
+    for split in ("train", "val"):
+        for name in "123":
+            save(tmp_path / split / f"images/{name}.png", IMAGE)
+            save(tmp_path / split / f"masks/{name}.png", LABEL)
+    text = how_to_describe(tmp_path)
+    assert "images: train/images/{name}.png, masks: train/masks/{name}.png and" in text
+    assert "(so 3 of 6 pictures have a mask" in text
+
+
+def test_masks_of_instances_are_the_last_choice(tmp_path):
+    save(tmp_path / "images/1.png", IMAGE)
+    for kind in ("instance", "semantic"):
+        save(tmp_path / f"masks/1_{kind}.png", LABEL)
+    assert "masks: masks/{name}_semantic.png and" in how_to_describe(tmp_path)
+
+
+def test_both_of_two_ids_are_classes(tmp_path):
+    save(tmp_path / "images/1.png", IMAGE)
+    save(tmp_path / "masks/1.png", (LABEL > 0).astype(np.uint8) * 255)
+    assert "(these masks hold 0, 255)" in how_to_describe(tmp_path)
 
 
 def test_masks_of_colours(tmp_path):

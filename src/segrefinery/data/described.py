@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
 from os.path import splitext
@@ -20,6 +21,8 @@ _MOST = 2000
 _MASKS = 4
 """Masks that are opened."""
 _MOST_CLASSES = 64
+_INSTANCES = re.compile(r"instance|object", re.IGNORECASE)
+"""Of masks that number things, beside others that say what they are."""
 _ALIKE = 8
 """Masks whose names begin like an image's, as those of 1.png, 10.png, 11.png do."""
 
@@ -37,7 +40,7 @@ class _Pattern(NamedTuple):
 
     def __str__(self) -> str:
         text = f"{self.before}{{name}}{self.after}"
-        return f"'{text}'" if text.startswith("{") else text
+        return text if re.fullmatch(r"[\w./][\w./{} -]*", text) else "'" + text.replace("'", "''") + "'"
 
 
 def how_to_describe(root: Path) -> str:
@@ -54,7 +57,7 @@ def how_to_describe(root: Path) -> str:
         return ""
     return (
         f"write {root / 'dataset.yaml'} with the lines images: {pair[0]}, masks: {pair[1]} and {classes}, and name the "
-        f"data set folder:{root}"
+        f"data set folder:{root}{_left_out(pair, images, set(masks))}"
     )
 
 
@@ -63,16 +66,35 @@ def _patterns(images: Sequence[str], masks: set[str]) -> tuple[_Pattern, _Patter
     if not images or not masks:
         return None
 
-    def pairs(both: tuple[_Pattern, _Pattern]) -> int:
+    def rank(both: tuple[_Pattern, _Pattern]) -> tuple[int, bool, int, int]:
         of_images, of_masks = both
-        called = (of_images.name_in(image) for image in images)
-        return sum(name is not None and of_masks.before + name + of_masks.after in masks for name in called)
-
-    def rank(both: tuple[_Pattern, _Pattern]) -> tuple[int, int]:
-        return pairs(both), -sum(len(part) for pattern in both for part in pattern)
+        instances = _INSTANCES.search(of_masks.before + of_masks.after) is not None
+        apart = len(_words_of(of_images.before) ^ _words_of(of_masks.before))  # train/images has train/masks, not val/
+        length = sum(len(part) for pattern in both for part in pattern)
+        return _pairs(both, images, masks), not instances, -apart, -length
 
     best = max(_candidates(images[0], masks), key=rank, default=None)
-    return best if best and 2 * pairs(best) >= len(images) else None
+    return best if best and 2 * _pairs(best, images, masks) >= len(images) else None
+
+
+def _pairs(both: tuple[_Pattern, _Pattern], images: Sequence[str], masks: set[str]) -> int:
+    """How many images have a mask under two patterns."""
+    of_images, of_masks = both
+    called = (of_images.name_in(image) for image in images)
+    return sum(name is not None and of_masks.before + name + of_masks.after in masks for name in called)
+
+
+def _left_out(both: tuple[_Pattern, _Pattern], images: Sequence[str], masks: set[str]) -> str:
+    """What to say of images without a mask under two patterns; empty where all have one."""
+    count = _pairs(both, images, masks)
+    if count == len(images):
+        return ""
+    told = f"so {count} of {len(images)} pictures have a mask"
+    return f" ({told}; those of another folder or suffix need such a file of their own)"
+
+
+def _words_of(path: str) -> set[str]:
+    return set(re.split(r"[/ ._-]+", path.lower())) - {""}
 
 
 def _candidates(image: str, masks: set[str]) -> Iterator[tuple[_Pattern, _Pattern]]:
@@ -103,7 +125,8 @@ def _classes(masks: Sequence[Path]) -> str:
     """What to say of the classes, by what a few masks hold."""
     pixels = [decoded(mask, "mask") for mask in masks]
     if all(each.ndim == 2 or each.shape[-1] == 1 for each in pixels):
-        ids = sorted({int(value) for each in pixels for value in np.unique(each)} - {255})
+        held = {int(value) for each in pixels for value in np.unique(each)}
+        ids = sorted(held - {255} if len(held) > 2 else held)  # of two, as 0 and 255, both are classes
         if len(ids) <= _MOST_CLASSES:
             return f"classes: {{ID: NAME, ...}}, a name for each id (these masks hold {', '.join(map(str, ids))})"
         return "classes: {ID: NAME, ...}, a name for each id"
