@@ -434,6 +434,25 @@ def test_an_export_of_label_studios(tmp_path, kind, address):
     assert dataset.notes == ("1 tasks without an annotation are left out",)
 
 
+def test_the_image_of_label_studios_task_may_have_any_key(tmp_path):
+    path = label_studio(tmp_path, SHAPES["polygon"])
+    path.write_text(path.read_text().replace('"image":', '"note": "wet", "photo":'))
+    assert np.array_equal(open_dataset(f"labelstudio:{path}").label(0), BOX)
+    path.write_text(path.read_text().replace(".png", ""))
+    with pytest.raises(SegRefineryError, match="task 1: names no image; export the tasks with their data"):
+        open_dataset(f"labelstudio:{path}")
+
+
+def test_results_of_label_studios_that_cover_nothing_are_said(tmp_path):
+    path = label_studio(tmp_path, SHAPES["polygon"])
+    tasks = json.loads(path.read_text())
+    tasks[0]["annotations"][0]["result"].append({"type": "choices", "value": {"choices": ["wet"]}})
+    path.write_text(json.dumps(tasks))
+    dataset = open_dataset(f"labelstudio:{path}")
+    assert np.array_equal(dataset.label(0), BOX)
+    assert dataset.notes[1] == "1 results that cover no pixels are left out (choices)"
+
+
 def test_a_wrong_region_of_label_studios_is_refused(tmp_path):
     path = label_studio(tmp_path, {"ellipselabels": ["car"]})
     with pytest.raises(SegRefineryError, match="a region is x"):
@@ -473,10 +492,34 @@ def test_a_wrong_guess_is_answered_with_the_right_name(tmp_path, kind):
         each for each in check_datasets(open_dataset(str(folder)), target).problems if each.severity == "error"
     ]
     assert f"write {right}" in problem.message
-    for wrong in ("folder", "acdc", *(set(annotations.ANNOTATIONS) - {kind, "coco"})):
+    for wrong in ("folder", "acdc", "shards", *(set(annotations.ANNOTATIONS) - {kind})):
         with pytest.raises(SegRefineryError) as error:
             open_dataset(f"{wrong}:{folder}")
         assert f"write {right}" in str(error.value), wrong
+
+
+def test_label_studios_shorter_export_is_known_too(tmp_path):
+    region = {**SHAPES["polygon"], "original_height": HEIGHT, "original_width": WIDTH}
+    (tmp_path / "min.json").write_text(json.dumps([{"image": "/data/upload/1/a.png", "id": 1, "label": [region]}]))
+    with pytest.raises(SegRefineryError, match=r"write labelstudio:.*min\.json"):
+        open_dataset(f"folder:{tmp_path}")
+    with pytest.raises(SegRefineryError, match=r"is a folder; write labelstudio:.*min\.json"):
+        open_dataset(f"labelstudio:{tmp_path}")
+
+
+def test_a_format_whose_file_has_another_name_is_told(tmp_path):
+    yolo(tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "town.yaml")
+    with pytest.raises(SegRefineryError, match=r"write yolo:.*town\.yaml@train"):
+        open_dataset(f"yolo:{tmp_path}")
+
+
+def test_all_folders_of_labelmes_are_named(tmp_path):
+    for name in ("mon", "tue"):
+        (tmp_path / "week" / name).mkdir(parents=True)
+        labelme_folder(tmp_path / "week" / name)
+    with pytest.raises(SegRefineryError, match=f"write labelme:{tmp_path}/week, for it holds"):
+        open_dataset(f"folder:{tmp_path}")
 
 
 def test_a_right_guess_gets_no_hint(tmp_path):

@@ -290,10 +290,9 @@ def open_dataset(reference: str) -> SegmentationDataset:
         raise DataError(reference, "reference", "names no path", f"write {kind}:PATH")
     if kind == "scenes":
         return _scenes(rest, reference)
-    if kind == "shards":
-        return open_shards(rest, reference)
-    if kind == "hfds":
-        return open_hub(*_path_and_split(rest), reference)
+    if kind in ("shards", "hfds"):
+        with _named_right(Path(rest.partition(",")[0].partition("@")[0]).expanduser(), kind):
+            return open_shards(rest, reference) if kind == "shards" else open_hub(*_path_and_split(rest), reference)
     others = dict.fromkeys(("scenes", "shards", "hfds"))
     opener = choose({**LAYOUTS, **ANNOTATIONS, "folder": open_folder, **others}, kind, "data set")
     assert opener is not None
@@ -309,7 +308,9 @@ def _named_right(path: Path, kind: str | None = None) -> Iterator[None]:
     try:
         yield
     except SegRefineryError as error:
-        line = hint(path, kind)
+        # A format's own file that is not there may lie elsewhere or have another name.
+        absent = isinstance(error, DataError) and not Path(error.file).exists()
+        line = hint(path, None if absent else kind)
         if not line or line.partition(",")[0] in str(error):  # what it says already needs no second time
             raise
         if isinstance(error, DataError):

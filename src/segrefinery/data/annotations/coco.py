@@ -54,6 +54,10 @@ def open_coco(path: Path, split: str | None, reference: str) -> FileDataset:
     for name in (name for file in files for name in file.categories.values()):
         classes.setdefault(key(name), name)
     space = space_of_regions(files[0].path.stem, list(classes.values()), options.ignore_rest)
+    if bare := sum(image not in file.annotations for file in files for image in (each["id"] for each in file.images)):
+        notes.append(
+            f"{bare} images have no annotation and are all {'ignored' if options.ignore_rest else 'background'}"
+        )
     notes += remark_on_crossings(each for file in files for each in file.polygons())
     return painted_dataset(reference, samples, space, CocoRegions(ids, _numbers(files)), options.ignore_rest, notes)
 
@@ -189,5 +193,5 @@ def _files(paths: tuple[Path, ...], split: str | None, reference: str) -> list[P
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     plain = sorted(folder.glob(f"annotations/instances_{split}.json"))
-    whole = plain or sorted(folder.glob(f"annotations/instances_{split}*.json"))
+    whole = plain or sorted(folder.glob(f"annotations/instances_{split.rstrip('*')}*.json"))
     return whole or sorted(folder.glob(f"{split}/_annotations.coco.json"))

@@ -28,12 +28,15 @@ from segrefinery.data.annotations.painting import (
 from segrefinery.data.annotations.polygons import remark_on_crossings
 from segrefinery.data.decoding import DataError
 from segrefinery.data.files import FileDataset, Sample
+from segrefinery.data.sorting import IMAGE_SUFFIXES
 from segrefinery.labels import IGNORE, LabelSpace, key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels")
+_NO_REGIONS = ("relation", "choices", "textarea", "rating", "number", "taxonomy", "datetime")
+"""Results that say something of an image or a region and cover no pixels."""
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<stem>.+)")
 """Label Studio puts eight digits before the name of an uploaded file."""
 
@@ -72,17 +75,28 @@ def open_label_studio(path: Path, split: str | None, reference: str) -> FileData
         raise DataError(reference, "split", "Label Studio has no splits", f"name the export of {split!r}")
     options = options_of(str(path), reference)
     file = options.paths[0]
+    if file.is_dir():
+        raise DataError(
+            file, "path", "is a folder", f"write labelstudio:{next(iter(sorted(file.glob('*.json'))), 'FILE.json')}"
+        )
     tasks = _tasks(file)
     by_task = [_regions(file, _address(task).stem, task) for task in tasks]
     used = [place for place, regions in enumerate(by_task) if regions]
     if not used:
         raise DataError(file, "annotations", "holds no region", "export the tasks that are annotated")
-    names, folder = _pictures(file, [_address(tasks[place]) for place in used], options.images)
+    addresses = [_address(tasks[place]) for place in used]
+    for place, address in zip(used, addresses, strict=True):
+        if not address.name:
+            raise DataError(file, f"task {place + 1}", "names no image", "export the tasks with their data")
+    names, folder = _pictures(file, addresses, options.images)
     samples = samples_of([(name, folder / name, file) for name in names], reference)
     places = {sample.name: place for sample, place in zip(samples, used, strict=True)}
     labels = sorted({_label(file, str(place), region) for place in used for region in by_task[place]})
     bare = len(tasks) - len(used)
     notes = [f"{bare} tasks without an annotation are left out"] if bare else []
+    silent = [kind for task in tasks for each in _results(task) if (kind := each.get("type")) in _NO_REGIONS]
+    if silent:
+        notes.append(f"{len(silent)} results that cover no pixels are left out ({', '.join(sorted(set(silent)))})")
     notes += remark_on_crossings(
         (f"a region of {sample.name}", region["points"])
         for sample in samples
@@ -132,8 +146,13 @@ def _tasks(path: Path) -> list[dict[str, Any]]:
 def _address(task: Mapping[str, Any]) -> PurePosixPath:
     """Where Label Studio has the task's image: the address, or the path in the address of a local file."""
     data = task.get("data", task)
-    address = unquote(str(data.get("image", ""))) if isinstance(data, dict) else ""
-    return PurePosixPath(address.partition("?d=")[2] or address)
+    data = data if isinstance(data, dict) else {}
+    # The project's configuration chooses the key's name; "image" is the one of Label Studio's templates.
+    told = [unquote(text).partition("?d=") for text in data.values() if isinstance(text, str)]
+    addresses = [local or address.partition("?")[0] for address, _, local in told]
+    picture = next((address for address in addresses if address.lower().endswith(IMAGE_SUFFIXES)), "")
+    first, _, local = unquote(str(data.get("image") or "")).partition("?d=")
+    return PurePosixPath(local or first.partition("?")[0] or picture)
 
 
 def _pictures(file: Path, addresses: Sequence[PurePosixPath], given: Path | None) -> tuple[list[str], Path]:
@@ -155,12 +174,17 @@ def _stem(task: Mapping[str, Any], sizes: Mapping[str, Any]) -> str:
     return uploaded["stem"] if uploaded and stem not in sizes else stem
 
 
+def _results(task: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What the annotation says that counts; nothing where the export is JSON-MIN."""
+    valid = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
+    return valid[-1].get("result", []) if valid else []
+
+
 def _regions(path: Path, stem: str, task: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """The regions of the annotation that counts, each with its value's keys beside its own."""
     if "annotations" in task:
-        valid = [each for each in task["annotations"] if not each.get("was_cancelled")]
-        results = valid[-1].get("result", []) if valid else []
-        regions = [{**each, **(each.get("value") or {})} for each in results if each.get("type") != "relation"]
+        told = [each for each in _results(task) if each.get("type") not in _NO_REGIONS]
+        regions = [{**each, **(each.get("value") or {})} for each in told]
     elif "predictions" in task:
         regions = []
     else:

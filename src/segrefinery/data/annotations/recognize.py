@@ -16,14 +16,21 @@ _ENDS = 1 << 16
 
 
 def right_name(path: Path) -> tuple[str, str] | None:
-    """The format of annotations that lie in a folder or file, and the data set's right name; None where none is known.
+    """The format of what lies in a folder or file, and the data set's right name; None where none is known.
 
     Only the begin and the end of files are read, of the first few.
     """
     for file in _candidates(path):
         if hit := _of_file(file):
-            return hit
+            return _with_neighbours(path) if hit[0] == "labelme" and path.is_dir() else hit
     return None
+
+
+def _with_neighbours(path: Path) -> tuple[str, str]:
+    """The folder that holds all of labelme's files below ``path``."""
+    hits = ((file, _of_file(file)) for file in _candidates(path))
+    folders = [str(file.parent) for file, hit in hits if hit and hit[0] == "labelme"]
+    return "labelme", f"labelme:{Path(os.path.commonpath(folders))}"
 
 
 def hint(path: Path, wrong: str | None = None) -> str:
@@ -31,7 +38,7 @@ def hint(path: Path, wrong: str | None = None) -> str:
     right = right_name(path)
     if right is None or right[0] == wrong:
         return ""
-    return f"write {right[1]}, for it holds annotations of this kind"
+    return f"write {right[1]}, for it holds data of this kind"
 
 
 def _candidates(path: Path) -> Iterator[Path]:
@@ -45,7 +52,7 @@ def _candidates(path: Path) -> Iterator[Path]:
         subfolders.sort()
         # data.yaml first: beside it may lie what else a tool has exported.
         for name in sorted(names, key=lambda name: (not name.endswith((".yaml", ".yml")), name)):
-            if name.endswith((".yaml", ".yml", ".json", ".xml")):
+            if name.endswith((".yaml", ".yml", ".json", ".xml", ".tar", ".parquet")):
                 yield Path(folder, name)
                 looked += 1
                 if looked == _MOST:
@@ -53,6 +60,12 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _of_file(file: Path) -> tuple[str, str] | None:
+    if file.suffix == ".tar":
+        return "shards", f"shards:{file.parent / '*.tar'}"
+    if file.suffix == ".parquet":
+        return "hfds", f"hfds:{file.parent.parent if file.parent.name == 'data' else file.parent}"
+    if file.name == "dataset_dict.json" or (file.name == "state.json" and (file.parent / "dataset_info.json").exists()):
+        return "hfds", f"hfds:{file.parent}"
     try:
         with readable(file).open("rb") as stream:
             text = stream.read(_ENDS)
@@ -73,6 +86,7 @@ def _of_file(file: Path) -> tuple[str, str] | None:
         return "labelme", f"labelme:{file.parent}"
     if {"images", "categories"} <= keys or {"image_id", "category_id"} <= keys:
         return "coco", f"coco:{file}"
-    if text.lstrip().startswith("[") and {"annotations", "data"} <= keys and "result" in keys:
+    minimal = "original_width" in keys and keys & {"brushlabels", "polygonlabels", "rectanglelabels"}
+    if text.lstrip().startswith("[") and ({"annotations", "data", "result"} <= keys or minimal):
         return "labelstudio", f"labelstudio:{file}"
     return None
