@@ -70,7 +70,7 @@ def test_what_is_wrong_with_a_shard_is_one_line(shards):
     with pytest.raises(SegRefineryError, match=r"bare\.tar: masks: 7 has no mask, one of 1 of 2 images"):
         open_dataset(f"shards:{shards}/bare.tar,classes=cityscapes")
     pack(shards / "twice.tar", {"ride/0001.png": png(PICTURES[0])})
-    with pytest.raises(SegRefineryError, match=r"ride/0001 is there twice, in part-000\.tar too"):
+    with pytest.raises(SegRefineryError, match=r"ride/0001 is there twice: ride/0001\.png in part-000\.tar"):
         open_dataset(f"shards:{shards}/*.tar")
     pack(shards / "small.tgz", {"1.png": png(PICTURES[0])}, "w:gz")
     with pytest.raises(SegRefineryError, match="decompress it"):
@@ -138,6 +138,32 @@ def test_a_hub_data_set_of_a_local_folder(tmp_path):
         open_dataset(f"hfds:{tmp_path}/saved@night")
     with pytest.raises(SegRefineryError, match=r"no column of pictures 'picture'; write image= with one of: image"):
         open_dataset(f"hfds:{tmp_path}/saved,image=picture")
+
+
+def test_what_an_image_is_names_no_classes_of_its_mask(tmp_path):
+    library = pytest.importorskip("datasets")
+    features = library.Features(
+        {"photo": library.Image(), "mask": library.Image(), "weather": library.ClassLabel(names=["dry", "wet"])}
+    )
+    rows = {
+        "photo": [{"bytes": png(each), "path": None} for each in PICTURES],
+        "mask": [{"bytes": png(each), "path": None} for each in MASKS],
+        "weather": [0, 1, 0, 1],
+    }
+    library.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+    dataset = open_dataset(f"hfds:{tmp_path}/saved")
+    assert not dataset.has_labels
+    assert "nothing says their classes" in dataset.notes[0]
+    with pytest.raises(SegRefineryError, match="split: this folder was saved as one set; leave @test away"):
+        open_dataset(f"hfds:{tmp_path}/saved@test")
+    with pytest.raises(SegRefineryError, match=f"write hfds:{tmp_path}/saved, for it holds"):
+        open_dataset(f"folder:{tmp_path}/saved")
+
+
+def test_a_folder_of_shards_is_told_how_to_be_named(shards):
+    for wrong in (f"{shards}", f"folder:{shards}", f"coco:{shards}", f"shards:{shards}"):
+        with pytest.raises(SegRefineryError, match=r"write shards:.*/\*\.tar"):
+            open_dataset(wrong)
 
 
 def test_the_first_rows_are_streamed(tmp_path, monkeypatch):

@@ -112,8 +112,9 @@ class ShardDataset(PackedDataset):
         first: dict[str, Entry] = {}
         for key, entry in self._images:
             if key in first:
-                problem = f"{key} is there twice, in {first[key].shard.name} too"
-                raise DataError(entry.shard, "shards", problem, "give each image a key of its own")
+                problem = f"{key} is there twice: {first[key].file} in {first[key].shard.name}, and {entry.file}"
+                remedy = f"give each image a key of its own, and name masks KEY.mask.png (or {', '.join(_MASKS[1:])})"
+                raise DataError(entry.shard, "shards", problem, remedy)
             first[key] = entry
 
     def __len__(self) -> int:
@@ -231,7 +232,7 @@ def open_hub(text: str, split: str | None, reference: str) -> HubDataset:
     library = optional("datasets", "hfds: needs datasets", "datasets")
     path, options = _options(text, reference, ("image", "label", "classes", "first"))
     first = _first(options.get("first"), reference)
-    rows = _rows(library, path, split or "train", reference, first)
+    rows = _rows(library, path, split, reference, first)
     if rows.features is None:
         raise DataError(reference, "columns", "its stream does not say them", "leave ,first= away")
     pictures = [name for name, feature in rows.features.items() if isinstance(feature, library.Image)]
@@ -278,11 +279,14 @@ def _streamed(library: Any, stream: Any, first: int, reference: str) -> Any:
     return library.Dataset.from_list(rows, features=stream.features)
 
 
-def _rows(library: Any, path: str, split: str, reference: str, first: int | None) -> Any:
+def _rows(library: Any, path: str, named: str | None, reference: str, first: int | None) -> Any:
+    split = named or "train"
     try:
         if (Path(path) / "state.json").exists() or (Path(path) / "dataset_dict.json").exists():
             stored = library.load_from_disk(path)
             if not isinstance(stored, library.DatasetDict):
+                if named not in (None, str(stored.split)):
+                    raise DataError(reference, "split", "this folder was saved as one set", f"leave @{named} away")
                 return _among(stored, first)
             if split in stored:
                 return _among(stored[split], first)
@@ -300,16 +304,18 @@ def _among(rows: Any, first: int | None) -> Any:
     return rows if first is None else rows.select(range(min(first, len(rows))))
 
 
-def _named(library: Any, features: Any, name: str) -> LabelSpace | None:
-    """The classes that a feature names, wherever it stands."""
+def _named(library: Any, features: Any, name: str, listed: bool = False) -> LabelSpace | None:
+    """The classes that a feature in a list names, as those of an image's objects; one that stands alone says what the
+    whole image is, and names no classes of its mask."""
     if isinstance(features, library.ClassLabel):
-        return LabelSpace.of(name, features.names) if len(features.names) > 1 else None
-    if isinstance(features, dict):
-        within: list[Any] = list(features.values())
+        return LabelSpace.of(name, features.names) if listed and len(features.names) > 1 else None
+    if isinstance(features, dict | list):
+        within: list[Any] = list(features.values() if isinstance(features, dict) else features)
+        listed = listed or isinstance(features, list)
     else:
         inner = getattr(features, "feature", None)
-        within = [] if inner is None else [inner]
-    return next((space for each in within if (space := _named(library, each, name)) is not None), None)
+        within, listed = [] if inner is None else [inner], True
+    return next((space for each in within if (space := _named(library, each, name, listed)) is not None), None)
 
 
 def _options(text: str, reference: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
