@@ -2,6 +2,8 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := .venv/bin/python -m
+# Test processes side by side, a thread each.
+WORKERS ?= 2
 
 .PHONY: demo test lint types settings setup clean
 
@@ -9,7 +11,7 @@ demo: setup
 	$(RUN) segrefinery demo -o runs/demo
 
 test: setup
-	$(RUN) pytest
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: setup
 	$(RUN) ruff check .
