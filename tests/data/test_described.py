@@ -58,9 +58,9 @@ def test_masks_of_another_split_are_not_paired(tmp_path):
     assert "(so 3 of 6 pictures have a mask" in text
 
 
-def test_masks_of_instances_are_the_last_choice(tmp_path):
+def test_masks_of_instances_and_colours_are_the_last_choice(tmp_path):
     save(tmp_path / "images/1.png", IMAGE)
-    for kind in ("instance", "semantic"):
+    for kind in ("color", "instance", "semantic"):
         save(tmp_path / f"masks/1_{kind}.png", LABEL)
     assert "masks: masks/{name}_semantic.png and" in how_to_describe(tmp_path)
 

@@ -21,8 +21,8 @@ _MOST = 2000
 _MASKS = 4
 """Masks that are opened."""
 _MOST_CLASSES = 64
-_INSTANCES = re.compile(r"instance|object", re.IGNORECASE)
-"""Of masks that number things, beside others that say what they are."""
+_LAST_CHOICE = re.compile(r"instance|object|colou?r", re.IGNORECASE)
+"""Of masks that number things or colour classes, beside others that number the classes."""
 _ALIKE = 8
 """Masks whose names begin like an image's, as those of 1.png, 10.png, 11.png do."""
 
@@ -68,10 +68,10 @@ def _patterns(images: Sequence[str], masks: set[str]) -> tuple[_Pattern, _Patter
 
     def rank(both: tuple[_Pattern, _Pattern]) -> tuple[int, bool, int, int]:
         of_images, of_masks = both
-        instances = _INSTANCES.search(of_masks.before + of_masks.after) is not None
+        last = _LAST_CHOICE.search(of_masks.before + of_masks.after) is not None
         apart = len(_words_of(of_images.before) ^ _words_of(of_masks.before))  # train/images has train/masks, not val/
         length = sum(len(part) for pattern in both for part in pattern)
-        return _pairs(both, images, masks), not instances, -apart, -length
+        return _pairs(both, images, masks), not last, -apart, -length
 
     best = max(_candidates(images[0], masks), key=rank, default=None)
     return best if best and 2 * _pairs(best, images, masks) >= len(images) else None

@@ -75,7 +75,9 @@ def counted_rle(code: Any, size: Size, file: Path, place: str) -> Rle:
     counts = code.get("counts")
     try:
         if isinstance(counts, list):
-            if min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]:
+            if min(counts, default=0) < 0:
+                raise ValueError(f"the count {min(counts)} is below 0")
+            if sum(counts) != size[0] * size[1]:
                 raise ValueError(f"they count {sum(counts)} of {size[0] * size[1]} pixels")
             return tools().frPyObjects({"size": list(size), "counts": counts}, *size)
         packed = str(counts).encode()
