@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from segrefinery.refine.base import Refiner
-from segrefinery.stages.optimizers import OptimizerSettings, refined_optimizers, schedule
+from segrefinery.stages.optimizers import OptimizerSettings, build_optimizer, refined_optimizers, schedule
 from toys import ToySegmenter
 
 
@@ -31,6 +31,23 @@ def test_poly_decay_ends_at_its_horizon():
     assert rate(0) == 1.0
     assert rate(50) == pytest.approx(0.5**0.9)
     assert rate(100) == rate(120) == 0.0
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_parameter_whose_gradient_comes_later_starts_then(name):
+    """As the projection of a loss with a warm-up; by plain arithmetic for SGD."""
+    early, late = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    settings = OptimizerSettings(name=name, lr=0.1, momentum=0.9, power=0)
+    groups = [{"params": [early, late], "lr": 0.1, "base_lr": 0.1, "weight_decay": 0.0}]
+    optimizer = build_optimizer(groups, settings, 10).optimizer
+    for number in range(3):
+        optimizer.zero_grad()
+        (early.sum() + (late.sum() if number else 0)).backward()
+        optimizer.step()
+    if name == "sgd":
+        torch.testing.assert_close(early.detach(), torch.full((2,), 1 - 0.1 * (1 + 1.9 + 2.71)))
+        torch.testing.assert_close(late.detach(), torch.full((2,), 1 - 0.1 * (1 + 1.9)))
+    assert (early < late).all()
 
 
 class Head(Refiner):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,14 +80,24 @@ def parameter_groups(
     ]
 
 
+class _SGD(torch.optim.SGD):
+    """SGD that takes a parameter whose first gradient comes later than others', as those of a loss with a warm-up:
+    its velocity is 0 until then. torch's fused one ends with a ``TypeError`` there."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                if parameter.grad is not None and self.state[parameter].get("momentum_buffer") is None:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return super().step(closure)
+
+
 def build_optimizer(groups: list[dict], settings: OptimizerSettings, steps: int) -> ScheduledOptimizer:
     """The optimizer over ready-made groups and its schedule over ``steps``."""
     # One kernel over all parameters instead of a dozen small ones each, where torch has it.
     fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"])
     if settings.name == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, fused=fused
-        )
+        optimizer: torch.optim.Optimizer = _SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
     else:
         kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
         optimizer = kind(groups, lr=settings.lr, betas=settings.betas, fused=fused)
