@@ -112,7 +112,7 @@ def test_a_head_that_transformers_has_not(tmp_path):
         tmp_path / "run", "source_only",
         ("model.name=segformer_b0", "model.weights=none", options, "stages.source.steps=1"),
     )  # fmt: skip
-    with pytest.raises(SegRefineryError, match=r"a batch norm and a ReLU.*\(norm, relu\)"):
+    with pytest.raises(SegRefineryError, match=r"a batch norm and a ReLU.*\(norm, relu, level_norm\)"):
         segrefinery.export(run, tmp_path / "back", "hf")
 
 
