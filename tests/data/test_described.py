@@ -29,7 +29,7 @@ def save(path, pixels):
         (
             "left/train/{}_left.png",
             "gt/train/{}_gt_labelIds.png",
-            ("left/{name}left.png", "gt/{name}gt_labelIds.png"),
+            ("left/{name}_left.png", "gt/{name}_gt_labelIds.png"),
         ),
     ],
 )
@@ -46,6 +46,33 @@ def test_the_patterns_are_told_and_work(tmp_path, images, masks, told):
     dataset = open_dataset(f"folder:{tmp_path}")
     assert len(dataset) == 3
     assert sorted(dataset.label(0).unique().tolist()) == [0, 1, 2, 255]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("701_StillsRaw_full/{}.png", "LabeledApproved_full/{}_L.png"),  # CamVid
+        ("train/{}.png", "trainannot/{}.png"),
+        ("train/{}.jpg", "train_masks/{}_mask.gif"),  # Carvana
+        ("2_Ortho_RGB/{}_RGB.tif", "5_Labels/{}_label.tif"),  # Potsdam
+        ("train/{}_sat.jpg", "train/{}_mask.png"),  # DeepGlobe
+    ],
+)
+def test_masks_are_known_by_their_few_colours(tmp_path, images, masks):
+    pytest.importorskip("tifffile")
+    for number in (1, 2, 10):
+        save(tmp_path / images.format(number), IMAGE)
+        save(tmp_path / masks.format(number), np.array([[0, 0, 255], [9, 8, 7]], np.uint8)[LABEL % 2])
+    text = how_to_describe(tmp_path)
+    assert f"images: {images.format('{name}')}, masks: {masks.format('{name}')} and " in text
+
+
+def test_masks_of_jpeg_are_to_be_saved_anew(tmp_path):
+    save(tmp_path / "images/a.jpg", IMAGE)
+    save(tmp_path / "masks/a.jpg", LABEL)
+    text = how_to_describe(tmp_path)
+    assert text.startswith("save the masks as PNG, for JPEG and WebP change their ids; then write ")
+    assert "masks: masks/{name}.png and classes: {ID: NAME, ...}, a name for each id" in text
 
 
 def test_masks_of_another_split_are_not_paired(tmp_path):
@@ -94,3 +121,14 @@ def test_the_error_tells_it(tmp_path):
     with pytest.raises(SegRefineryError, match="images: Field required; write ") as error:
         open_dataset(f"folder:{tmp_path}")
     assert line in str(error.value)
+
+
+def test_a_folder_of_images_alone_is_told_to_be_named_so(tmp_path):
+    save(tmp_path / "images" / "a.png", IMAGE)
+    with pytest.raises(
+        SegRefineryError, match=r"does not exist; write it \(docs/data.md\), or name the images as "
+    ) as error:
+        open_dataset(f"folder:{tmp_path}")
+    assert f"as {tmp_path}, without folder:, if they have no masks" in str(error.value)
+    with pytest.raises(SegRefineryError, match="does not exist; check the path"):
+        open_dataset(f"folder:{tmp_path}/nowhere")

@@ -12,7 +12,7 @@ from PIL import Image
 from data.pictures import raw_png
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import open_dataset
-from segrefinery.data.decoding import image_size, read_ids, read_image
+from segrefinery.data.decoding import decoded, image_size, read_ids, read_image
 from segrefinery.data.reading import Reading, colors_of
 
 SIZE = (24, 40)
@@ -122,14 +122,36 @@ def test_ids_of_a_tiff_are_a_mask_unless_it_is_lossy(tmp_path, tifffile):
     ids = RNG.integers(0, 900, SIZE).astype(np.int32)
     tifffile.imwrite(tmp_path / "a.tif", ids, compression="zlib")
     assert np.array_equal(read_ids(tmp_path / "a.tif").numpy(), ids)
-    wrong = [(ids.astype(np.float32), {}), (RGB, {"photometric": "rgb"}), (RGB[..., 0], {"compression": "jpeg"})]
+    two, lossy = np.stack([ids, ids], axis=-1), {"compression": "jpeg"}
+    wrong = [(ids.astype(np.float32), {}), (two, {"planarconfig": "contig"}), (RGB[..., 0], lossy), (RGB, lossy)]
     for number, (values, how) in enumerate(wrong):
         tifffile.imwrite(tmp_path / f"{number}.tif", values, **how)
-        with pytest.raises(SegRefineryError, match="save masks as whole numbers in one band, without JPEG"):
+        with pytest.raises(SegRefineryError, match="save masks as whole numbers in one band, or as RGB of 8 bits"):
             read_ids(tmp_path / f"{number}.tif")
     tifffile.imwrite(tmp_path / "b.tif", ids + (1 << 16))
     with pytest.raises(SegRefineryError, match="ids up to 65535"):
         read_ids(tmp_path / "b.tif")
+
+
+def test_colours_of_a_tiff_are_a_mask(tmp_path, tifffile):
+    for colored in (RGB, RGB[..., 0]):  # grey too: black and white are colours
+        tifffile.imwrite(tmp_path / "a.tif", colored, compression="zlib")
+        values = decoded(tmp_path / "a.tif", "mask", rgb=True)
+        assert np.array_equal(values, colored if colored.ndim == 3 else np.stack([colored] * 3, axis=-1))
+    tifffile.imwrite(tmp_path / "a.tif", RGB)
+    with pytest.raises(SegRefineryError, match="is a colour picture, but its data set declares ids"):
+        read_ids(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "PNG"])
+def test_a_palettes_indices_and_colours_are_a_mask(tmp_path, kind):
+    ids = RNG.integers(0, 3, SIZE).astype(np.uint8)
+    colors = np.array([[255, 0, 0], [0, 0, 0], [9, 8, 7]], np.uint8)
+    picture = Image.fromarray(ids)
+    picture.putpalette(colors.tobytes())
+    picture.save(tmp_path / "a", kind)
+    assert np.array_equal(colors[ids], decoded(tmp_path / "a", "mask", rgb=True))
+    assert np.array_equal(ids, read_ids(tmp_path / "a").numpy())
 
 
 @pytest.mark.parametrize(

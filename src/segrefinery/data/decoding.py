@@ -43,6 +43,8 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"GIF8": GifImageFile,
     b"BM": BmpImageFile,
 }
+_EXACT = (png.MAGIC, b"GIF8", b"BM")
+"""How files begin that keep a mask's numbers, besides TIFF."""
 _DAMAGE = (
     r"truncat|failed to read|missing data|incomplete|corrupt|premature|broken|not enough|unexpected end|checksum"
     r"|too short|stream error"
@@ -109,7 +111,7 @@ def stored_size(path: Path, data: bytes | None = None) -> tuple[tuple[int, int],
 
 
 def palette_in(path: Path) -> list[int] | None:
-    """The palette of a PNG as red, green, blue, red, ...; None of a file without one."""
+    """The palette of a picture as red, green, blue, red, ...; None of a file without one."""
     _regular(path, "mask")
     with path.open("rb") as stream:
         if _is_tiff(stream):
@@ -130,7 +132,7 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, dat
     TIFF any number of bands and any type of numbers.
 
     Args:
-        field: ``image`` or ``mask``, for the error. A mask must be a PNG, or a TIFF that keeps its numbers.
+        field: ``image`` or ``mask``, for the error. A mask must be a PNG, GIF or BMP, or a TIFF that keeps its numbers.
         rgb: what the picture looks like, H x W x 3; else the stored numbers. Grey of 16 bits stays H x W.
         upright: JPEG is turned as its EXIF mark says.
         data: the content of the file, where it does not lie on disk; ``path`` is its name then.
@@ -142,8 +144,9 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, dat
     data = _read(path, field) if data is None else data
     if data.startswith(TIFF):
         return _decoded_tiff(data, path, field, rgb)
-    if field == "mask" and not data.startswith(png.MAGIC):
-        raise DataError(path, "mask", "not a PNG file", "save masks as PNG or TIFF; other formats change the ids")
+    if field == "mask" and not data.startswith(_EXACT):
+        problem, remedy = "is no PNG, TIFF, GIF or BMP", "save masks as PNG or TIFF; JPEG and WebP change the ids"
+        raise DataError(path, "mask", problem, remedy)
     if data.startswith(png.MAGIC) and not png.is_whole(data):
         raise _damaged(path, field)
     with _opened(io.BytesIO(data), path, field) as image:
@@ -203,9 +206,13 @@ def _decoded_tiff(data: bytes, path: Path, field: str, rgb: bool) -> np.ndarray:
         raise undecodable(path, field, error) from error
     if field == "image":
         return values
+    colored = picture.bands == 3 or (rgb and picture.bands == 1)
+    if colored and picture.lossless and values.dtype == np.uint8:
+        return values if values.ndim == 3 else np.stack([values] * 3, axis=-1)
     if not picture.lossless or picture.bands > 1 or values.dtype.kind not in "ui" or values.min() < 0:
         problem = f"is a TIFF of {picture.bands} bands of {values.dtype}{'' if picture.lossless else ', not lossless'}"
-        raise DataError(path, "mask", problem, "save masks as whole numbers in one band, without JPEG")
+        remedy = "save masks as whole numbers in one band, or as RGB of 8 bits, without JPEG"
+        raise DataError(path, "mask", problem, remedy)
     if values.max() >= 1 << 16:
         raise DataError(path, "mask", f"holds the id {values.max()}", "give ids up to 65535")
     return values.astype(np.uint8 if values.dtype.itemsize == 1 else np.uint16)

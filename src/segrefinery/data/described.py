@@ -14,7 +14,7 @@ import numpy as np
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.decoding import decoded
 from segrefinery.data.discover import walk
-from segrefinery.data.sorting import images_among, pictures_among
+from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, masks_by_look
 
 _MOST = 2000
 """Files that are looked at."""
@@ -23,6 +23,8 @@ _MASKS = 4
 _MOST_CLASSES = 64
 _LAST_CHOICE = re.compile(r"instance|object|colou?r", re.IGNORECASE)
 """Of masks that number things or colour classes, beside others that number the classes."""
+_INEXACT = (".jpg", ".jpeg", ".webp")
+_NAMED_IDS = "classes: {ID: NAME, ...}, a name for each id"
 _ALIKE = 8
 """Masks whose names begin like an image's, as those of 1.png, 10.png, 11.png do."""
 
@@ -47,17 +49,26 @@ def how_to_describe(root: Path) -> str:
     """``write ROOT/dataset.yaml with the lines ...`` to end a remedy with; empty where no image has a mask."""
     try:
         names = list(islice(walk(root), _MOST))
-        images = images_among(root, names)[0]
-        masks = [name for name in pictures_among(names) if name not in set(images)]
-        pair = _patterns(images, set(masks))
-        if pair is None:
+        by_name = set(images_among(root, names)[0])
+        pictures = [name for name in names if name.lower().endswith((*IMAGE_SUFFIXES, ".gif"))]
+        for masks in ({name for name in pictures if name not in by_name}, masks_by_look(root, pictures)):
+            images = [name for name in pictures if name not in masks]
+            if (pair := _patterns(images, masks)) is not None:
+                break
+        else:
             return ""
-        classes = _classes([root / name for name in masks if pair[1].name_in(name)][:_MASKS])
+        shown = [root / name for name in sorted(masks) if pair[1].name_in(name)][:_MASKS]
+        if any(mask.suffix.lower() in _INEXACT for mask in shown):
+            pair = pair[0], _Pattern(pair[1].before, re.sub(r"[.]\w+$", ".png", pair[1].after))
+            saved, classes = "save the masks as PNG, for JPEG and WebP change their ids; then ", _NAMED_IDS
+        else:
+            saved, classes = "", _classes(shown)
     except (OSError, SegRefineryError):
         return ""
+    left_out = "" if saved else _left_out(pair, images, masks)
     return (
-        f"write {root / 'dataset.yaml'} with the lines images: {pair[0]}, masks: {pair[1]} and {classes}, and name the "
-        f"data set folder:{root}{_left_out(pair, images, set(masks))}"
+        f"{saved}write {root / 'dataset.yaml'} with the lines images: {pair[0]}, masks: {pair[1]} and {classes}, and "
+        f"name the data set folder:{root}{left_out}"
     )
 
 
@@ -66,12 +77,13 @@ def _patterns(images: Sequence[str], masks: set[str]) -> tuple[_Pattern, _Patter
     if not images or not masks:
         return None
 
-    def rank(both: tuple[_Pattern, _Pattern]) -> tuple[int, bool, int, int]:
+    def rank(both: tuple[_Pattern, _Pattern]) -> tuple[int, bool, int, int, int]:
         of_images, of_masks = both
         last = _LAST_CHOICE.search(of_masks.before + of_masks.after) is not None
         apart = len(_words_of(of_images.before) ^ _words_of(of_masks.before))  # train/images has train/masks, not val/
+        alike = len(_common_start(of_images.before, of_masks.before))  # and train has trainannot
         length = sum(len(part) for pattern in both for part in pattern)
-        return _pairs(both, images, masks), not last, -apart, -length
+        return _pairs(both, images, masks), not last, -apart, alike, -length
 
     best = max(_candidates(images[0], masks), key=rank, default=None)
     return best if best and 2 * _pairs(best, images, masks) >= len(images) else None
@@ -105,8 +117,9 @@ def _candidates(image: str, masks: set[str]) -> Iterator[tuple[_Pattern, _Patter
         for of_masks in {folder for mask in masks for folder in _folders(mask)}:
             rests = sorted(mask.removeprefix(of_masks) for mask in masks if mask.startswith(of_masks))
             shared = [_common_start(stem, splitext(rest)[0]) for rest in rests]
-            name = max(shared, key=len)
-            alike = [rest for rest, other in zip(rests, shared, strict=True) if name and other == name]
+            longest = max(shared, key=len)
+            alike = [rest for rest, other in zip(rests, shared, strict=True) if longest and other == longest]
+            name = longest.rstrip(" _.-") or longest
             for mask in alike[:_ALIKE]:
                 yield _Pattern(before, stem[len(name) :] + suffix), _Pattern(of_masks, mask[len(name) :])
 
@@ -128,8 +141,8 @@ def _classes(masks: Sequence[Path]) -> str:
         held = {int(value) for each in pixels for value in np.unique(each)}
         ids = sorted(held - {255} if len(held) > 2 else held)  # of two, as 0 and 255, both are classes
         if len(ids) <= _MOST_CLASSES:
-            return f"classes: {{ID: NAME, ...}}, a name for each id (these masks hold {', '.join(map(str, ids))})"
-        return "classes: {ID: NAME, ...}, a name for each id"
+            return f"{_NAMED_IDS} (these masks hold {', '.join(map(str, ids))})"
+        return _NAMED_IDS
     colors = {tuple(color) for each in pixels for color in np.unique(each[..., :3].reshape(-1, 3), axis=0).tolist()}
     known = ", ".join(str(list(color)) for color in sorted(colors))
     if len(colors) <= _MOST_CLASSES:

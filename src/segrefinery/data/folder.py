@@ -203,8 +203,13 @@ def _load(file: Path) -> FolderSettings:
     try:
         content = parse_yaml(readable(file).read_text("utf-8"), booleans=False)
     except FileNotFoundError as error:
-        remedy = how_to_describe(file.parent) if file.parent.is_dir() else ""
-        raise DataError(file, "dataset.yaml", "does not exist", remedy or "check the path") from error
+        remedy = "check the path"
+        if file.name == "dataset.yaml" and file.parent.is_dir():
+            alone = (
+                f"write it (docs/data.md), or name the images as {file.parent}, without folder:, if they have no masks"
+            )
+            remedy = how_to_describe(file.parent) or alone
+        raise DataError(file, "dataset.yaml", "does not exist", remedy) from error
     except OSError as error:
         raise DataError(file, "dataset.yaml", f"cannot be read ({error.strerror})", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

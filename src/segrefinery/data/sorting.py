@@ -55,6 +55,22 @@ def images_among(root: Path, names: Sequence[str]) -> tuple[list[str], list[str]
     return [name for name in images if name not in masks], notes
 
 
+def masks_by_look(root: Path, pictures: Sequence[str]) -> set[str]:
+    """The pictures that have few colours, as masks have, whatever they are called: of those of one folder, suffix and
+    last word of the stem (``x_L.png``) a few are looked at."""
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in pictures:
+        path = PurePosixPath(name)
+        word = re.search(r"[^\W\d_]*$", path.stem)
+        groups[str(path.parent), path.suffix.lower(), word[0] if word else ""].append(name)
+    return {
+        name
+        for names in groups.values()
+        if all(_has_few_colors(root / name) for name in names[:: max(1, len(names) // _LOOKED_AT)][:_LOOKED_AT])
+        for name in names
+    }
+
+
 def refuse_masks_alone(root: Path, images: Sequence[str]) -> list[str]:
     """A sentence where pictures look like masks with no image among them; refused in a folder that is called so.
 
