@@ -29,6 +29,8 @@ from segrefinery.models.torch_file import FETCH, is_cut, refuse_no_weights
 from segrefinery.models.trained import StartModel
 
 PREPROCESSOR = "preprocessor_config.json"
+PROCESSING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_flip_channel_order")
+"""What of an image processor says how pixels are read."""
 
 
 def library() -> Any:
@@ -134,6 +136,7 @@ def _loaded(reference: str | Path, local: bool) -> tuple[Any, nn.Module, list[st
     try:
         config = transformers.AutoConfig.from_pretrained(str(reference), **options)
         family_of(config.model_type)
+        _refuse_other_bands(config)
         module, report = _with_weights(reference, config, options)
         notes = []
         if (rows := _rows_there(report, family_of(config.model_type))) is not None:
@@ -164,6 +167,15 @@ def _loaded(reference: str | Path, local: bool) -> tuple[Any, nn.Module, list[st
     return config, module, notes
 
 
+def _refuse_other_bands(config: Any) -> None:
+    bands = getattr(getattr(config, "backbone_config", None) or config, "num_channels", 3)
+    if bands != 3:
+        raise SegRefineryError(
+            f"reads images of {bands} bands (num_channels), and models of transformers are read here for three alone; "
+            "those of segmentation_models_pytorch go with any number"
+        )
+
+
 def _with_weights(reference: str | Path, config: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The model, and what the library reports of its tensors; where these are of other shapes they stay random."""
     transformers = library()
@@ -184,8 +196,10 @@ def _rows_there(report: dict[str, Any], family: Family) -> int | None:
 
 
 def _names(config: Any) -> tuple[str, ...] | None:
-    """Of the classes; None where they are numbers, or LABEL_ and a number."""
-    names = [str(config.id2label.get(number, f"LABEL_{number}")) for number in range(config.num_labels)]
+    """Of the classes; None where they are numbers, or LABEL_ and a number, or not one a row of the classifier."""
+    if set(config.id2label) != set(range(config.num_labels)):  # counted from 1, say: nothing tells which row is meant
+        return None
+    names = [str(config.id2label[number]) for number in range(config.num_labels)]
     named = any(name not in (f"LABEL_{number}", str(number)) for number, name in enumerate(names))
     return tuple(names) if named else None
 
@@ -224,7 +238,8 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
-    """What lies beside the weights of how images are read; empty where nothing does.
+    """How images are read, by what lies beside the weights: what the library's own processor does, with the defaults of
+    its kind, or what the file says where the library does not know that kind; empty where there is no such file.
 
     Raises:
         SegRefineryError: it cannot be read.
@@ -234,7 +249,18 @@ def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
         with suppress(SegRefineryError):  # not every repository has one
             path = hub_file(f"hf://{reference}", PREPROCESSOR)
     content = read_json(path, "fetch it again, or remove it") if path.exists() else {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or not content:
+        return {}
+    transformers = library()
+    try:
+        with _quiet(transformers):
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                str(path.parent), local_files_only=True, trust_remote_code=False
+            )
+    except Exception:  # a kind that the library does not know, or needs more for than is installed
+        return content
+    # Some kinds keep a mean and never use it (MobileViT's); a name that a kind lacks is what it does not do.
+    return content | {name: getattr(processor, name, None) for name in PROCESSING}
 
 
 def _statistics(preprocessor: dict[str, Any]) -> tuple[PerBand | None, PerBand | None]:
@@ -242,7 +268,7 @@ def _statistics(preprocessor: dict[str, Any]) -> tuple[PerBand | None, PerBand |
     one that does not normalise leaves 0 and 1 of what it multiplied."""
     if not preprocessor:
         return None, None
-    factor = preprocessor.get("rescale_factor", 1 / 255) if preprocessor.get("do_rescale", True) else 1
+    factor = (preprocessor.get("rescale_factor") or 1 / 255) if preprocessor.get("do_rescale", True) else 1
     whole = 255 * factor  # what white becomes
     if not preprocessor.get("do_normalize", "image_mean" in preprocessor):
         return (0.0,) * 3, (1 / whole,) * 3
@@ -256,7 +282,7 @@ def _triple(value: Any) -> tuple[float, ...] | None:
     """A number a band; one number is that of all three."""
     if isinstance(value, int | float):
         return (float(value),) * 3
-    return tuple(float(each) for each in value) if isinstance(value, list) and len(value) == 3 else None
+    return tuple(float(each) for each in value) if isinstance(value, list | tuple) and len(value) == 3 else None
 
 
 # -- back to the library -----------------------------------------------------------------------------------------------
