@@ -130,7 +130,9 @@ class Run(Setup):
             if pixels != self.data.read_by(previous.normalization).normalization:
                 previous = reading(previous, pixels)
             torch.manual_seed(seed_of(self.seed, name, "build"))
-            stage = settings.build(StageContext(model, previous, initial, self.sets.space, handed_on, pixels))
+            new = settings.start == "fresh" and not self.is_brought(model_settings)
+            context = StageContext(model, previous, initial, self.sets.space, handed_on, pixels, new)
+            stage = settings.build(context)
             yield Planned(name, settings, key, model_settings, stage, own_feed, source_only)
             handed_on |= {part: module.state_dict() for part, module in stage.handed_on().items()}
             if settings.hands_on_model:
@@ -207,10 +209,14 @@ class Run(Setup):
     def new_model(self, settings: ModelSettings) -> Segmenter:
         """A network as its settings describe it: pre-trained weights, and the same random ones for the same seed; or
         the trained model that the run starts from."""
-        if self.start is not None and settings == self.model:
+        if self.start is not None and self.is_brought(settings):
             return copy.deepcopy(self.start.network).to(self.fabric.device)
         torch.manual_seed(seed_of(self.seed, "model"))
         return new_network(settings, self.sets.space.classes).to(self.fabric.device)
+
+    def is_brought(self, settings: ModelSettings) -> bool:
+        """Whether these are the settings of the trained model that the run starts from."""
+        return self.start is not None and settings == self.model
 
     def refuse_unfit_batches(self, name: str, settings: StageSettings, network: Segmenter) -> None:
         parts = self.fabric.world_size * self.training.accumulate

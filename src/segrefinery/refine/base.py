@@ -130,6 +130,9 @@ class Refiner(nn.Module):
 
     learning_rate_factor: float = 10.0
     sgd_rate: float | None = None
+    reads_features: bool = False
+    """Whether what it learns is of the features of the network it learns beside, so that with a newly built network it
+    begins anew. SAM's attention is made for new networks and does not."""
 
     def fit(self, teacher: Teacher, source: Iterable[LabeledBatch], target: Iterable[UnlabeledBatch]) -> None:
         """Look at the data once before a generation. Both iterables may be walked more than once; images come whole

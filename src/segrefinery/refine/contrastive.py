@@ -38,6 +38,8 @@ class ProjectionHead(nn.Module):
 class PixelContrast(Refiner):
     """Leaves labels alone and adds the contrastive loss over source labels and the target labels the student learns."""
 
+    reads_features = True
+
     def __init__(self, settings: PixelContrastSettings, segmenter: Segmenter) -> None:
         super().__init__()
         self.settings = settings

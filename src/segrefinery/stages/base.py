@@ -30,6 +30,8 @@ class StageContext:
         space: the classes.
         handed_on: states of modules that earlier stages handed on, by name.
         normalization: mean and standard deviation of the pixels, for colour changes on normalised images.
+        new_network: whether ``model`` is newly built, so that what was learned of another network's features says
+            nothing of its own.
     """
 
     model: Segmenter
@@ -38,6 +40,7 @@ class StageContext:
     space: LabelSpace
     handed_on: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     normalization: tuple[PerBand, PerBand] = (IMAGENET_MEAN, IMAGENET_STD)
+    new_network: bool = False
 
 
 @dataclass

@@ -52,11 +52,12 @@ def labels_losses(
 
 
 def build_refiners(chain: Mapping[str, RefinerSettings], context: StageContext) -> nn.ModuleDict:
-    """The chain's refiners by name, in order; what an earlier stage handed on under the same name is loaded."""
+    """The chain's refiners by name, in order; what an earlier stage handed on under the same name is loaded, unless it
+    was learned of another network's features than the stage's."""
     refiners = nn.ModuleDict()
     for name, settings in chain.items():
         refiner = settings.build(context.initial, context.space)
-        if name in context.handed_on:
+        if name in context.handed_on and not (context.new_network and refiner.reads_features):
             state, given = refiner.state_dict(), context.handed_on[name]
             refiner.load_state_dict({key: given.get(key, value) for key, value in state.items()})
         refiners[name] = refiner

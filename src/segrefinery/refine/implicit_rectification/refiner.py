@@ -35,6 +35,8 @@ class ImplicitRectifier(Refiner):
     labels ~ mixture * (labels so far / teacher's probabilities), so as the first of a chain it gives the mixture.
     """
 
+    reads_features = True
+
     def __init__(
         self, latent_channels: Sequence[int], num_classes: int, settings: ImplicitRectificationSettings | None = None
     ) -> None:

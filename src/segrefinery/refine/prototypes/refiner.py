@@ -29,6 +29,7 @@ from segrefinery.refine.self_labeling.formulas import rectify
 class Prototypes(Refiner):
     """Prototypes of the target's classes, and the frozen warm-up network whose labels they denoise."""
 
+    reads_features = True
     prototypes: Tensor
 
     def __init__(self, settings: PrototypesSettings, segmenter: Segmenter, space: LabelSpace) -> None:

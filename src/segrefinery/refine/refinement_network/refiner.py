@@ -86,6 +86,7 @@ class RefinementNetwork(Refiner):
     replaces what earlier refiners made of the labels, and keeps their weights.
     """
 
+    reads_features = True
     trained_steps: Tensor
 
     def __init__(self, settings: RefinementNetworkSettings, segmenter: Segmenter) -> None:

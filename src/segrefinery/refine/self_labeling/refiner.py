@@ -37,6 +37,7 @@ from segrefinery.refine.self_labeling.settings import SelfLabelingSettings
 class SelfLabeling(Refiner):
     """The self-labelling head and its momentum copy, the memory of pixels, and the class distribution."""
 
+    reads_features = True
     head_copy: Tensor
     distribution: Tensor
 
