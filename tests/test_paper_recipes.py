@@ -107,6 +107,8 @@ STATED = {
     | {
         "stages.attention.optimizer": ADAM, "stages.adapt.optimizer": ADAM, "stages.adapt.generations": 6,
         "stages.adapt.refine.pixel_attention.weight": 0.001, "stages.adapt.refine.pixel_attention.divisor": "pixels",
+        "stages.attention.optimizer.bias_factor": 2, "stages.attention.optimizer.refiner_factor": 1,
+        "stages.adapt.optimizer.bias_factor": 2,
     },
     "dacs": SHARE
     | {

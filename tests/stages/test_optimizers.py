@@ -50,6 +50,42 @@ def test_a_parameter_whose_gradient_comes_later_starts_then(name):
     assert (early < late).all()
 
 
+def rates_of(settings: OptimizerSettings, network: nn.Module, refiner: Refiner) -> dict[str, float]:
+    """By name of each parameter of both, its rate."""
+    trained = refined_optimizers(network, {"head": refiner}, settings, 3)["model"]  # pyright: ignore[reportArgumentType]
+    rates = {id(each): group["base_lr"] for group in trained.optimizer.param_groups for each in group["params"]}
+    named = [*network.named_parameters(), *refiner.named_parameters()]
+    return {name: rates[id(parameter)] for name, parameter in named if id(parameter) in rates}
+
+
+class Normed(ToySegmenter):
+    """With a norm, whose shift is no bias of BDL's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+
+def test_who_trains_at_which_rate():
+    """Encoder, heads and refiners; then as BDL trains FCN-8s: all alike, but biases twice as fast."""
+    usual = rates_of(OptimizerSettings(lr=1.0, head_factor=3), Normed(), Head(None))
+    assert {name: usual[name] for name in ("stem.bias", "classifier.weight", "classifier.bias", "numbers")} == {
+        "stem.bias": 1, "classifier.weight": 3, "classifier.bias": 3, "numbers": 10,
+    }  # fmt: skip
+    bdl = rates_of(OptimizerSettings(lr=1.0, head_factor=1, refiner_factor=1, bias_factor=2), Normed(), Head(None))
+    assert {name for name, rate in bdl.items() if rate == 2} == {
+        "stem.bias", "deep.bias", "classifier.bias", "auxiliary.bias",
+    }  # fmt: skip
+    assert {rate for name, rate in bdl.items() if "bias" not in name} == {1}
+    assert bdl["norm.bias"] == 1
+
+
+def test_a_refiner_may_say_its_own_factor():
+    refiner = Head(None)
+    refiner.learning_rate_factor = 7
+    assert rates_of(OptimizerSettings(lr=1.0), ToySegmenter(), refiner)["numbers"] == 7
+
+
 class Head(Refiner):
     """Four numbers, moved by SGD or with the network."""
 

@@ -124,11 +124,12 @@ class Refiner(nn.Module):
     """One idea of how to make pseudo-labels better. Everything it learns or remembers is a parameter or a buffer.
 
     The default of every method changes nothing, so a refiner overrides only what its idea needs. Parameters that
-    require gradients join the stage's optimizer at ``learning_rate_factor`` times its base rate. With an ``sgd_rate``
-    they are moved by SGD at that rate instead, on the stage's schedule: for losses whose weight is to count.
+    require gradients join the stage's optimizer at ``learning_rate_factor`` times its base rate; None leaves the factor
+    to the optimizer's settings (``refiner_factor``). With an ``sgd_rate`` they are moved by SGD at that rate instead,
+    on the stage's schedule: for losses whose weight is to count.
     """
 
-    learning_rate_factor: float = 10.0
+    learning_rate_factor: float | None = None
     sgd_rate: float | None = None
     reads_features: bool = False
     """Whether what it learns is of the features of the network it learns beside, so that with a newly built network it

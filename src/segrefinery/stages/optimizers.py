@@ -48,8 +48,10 @@ def parameter_groups(
     model: Segmenter, settings: OptimizerSettings, heads: Iterable[tuple[nn.Module, float]] = ()
 ) -> list[dict]:
     """Encoder at the base rate, the model's heads at ``head_factor`` times it, and each of ``heads`` (module, factor)
-    at its own factor; biases and norms without weight decay. A parameter enters once, however often it is reachable."""
+    at its own factor; biases and norms without weight decay, and the network's biases at ``bias_factor`` times their
+    rate. A parameter enters once, however often it is reachable."""
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
+    biases = biases_of(model) if settings.bias_factor != 1 else set()
     above = model.layers_above() if settings.layer_decay != 1 else {}
     if above is None:
         log.warning("optimizer.layer_decay: where the layers of this network begin is not known; all train at one rate")
@@ -59,6 +61,8 @@ def parameter_groups(
     def add(parameter: nn.Parameter, factor: float) -> None:
         if parameter.requires_grad and id(parameter) not in entered:
             entered.add(id(parameter))
+            if id(parameter) in biases:
+                factor *= settings.bias_factor
             rates.setdefault((factor, parameter.ndim > 1), []).append(parameter)
 
     for parameter in model.parameters():
@@ -78,6 +82,12 @@ def parameter_groups(
         }
         for (factor, decayed), parameters in rates.items()
     ]
+
+
+def biases_of(network: nn.Module) -> set[int]:
+    """The ``id`` of each bias of its convolutions and linear maps; a norm's shift is none."""
+    weighted = (module for module in network.modules() if getattr(getattr(module, "weight", None), "ndim", 0) > 1)
+    return {id(bias) for module in weighted if (bias := getattr(module, "bias", None)) is not None}
 
 
 class _SGD(torch.optim.SGD):
@@ -109,7 +119,11 @@ def refined_optimizers(
 ) -> dict[str, ScheduledOptimizer]:
     """``model``: of the network and of the refiners that join it; then SGD for each refiner with a rate of its own, by
     its name and without weight decay."""
-    joined = [(refiner, refiner.learning_rate_factor) for refiner in refiners.values() if refiner.sgd_rate is None]
+    joined = [
+        (refiner, refiner.learning_rate_factor or settings.refiner_factor)
+        for refiner in refiners.values()
+        if refiner.sgd_rate is None
+    ]
     groups = parameter_groups(model, settings, joined)
     trained = {"model": build_optimizer(groups, settings, steps)} if groups else {}
     for name, refiner in refiners.items():

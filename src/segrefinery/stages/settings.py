@@ -27,7 +27,12 @@ class OptimizerSettings(Settings):
     lr: Annotated[float, CODE] = Field(default=6e-5, gt=0)
     """Sets the base learning rate: that of the pre-trained encoder."""
     head_factor: Annotated[float, CODE] = Field(default=10.0, gt=0)
-    """Multiplies the base rate for everything else (heads, refiners)."""
+    """Multiplies the base rate for the network's heads."""
+    refiner_factor: Annotated[float, CODE] = Field(default=10.0, gt=0)
+    """Multiplies the base rate for what refiners train beside the network."""
+    bias_factor: Annotated[float, CODE] = Field(default=1.0, gt=0)
+    """Multiplies the rate of the biases of the network's convolutions and linear maps once more (FCN-8s in BDL's code:
+    2)."""
     weight_decay: Annotated[float, CODE] = Field(default=0.01, ge=0)
     """Draws weights towards 0; biases and norms are left alone."""
     momentum: Annotated[float, CODE] = Field(default=0.9, ge=0, lt=1)
