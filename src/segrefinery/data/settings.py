@@ -113,7 +113,7 @@ class StrongViewSettings(Settings):
     sigma: Annotated[tuple[float, float], CODE] = (0.15, 1.15)
     """Draws the blur's standard deviation in pixels from this range."""
     kernel: Annotated[float, CODE] = Field(default=0.1, gt=0, le=1)
-    """Sets the width of the blur's kernel as a share of each side (51 of 512)."""
+    """Sets the width of the blur's kernel as a share of the shorter side (51 of 512)."""
     shared_coins: bool = False
     """Throws one pair of coins for the whole batch, as the official code does; strengths stay one an image."""
 
