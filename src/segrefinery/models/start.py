@@ -20,7 +20,7 @@ from segrefinery.core.settings import Settings
 from segrefinery.labels import match
 from segrefinery.models.build import build_model
 from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
-from segrefinery.models.foreign.names import fitted
+from segrefinery.models.foreign.names import fitted, trained_one, without_wrappers
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.foreign.transformers_names import family_in, installed_names
 from segrefinery.models.networks import ModelSettings
@@ -199,7 +199,7 @@ def of_tensors(
     Args:
         classes: what the checkpoint says of them.
     """
-    notes: list[str] = []
+    state, notes = without_wrappers(state)
     mean, std = None, None
     if mmseg.is_ours_to_read(state):
         asked = network.options if network is not None and network.name == "deeplabv2_resnet101" else None
@@ -225,7 +225,7 @@ def of_tensors(
             "'model.options={config: {...}}', with what that file says"
         )
     if network.name.startswith("smp:"):
-        state, prefix = _unwrapped_smp(state)
+        state, prefix = _unwrapped_smp(state, str(path))
         state, left_out = smp.own_names(state)
         notes += [*prefix, *left_out]
         network = _of_its_bands(network, state)
@@ -245,6 +245,9 @@ def of_tensors(
     return StartModel(str(path), network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out])
 
 
+_SMP_HEAD = "segmentation_head."
+
+
 def _of_its_bands(network: ModelSettings, state: Mapping[str, Tensor]) -> ModelSettings:
     """The network with as many bands as the first layer of its weights reads."""
     layers = build_model(network.model_copy(update={"bands": 3}), 2).named_modules()
@@ -253,11 +256,9 @@ def _of_its_bands(network: ModelSettings, state: Mapping[str, Tensor]) -> ModelS
     return network if weight is None else network.model_copy(update={"bands": weight.shape[1]})
 
 
-def _unwrapped_smp(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Without what a wrapper put before ``segmentation_head`` (the shortest, where there are several), and in words
-    what that was."""
-    heads = [name.partition("segmentation_head.")[0] for name in state if "segmentation_head." in name]
-    prefix = min(heads, key=len, default="")
+def _unwrapped_smp(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Without what a wrapper put before ``segmentation_head``, and in words what that was; see ``trained_one``."""
+    prefix = trained_one({name.partition(_SMP_HEAD)[0] for name in state if _SMP_HEAD in name}, origin)
     others = sorted({name.partition(".")[0] for name in state if not name.startswith(prefix)})
     notes = [f"the prefix {prefix!r} was taken off the names"] if prefix else []
     notes += [f"left out: {', '.join(others)}"] if others else []

@@ -1,9 +1,13 @@
 """Models as people really have them: wrapped, averaged, halved, cut, unnamed. Each is read, or is one clear line."""
 
+import collections
+import functools
 import json
 import pathlib
 import sys
 import types
+import typing
+import zipfile
 
 import numpy as np
 import pytest
@@ -52,6 +56,11 @@ WRAPPED = {
     "as it is": lambda state: state,
     "of DataParallel": under("module."),
     "of torch.compile": under("_orig_mod."),
+    "of a compiled part": lambda state: {
+        f"model.{name}".replace(".0.", ".0._orig_mod."): state[name] for name in state
+    },
+    "of parts that are shared out": lambda state: {f"_fsdp_wrapped_module.{name}": state[name] for name in state},
+    "compiled beside itself": lambda state: under("net.")(state) | under("compiled._orig_mod.")(state),
     "of SWA": lambda state: {"n_averaged": torch.tensor(3), **under("module.")(state)},
     "under model_state_dict": lambda state: {
         "model_state_dict": state, "epoch": 3, "optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 1.0}]}
@@ -79,6 +88,36 @@ def test_an_average_beside_the_weights_is_said(tmp_path, key, average):
     start = read_start(tmp_path / "last.pth", SMALL)
     assert torch.equal(start.state["classifier.weight"], own["classifier.weight"])
     assert any(f"{key} is read; left out: {average}" in note for note in start.notes)
+
+
+@pytest.mark.parametrize(
+    ("trained", "copy", "kind"),
+    [
+        ("model.", "ema.", "small"), ("model.", "ema.", "unet"), ("net.", "avg.", "small"),
+        ("student.", "teacher.", "unet"), ("model.", "model_ema.module.", "small"),
+    ],
+)  # fmt: skip
+def test_an_average_in_the_same_state_is_left_out(tmp_path, trained, copy, kind):
+    """Whichever of the two comes first, and whichever prefix is shorter."""
+    module, network = (small(), SMALL) if kind == "small" else (unet(), UNET)
+    own = module.state_dict()
+    left, right = under(trained)(own), under(copy)(zeros(own))
+    for number, state in enumerate((left | right, right | left)):
+        save_file(state, tmp_path / f"{number}.safetensors")
+        start = read_start(tmp_path / f"{number}.safetensors", network)
+        assert start.state["classifier.weight"].any()
+        assert any(f"the prefix {trained!r} was taken off" in note for note in start.notes)
+
+
+def test_of_two_networks_in_one_state_one_has_to_be_named(tmp_path):
+    own = small().state_dict()
+    torch.save(under("net_s.")(own) | under("net_t.")(zeros(own)), tmp_path / "last.pth")
+    with pytest.raises(SegRefineryError, match=r"several such networks \(net_s, net_t\).*save one alone"):
+        read_start(tmp_path / "last.pth", SMALL)
+    unets = unet().state_dict()
+    torch.save(under("net_s.")(unets) | under("net_t.")(zeros(unets)), tmp_path / "last.pth")
+    with pytest.raises(SegRefineryError, match=r"several such networks \(net_s, net_t\).*save one alone"):
+        read_start(tmp_path / "last.pth", UNET)
 
 
 def test_an_average_beside_the_weights_of_a_recipe_is_said(tmp_path, caplog):
@@ -129,6 +168,54 @@ def test_what_a_trainer_keeps_beside_is_not_run_and_does_no_harm(tmp_path, monke
     start = read_start(tmp_path / "last.ckpt", SMALL)
     assert torch.equal(start.state["classifier.weight"], own["classifier.weight"])
     assert "no_such_trainer" not in sys.modules
+
+
+class Settings(dict):
+    """As EasyDict, yacs and others keep settings: a mapping that has attributes too."""
+
+
+class Values(list):
+    pass
+
+
+def test_settings_as_trainers_keep_them_do_no_harm(tmp_path, monkeypatch):
+    """As hydra's templates save them: with partial functions, types of omegaconf, mappings of a kind of their own."""
+    kind = library(monkeypatch, "no_such_settings")
+    node = kind()
+    node.ref_type, node.object_type, node.content = typing.Any, dict, {"lr": 0.1}
+    mapping = Settings(width=16)
+    mapping.frozen = True
+    settings = {
+        "optimizer": functools.partial(torch.optim.AdamW, lr=0.1), "node": node, "mapping": mapping,
+        "values": Values([1, 2]), "history": collections.defaultdict(list, {"loss": [1.0]}), "optional": int | None,
+        "last": collections.deque([1.0]), "range": range(3), "loss": nn.CrossEntropyLoss(), "array": np.arange(3.0),
+    }  # fmt: skip
+    own = small().state_dict()
+    torch.save({"state_dict": Settings(own), "hyper_parameters": settings}, tmp_path / "last.ckpt")
+    monkeypatch.delitem(sys.modules, "no_such_settings")
+    found = read_start(tmp_path / "last.ckpt", SMALL).state
+    assert all(torch.equal(found[name], tensor) for name, tensor in own.items())
+    assert "no_such_settings" not in sys.modules
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_program_says_what_it_is(tmp_path):
+    torch.jit.script(nn.Conv2d(3, 3, 1)).save(str(tmp_path / "model.pt"))
+    with pytest.raises(SegRefineryError, match="is a TorchScript program; save the state_dict"):
+        read_start(tmp_path / "model.pt", SMALL)
+
+
+def test_what_makes_tensors_cannot_be_changed(tmp_path):
+    """A pickle may set the state of what it names, and so another default of a function of torch."""
+    makes = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x0c__defaults__)s\x86b."
+    torch.save({"epoch": Settings()}, tmp_path / "plain.pth")  # not plain, so that it is read with shells
+    with zipfile.ZipFile(tmp_path / "plain.pth") as given, zipfile.ZipFile(tmp_path / "evil.pth", "w") as evil:
+        for name in given.namelist():
+            evil.writestr(name, makes if name.endswith("data.pkl") else given.read(name))
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    with pytest.raises(SegRefineryError, match="could run code"):
+        read_start(tmp_path / "evil.pth", SMALL)
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before
 
 
 def test_a_whole_module_is_read_by_its_tensors(tmp_path):

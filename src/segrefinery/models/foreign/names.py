@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -16,18 +17,67 @@ _UNUSED = ("fc", "head", "classifier", "conv_seg", "num_batches_tracked", "relat
 and does not call, counters, and tables that are made anew."""
 
 
-def find_prefix(names: Iterable[str], expected: Iterable[str]) -> str:
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch itself puts before the names of a part that it compiles, shares out or recomputes."""
+_COPIES = frozenset(
+    ("avg", "average", "averaged", "compiled", "copy", "ema", "momentum", "moving", "shadow", "swa", "teacher")
+)
+"""Words for what follows the network that is trained."""
+_TRAINED = frozenset(("model", "module", "net", "network", "student", "segmentor", "segmenter"))
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by the names of their own module, and in words what was taken out of the names."""
+    there = [wrapper for wrapper in _WRAPPERS if any(wrapper in name for name in state)]
+    plain = dict(state)
+    for wrapper in there:
+        plain = {name.replace(wrapper, ""): tensor for name, tensor in plain.items()}
+    if len(plain) != len(state):  # something is there with and without: which one is meant is for the prefix to say
+        return dict(state), []
+    return plain, [f"{', '.join(map(repr, there))} was taken out of the names"] if there else []
+
+
+def trained_one(prefixes: Iterable[str], origin: str) -> str:
+    """Of the prefixes that a network has in a checkpoint, that of the trained one: not of its average or teacher, nor
+    of a part of another one.
+
+    Raises:
+        SegRefineryError: there are several, and nothing says which is meant.
+    """
+    whole = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
+    outer = [prefix for prefix in whole if not any(prefix != other and prefix.startswith(other) for other in whole)]
+    words = {prefix: set(re.split(r"[._]", prefix.lower())) for prefix in outer}
+    left = [prefix for prefix in outer if not words[prefix] & _COPIES] or outer
+    if len(left) > 1:
+        left = [prefix for prefix in left if prefix.split(".")[0] in _TRAINED] or left
+    if len(left) > 1:
+        names = ", ".join(prefix.rstrip(".") for prefix in left)
+        raise SegRefineryError(
+            f"{origin}: holds several such networks ({names}), and nothing says which is meant; save one alone"
+        )
+    return left[0] if left else ""
+
+
+def find_prefix(names: Iterable[str], expected: Iterable[str], origin: str) -> str:
     """What stands before most of a network's ``expected`` names in a checkpoint: ``model.`` where it says
-    ``model.encoder.conv1.weight`` and the network ``encoder.conv1.weight``; the shortest of equals."""
-    given = set(names)
+    ``model.encoder.conv1.weight`` and the network ``encoder.conv1.weight``.
+
+    Raises:
+        SegRefineryError: as ``trained_one``.
+    """
+    given, wanted = set(names), list(expected)
     by_end: dict[str, list[str]] = {}
     for name in given:
         by_end.setdefault(name.rpartition(".")[2], []).append(name)
     votes: Counter[str] = Counter()
-    for name in expected:
+    for name in wanted:
         ends = by_end.get(name.rpartition(".")[2], ())
         votes.update(other.removesuffix(name) for other in ends if other == name or other.endswith(f".{name}"))
-    return min(votes, key=lambda prefix: (-votes[prefix], len(prefix)), default="")
+    most = max(votes.values(), default=0)
+    best = [prefix for prefix, count in votes.items() if count == most]
+    if 2 * most < len(wanted):  # another network's names, which agree here and there
+        return min(best, key=len, default="")
+    return trained_one(best, origin)
 
 
 def fitted(
@@ -44,7 +94,7 @@ def fitted(
         SegRefineryError: a tensor of the network is not there, listed with the nearest name of the checkpoint; or parts
             of the network have more tensors there, without which it would compute something else.
     """
-    prefix = find_prefix(state, expected)
+    prefix = find_prefix(state, expected, origin)
     stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     counters = {name for name in expected if name.endswith("num_batches_tracked")}  # older torch had none
     missing = [name for name in expected if name not in stripped and name not in counters]
