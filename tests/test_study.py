@@ -278,19 +278,30 @@ def test_a_row_is_held_against_a_baseline_of_its_own(study: ModuleType, tmp_path
     assert [line[at] for line in lines[2:]] == ["", "", "+0.0 [+0.0, +0.0]"]
 
 
-def test_a_setting_that_came_later_leaves_the_key_of_what_held_before(study: ModuleType, tmp_path: Path, monkeypatch):
-    (cell, *_) = study.read_study(written(tmp_path, GOOD))[1]
-    keys = []
-    for overrides in (["model.bands=3"], ["model.bands=4"]):
-        longer = copy.copy(cell)
-        longer.__dict__.pop("key", None)
-        longer.overrides = overrides
-        keys.append(longer.key)
-    assert keys[0] == cell.key != keys[1]
-    monkeypatch.setattr(study, "CAME_LATER", {})
-    later = copy.copy(cell)
-    later.__dict__.pop("key", None)
-    assert later.key != cell.key
+@pytest.mark.parametrize(
+    ("recipe", "before", "other", "table"),
+    [
+        (None, "model.bands=3", "model.bands=4", "CAME_LATER"),
+        (
+            "prn",
+            "stages.adapt.refine.refinement_network.largest_balance=10",
+            "stages.adapt.refine.refinement_network.largest_balance=1",
+            "OF_REFINERS",
+        ),
+    ],
+)
+def test_a_setting_that_came_later_leaves_the_key_of_what_held_before(
+    study: ModuleType, tmp_path: Path, monkeypatch, recipe, before, other, table
+):
+    def key(*overrides: str) -> str:
+        (cell, *_) = study.read_study(written(tmp_path, GOOD))[1]
+        cell.recipe, cell.overrides = recipe or cell.recipe, list(overrides)
+        return cell.key
+
+    assert key() == key(before) != key(other)
+    kept = key()
+    monkeypatch.setattr(study, table, {})
+    assert key() != kept
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

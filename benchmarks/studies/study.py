@@ -47,6 +47,8 @@ from segrefinery.recipe import load_recipe
 
 CAME_LATER = {("model", "bands"): 3, ("training", "cross_fit"): 0}
 """Settings that older cells could not have, and what held for them: they need not be run anew for its sake."""
+OF_REFINERS = {"refinement_network": {"largest_balance": 10.0, "noise_threshold": 0.5}}
+"""The same of refiners."""
 
 
 @dataclass
@@ -75,6 +77,11 @@ class Cell:
         for (part, name), before in CAME_LATER.items():
             if settings[part].get(name) == before:
                 del settings[part][name]
+        for stage in settings["stages"].values():
+            for refiner, later in OF_REFINERS.items():
+                own = (stage.get("refine") or {}).get(refiner) or {}
+                for name in [name for name, before in later.items() if own.get(name) == before]:
+                    del own[name]
         told: list[Any] = [settings, self.sets]
         if self.start is not None:
             told.append(["from", self.start.key])

@@ -20,6 +20,16 @@ def test_noise_mask_loss_by_hand():
     assert noise_mask_loss(noise, judged, torch.full_like(label, 255)) == 0
 
 
+def test_how_often_a_wrong_pixel_counts_at_most():
+    noise, label = torch.tensor([[[0.5, -1.0, 2.0, 1.0]]]), torch.tensor([[[0, 0, 0, 1]]])
+    judged = torch.zeros(1, 2, 1, 4)
+    judged[:, 0] = 1  # one of four is wrong, and counts three times
+    right = F.softplus(noise[0, 0, :3]).sum()
+    for largest, times in ((10.0, 3), (2.0, 2), (1.0, 1)):
+        expected = (right + times * F.softplus(-noise[0, 0, 3])) / 4
+        torch.testing.assert_close(noise_mask_loss(noise, judged, label, largest_balance=largest), expected)
+
+
 def test_the_mask_is_judged_at_the_labels_size():
     noise, judged = torch.randn(2, 3, 4), torch.randn(2, 3, 3, 4)
     label = torch.randint(0, 3, (2, 12, 16))

@@ -158,6 +158,24 @@ def test_the_mask_multiplies_weights_and_switches_hold():
         torch.testing.assert_close(out.weight, labels.weight * (seen.noise <= 0) if mask else labels.weight)
 
 
+def test_the_threshold_of_the_mask_and_the_balance_of_its_loss_are_the_settings():
+    step = step_of()
+    view, labels = parts(step)
+    middle = float(build().examine(view).noise.sigmoid().median())
+    for threshold in (middle, 0.99):
+        refiner = build(noise_threshold=threshold)
+        kept = refiner(view, labels).weight
+        assert torch.equal(kept, (refiner.examine(view).noise.sigmoid() <= threshold).float())
+        assert bool(kept.any())
+        assert bool(kept.all()) == (threshold == 0.99)
+    label = step.source.batch.label
+    seen = target_of(step).teacher.view(step.source.batch.image)
+    label.copy_(PseudoLabels.from_view(seen).at(label.shape[-2:])[0])
+    label[:, :4] = (label[:, :4] + 1) % 3  # few are wrong, and count for more
+    losses = [build(largest_balance=most, perturbation="none").losses(step)["noise_mask"] for most in (10.0, 2.0, 1.0)]
+    assert losses[0] > losses[1] > losses[2]
+
+
 def test_a_mask_that_rejects_everything_warns_once_a_streak(caplog):
     refiner = build()
     view, labels = parts(step_of())

@@ -14,10 +14,12 @@ from segrefinery.refine.refinement_network.settings import Perturbation
 from segrefinery.spectrum import swap_low_frequency_amplitude
 
 
-def noise_mask_loss(noise: Tensor, judged: Tensor, label: Tensor, aligned: bool = False) -> Tensor:
+def noise_mask_loss(
+    noise: Tensor, judged: Tensor, label: Tensor, aligned: bool = False, largest_balance: float = 10.0
+) -> Tensor:
     """Binary cross-entropy of the noise logits with "argmax of ``judged`` is wrong", mean over labelled pixels.
 
-    Wrong pixels count clip(#right / #wrong, 1, 10) times, for they are few.
+    Wrong pixels count clip(#right / #wrong, 1, ``largest_balance``) times, for they are few.
 
     Args:
         noise: B x h x w; up-sampled to the label's size (bilinear), as ``judged`` is.
@@ -29,7 +31,7 @@ def noise_mask_loss(noise: Tensor, judged: Tensor, label: Tensor, aligned: bool 
     noise = bilinear(noise[:, None].float(), size, aligned)[:, 0]
     wrong = (most_probable(judged, size, aligned) != label) & known
     total, mistakes = known.sum(), wrong.sum()
-    balance = ((total - mistakes) / mistakes.clamp(min=1)).clamp(1.0, 10.0)
+    balance = ((total - mistakes) / mistakes.clamp(min=1)).clamp(1.0, largest_balance)
     loss = F.binary_cross_entropy_with_logits(noise, wrong.float(), pos_weight=balance, reduction="none")
     return loss.masked_fill(~known, 0.0).sum() / total.clamp(min=1)
 

@@ -123,7 +123,7 @@ class RefinementNetwork(Refiner):
         if self.settings.refine:
             labels = replace(labels, probs=refinement.logits.softmax(dim=1))
         if self.settings.mask:
-            keep = refinement.noise <= 0  # sigmoid <= 0.5
+            keep = refinement.noise.sigmoid() <= self.settings.noise_threshold
             self._warn_if_nothing_is_kept(keep)
             labels = labels.weighted(keep)
         return labels
@@ -143,7 +143,7 @@ class RefinementNetwork(Refiner):
             losses["refinement"] = weighted_cross_entropy(refined.logits, source.label, aligned=view.aligned)
         if settings.mask:
             judged = spoiled if settings.mask_target == "input" else refined.logits.detach()
-            loss = noise_mask_loss(refined.noise, judged, source.label, view.aligned)
+            loss = noise_mask_loss(refined.noise, judged, source.label, view.aligned, settings.largest_balance)
             losses["noise_mask"] = settings.mask_weight * loss
         return losses
 

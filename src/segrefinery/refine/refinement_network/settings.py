@@ -34,6 +34,11 @@ class RefinementNetworkSettings(RefinerSettings):
     """Teaches the mask the mistakes of the spoiled logits, or those the refined logits still make."""
     mask_weight: Annotated[float, REBUILT] = Field(1.0, ge=0)
     """Weighs the mask's loss beside the refinement's."""
+    largest_balance: Annotated[float, REBUILT] = Field(10.0, ge=1)
+    """Lets wrong pixels, for they are few, count #right / #wrong times in the mask's loss, but at most so often. The
+    mask then drops what is wrong with a probability of more than 1 / (1 + that); with 1 of more than a half."""
+    noise_threshold: Annotated[float, REBUILT] = Field(0.5, gt=0, lt=1)
+    """Drops pixels whose noise the mask puts above this."""
     residual: Annotated[bool, REBUILT] = False
     """Adds the output, which starts at 0, to the input logits: at first the network says what the teacher says."""
     warmup: Annotated[int, BUDGET, REBUILT] = Field(1500, ge=0)
