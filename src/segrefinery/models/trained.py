@@ -159,14 +159,20 @@ def start_of(module: nn.Module) -> StartModule:
     """A module that the user has in Python, as a start.
 
     Raises:
-        SegRefineryError: it does not speak our words.
+        SegRefineryError: it does not speak our words, or has one class.
     """
     kind = type(getattr(module, "module", module)).__name__
     if not isinstance(module, Segmenter):
         raise SegRefineryError(
             f"start: {kind} is a plain module; give segrefinery.models.wrap(module, num_classes), or a model's path"
         )
-    network, (mean, std) = ModelSettings(name=f"wrapped:{kind}"), module.normalization
+    if module.num_classes == 1:
+        raise SegRefineryError(
+            f"start: {kind} has one class, whose logit z a sigmoid reads; wrap it as one of two, which puts out "
+            "torch.cat([torch.zeros_like(z), z], dim=1)"
+        )
+    mean, std = module.normalization
+    network = ModelSettings(name=f"wrapped:{kind}", bands=len(mean))
     return StartModule(
         network.name, network, module.state_dict(), module.num_classes, None, None, mean, std, module=module
     )  # fmt: skip

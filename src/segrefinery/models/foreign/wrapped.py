@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import choose
@@ -18,17 +18,27 @@ from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
 log = logging.getLogger(__name__)
 
+PROBE = (64, 64)
+"""Height and width of the image at which a module is tried."""
+
 
 class Wrapped(Segmenter):
     """Any module that returns logits, made to speak our words.
 
-    The module may return a tensor B x C x h x w, a mapping with ``out`` (and ``aux``) as torchvision's do, an object
-    with ``logits`` as transformers' do, or a ``Prediction``. ``features`` is what the named layer puts out, or else
+    The module may return a tensor B x C x h x w, a mapping with ``out`` (and ``aux``) as torchvision's do or with
+    ``logits``, an object with ``logits`` as transformers' do, or a ``Prediction``. ``features`` is what the named layer puts out, or else
     the logits themselves.
     """
 
-    def __init__(self, module: nn.Module, num_classes: int, feature_layer: str | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        num_classes: int,
+        feature_layer: str | None = None,
+        normalization: Normalization = IMAGENET,
+    ) -> None:
         super().__init__()
+        self.normalization = normalization
         self.module = module
         self.num_classes = num_classes
         self.feature_layer = feature_layer
@@ -40,15 +50,31 @@ class Wrapped(Segmenter):
         self.learner_channels = tuple(learner.latent.shape[1] for learner in probed.learners)
 
     def _probe(self) -> Prediction:
-        """One look at a grey image, to learn how wide the module is."""
+        """One look at an image of noise, to learn how wide the module is.
+
+        Raises:
+            SegRefineryError: it does not take the image, or puts out no logits.
+        """
         tensor = next(iter(self.module.parameters()), torch.zeros(1))
-        training = self.module.training
+        training, kind = self.module.training, type(self.module).__name__
+        noise = torch.randn(1, len(self.normalization.mean), *PROBE, generator=torch.Generator().manual_seed(0))
         self.module.eval()
         try:
             with torch.no_grad():
-                return self(torch.zeros(1, 3, 64, 64, device=tensor.device, dtype=tensor.dtype))
+                probed = self(noise.to(tensor.device, tensor.dtype))
+        except SegRefineryError:
+            raise
+        except Exception as error:  # what the user's code raises
+            raise SegRefineryError(
+                f"{kind} does not take an image batch {' x '.join(map(str, noise.shape))} alone "
+                f"({type(error).__name__}: {first_line(error)}). It is called with normalised images and nothing else, "
+                "of any size that a run or a prediction asks for; of other bands than three, name a normalization of as "
+                "many numbers"
+            ) from error
         finally:
             self.module.train(training)
+        refuse_probabilities(probed.logits, kind)
+        return probed
 
     def forward(self, image: Tensor) -> Prediction:
         caught: list[Any] = []
@@ -89,12 +115,12 @@ def _logits_of(output: Any, module: nn.Module) -> tuple[Tensor, Tensor | None]:
         return output, None
     if isinstance(output, Mapping) and "out" in output:
         return output["out"], output.get("aux")
-    logits = getattr(output, "logits", None)
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return logits, None
     raise SegRefineryError(
-        f"{type(module).__name__} returned {type(output).__name__}; expected a tensor, a mapping with 'out', "
-        "or an object with logits."
+        f"{type(module).__name__} returned {type(output).__name__}; expected a tensor, a mapping with 'out' "
+        "or 'logits', or an object with logits."
     )
 
 
@@ -111,15 +137,30 @@ def wrap(
         normalization: mean and deviation of the images that the module reads; ImageNet's if unknown, and it is said.
 
     Raises:
-        SegRefineryError: no such layer, or an output of another kind or shape.
+        SegRefineryError: no such layer, parameters that are not float32, a module that takes other than an image, or an
+            output of another kind or shape, or of probabilities.
     """
     if isinstance(module, Segmenter):
         return module
+    if other := {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} - {torch.float32}:
+        raise SegRefineryError(
+            f"{type(module).__name__}: has parameters of {', '.join(sorted(map(str, other)))}, and is trained in "
+            "float32; wrap module.float(), and set training.precision for what is computed in half precision"
+        )
     if normalization is None:
         log.warning(UNKNOWN_STATISTICS, type(module).__name__)
-    wrapped = Wrapped(module, num_classes, feature_layer)
-    wrapped.normalization = normalization or IMAGENET
-    return wrapped
+    return Wrapped(module, num_classes, feature_layer, normalization or IMAGENET)
+
+
+def refuse_probabilities(logits: Tensor, kind: str) -> None:
+    """Raises:
+    SegRefineryError: what a module puts out sums up to 1 at every pixel; logits do not."""
+    values = logits.float()
+    if values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() < 1e-2).all()):
+        raise SegRefineryError(
+            f"{kind} puts out probabilities, which sum up to 1, and a softmax of them is another one; wrap it without "
+            "its softmax"
+        )
 
 
 def refused(num_classes: int, settings: Any, pretrained: bool, name: str) -> NoReturn:

@@ -1,0 +1,111 @@
+"""Modules of the user's own: what they may be and return, and what is refused in one line, before a run begins."""
+
+import pytest
+import torch
+from torch import nn
+
+import segrefinery as api
+from runs import TINY
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.pixels import Normalization
+from segrefinery.models import wrap
+from segrefinery.models.trained import start_of
+
+NAMED = ("model.classes=[road, car, sky]", "classes=[road, car, sky]", "stages.adapt.steps=2")
+
+
+class Net(nn.Module):
+    """Three bands to three classes at stride 4; ``given`` makes of the logits what is returned."""
+
+    def __init__(self, given=lambda logits: logits, bands=3, classes=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(bands, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes, 1)
+        )
+        self.given = given
+
+    def forward(self, image):
+        return self.given(self.layers(image))
+
+
+class Asking(Net):
+    def forward(self, image, scale):
+        return self.layers(image) * scale
+
+
+class OfOneSize(Net):
+    def forward(self, image):
+        return self.layers(image) + torch.zeros(1, 3, 56, 56)
+
+
+class Output(dict):
+    def __getattr__(self, name):
+        return self[name]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda logits: {"out": logits, "aux": None}, lambda logits: {"logits": logits},
+        lambda logits: Output(logits=logits, loss=None),
+    ],
+)  # fmt: skip
+def test_what_a_module_may_return(given):
+    image = torch.rand(2, 3, 40, 52)
+    with torch.no_grad():
+        torch.testing.assert_close(wrap(Net(given).eval(), 3)(image).logits, Net().eval()(image))
+
+
+REFUSED = {
+    "more than an image": (lambda: Asking(), r"Asking does not take an image batch 1 x 3 x 64 x 64 alone.*'scale'"),
+    "one size": (lambda: OfOneSize(), r"OfOneSize does not take an image batch 1 x 3 x 64 x 64 alone"),
+    "other bands": (lambda: Net(bands=4), r"Net does not take.*4 channels.*of other bands than three, name a normaliz"),
+    "probabilities": (lambda: Net(lambda z: z.softmax(1)), "puts out probabilities.*without its softmax"),
+    "half precision": (lambda: Net().half(), r"has parameters of torch\.float16.*wrap module\.float\(\)"),
+    "a tuple": (lambda: Net(lambda z: (z, z)), "returned tuple; expected a tensor, a mapping"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_is_one_line(case):
+    module, said = REFUSED[case]
+    with pytest.raises(SegRefineryError, match=said):
+        wrap(module(), 3)
+
+
+def test_a_module_of_one_class_is_to_be_one_of_two():
+    with pytest.raises(SegRefineryError, match=r"has one class.*torch\.zeros_like\(z\)"):
+        start_of(wrap(Net(classes=1), 1))
+
+
+def test_a_module_reads_as_many_bands_as_its_statistics(tmp_path):
+    from PIL import Image
+
+    module = wrap(Net(bands=1), 3, normalization=Normalization((0.5,), (0.25,)))
+    for number in range(2):
+        noise = torch.randint(0, 256, (32, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(noise.numpy()).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "dataset.yaml").write_text("images: images/{name}.png\nbands: [1]\n")
+    target, overrides = f"folder:{tmp_path}", (*TINY, *NAMED)
+    run = api.adapt("source_free", None, target, tmp_path / "run", start=module, scale="small", overrides=overrides)
+    assert api.load(run, "cpu", network=module).bands == 1
+    three = "scenes:night,count=2,size=32x64"
+    with pytest.raises(SegRefineryError, match="have 3 bands, and wrapped:Net reads 1"):
+        api.adapt("source_free", None, three, tmp_path / "other", start=module, scale="small", overrides=overrides)
+
+
+def test_what_is_frozen_stays(tmp_path):
+    net = Net()
+    net.layers[0].requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    night, overrides = "scenes:night,count=4,size=32x64", (*TINY, *NAMED)
+    run = api.adapt(
+        "source_free", None, night, tmp_path / "run", start=wrap(net, 3), scale="small", overrides=overrides
+    )
+    api.export(run, tmp_path / "after.pth", "state_dict")
+    after = torch.load(tmp_path / "after.pth")
+    assert after.keys() == before.keys()
+    assert torch.equal(after["layers.0.weight"], before["layers.0.weight"])
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in before.items())
