@@ -34,6 +34,7 @@ def hub(tmp_path, monkeypatch):
             shutil.copytree(folder_path, folder / repo_id, dirs_exist_ok=True)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "a token")
     return folder
 
 
@@ -130,7 +131,13 @@ def test_what_was_pushed_is_adapted_from_the_hub(hub, run, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("repository", "match"),
-    [("night", "ORG/NAME"), ("others/night", r"did not take it \(403 Forbidden\); log in with `hf auth login`")],
+    [
+        ("night", "ORG/NAME"),
+        ("others/night", r"did not take it \(403 Forbidden\); .*log in with `hf auth login`"),
+        ("me/night--town", r"takes no such name \(Cannot have -- or"),
+        ("me/night.git", "takes no such name"),
+        ("me/" + "x" * 120, "takes no such name"),
+    ],
 )
 def test_what_the_hub_does_not_take_is_one_line(hub, run, monkeypatch, capsys, repository, match):
     with pytest.raises(SegRefineryError, match=match):
@@ -138,6 +145,85 @@ def test_what_the_hub_does_not_take_is_one_line(hub, run, monkeypatch, capsys, r
     code, _, error = command(monkeypatch, capsys, "push", run, repository)
     assert (code, error.count("\n")) == (2, 1)
     assert not hub.exists()
+
+
+def test_who_is_not_logged_in_is_told_before_the_work(hub, run, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with pytest.raises(
+        SegRefineryError, match=r"not logged in to the hub; run `hf auth login` as who may write there, or set HF_TOKEN"
+    ):
+        segrefinery.push(run, "me/night")
+
+
+def of_stage(run, stage, **changes):
+    config = read_config(run / "model/config.json", ModelConfig)
+    return config.model_copy(update={"trained_on": config.trained_on.model_copy(update={"stage": stage, **changes})})
+
+
+SCORES = {"miou": 0.25, "pixel_accuracy": 0.5}
+BETTER = {"miou": 0.75, "pixel_accuracy": 0.8}
+RECIPE = {"stages": {"source": {"kind": "supervised"}, "adapt": {"kind": "self_training"}}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"), [("start", "as it was brought and not adapted"), ("source", "trained on labelled source")]
+)
+def test_a_card_of_a_model_that_is_not_adapted_says_so(run, stage, sentence):
+    """As a run ships it that calls none of its own better."""
+    results = {
+        "verdict": {"word": "no evidence", "chosen": stage},
+        "source_only": {**SCORES, "stage": stage}, "adapted": {**SCORES, "stage": stage},
+    }  # fmt: skip
+    text = card(About("me/night", "ours", of_stage(run, stage), "mit", RECIPE, results))
+    assert f"{sentence}" in text
+    assert "not adapted: of the adapted models none was found better." in text
+    assert "adapted with SegRefinery" not in text
+    assert "Verdict of the run's adapted model, found without labels: **no evidence" in text
+    assert text.count("| 25.0 | 50.0 |") == 1
+    assert "| this model | 25.0 | 50.0 |" in text
+
+
+def test_a_card_tells_which_of_two_models_it_is_of(run):
+    results = {"source_only": {**SCORES, "stage": "source"}, "adapted": {**BETTER, "stage": "adapt-2"}}
+    before, after = (
+        card(About("me/night", "ours", of_stage(run, stage), "mit", RECIPE, results)) for stage in ("source", "adapt-2")
+    )
+    assert "| this model | 25.0 | 50.0 |" in before
+    assert "| as the run adapted it | 75.0 | 80.0 |" in before
+    assert "| before adaptation | 25.0 | 50.0 |" in after
+    assert "| this model | 75.0 | 80.0 |" in after
+    assert "adapted with SegRefinery to images without labels." in after
+
+
+def test_a_card_has_what_labels_that_were_held_out_say(run):
+    model = {"interval": [0.5, 0.9], "difference": None, "difference_interval": None}
+    models = [{"name": "start", "miou": 0.6, **model}, {"name": "adapt", "miou": 0.7, **model}]
+    results = {"held_out": {"images": 5, "models": models}}
+    text = card(About("me/night", "ours", of_stage(run, "adapt", labels="folder:few"), "mit", RECIPE, results))
+    assert "images without labels, and to a few with them." in text
+    assert "On 5 labelled target images that were held out from training: start 60.0 % mIoU" in text
+    assert "this model 70.0 % mIoU (95 % interval 50.0 to 90.0)." in text
+
+
+@pytest.mark.parametrize(
+    ("licence", "front"),
+    [("CC-BY-4.0", {"license": "cc-by-4.0"}), ("Acme-1", {"license": "other", "license_name": "acme-1"}),
+     ("ask us", {"license": "other"})],
+)  # fmt: skip
+def test_a_licence_is_one_that_the_hub_takes(run, licence, front):
+    text = card(About("me/night", "ours", of_stage(run, "adapt"), licence, {}, {}))
+    found = yaml.safe_load(text.split("---")[1])
+    assert {name: value for name, value in found.items() if name.startswith("license")} == front
+
+
+def test_weights_of_the_machine_are_not_named_by_their_folder(hub, run, tmp_path):
+    shutil.copytree(run / "model", tmp_path / "model")
+    config = read_config(tmp_path / "model/config.json", ModelConfig)
+    network = config.model.model_copy(update={"weights": str(tmp_path / "secret/best.safetensors")})
+    text = config.model_copy(update={"model": network}).model_dump_json()
+    (tmp_path / "model/config.json").write_text(text)
+    segrefinery.push(tmp_path / "model", "me/night")
+    assert read_config(hub / "me/night/config.json", ModelConfig).model.weights == "best.safetensors"
 
 
 def test_a_folder_without_a_model(tmp_path, hub):

@@ -57,6 +57,7 @@ from segrefinery.recipe import load_recipe
 Format = Literal["onnx", "torch", "hf", "smp", "state_dict"]
 FORMATS = {"onnx": "onnxruntime", "torch": "torch.export.load", **LIBRARIES, "state_dict": "torch.load"}
 """What a file or folder is checked with."""
+UNADAPTED = f"stage: {START}: as the run began with it, not adapted"
 TOLERANCE = 1e-3
 """Of the largest logit, or of probability 1: what a file may differ by and be written."""
 
@@ -182,7 +183,7 @@ def finished(run: str | Path, exported: Exported, replaced: bool = False) -> Exp
     """Says so where what was written is not adapted: a run may ship the model that it started from."""
     exported.replaced = replaced
     if config_of(run).trained_on.stage == START:
-        exported.note["stage"] = f"{START}: as the run began with it, not adapted"
+        exported.note["stage"] = UNADAPTED.removeprefix("stage: ")
     return exported
 
 

@@ -16,11 +16,12 @@ from segrefinery.core.settings import choose
 from segrefinery.core.yaml import read_yaml
 from segrefinery.engine.folders import RECIPE, model_folder
 from segrefinery.engine.model import ModelConfig
+from segrefinery.engine.start import START
 from segrefinery.evaluation.results import read_results
 from segrefinery.interchange.card import HOSTS, About, card, named
 from segrefinery.models.licence import UNKNOWN, licence_of
 from segrefinery.models.weights import CONFIG, TENSORS
-from segrefinery.verbs.export import config_of, export
+from segrefinery.verbs.export import UNADAPTED, config_of, export
 
 PushFormat = Literal["ours", "hf", "smp"]
 
@@ -70,16 +71,18 @@ def push(
     Raises:
         SegRefineryError: no model, a bad name, a check that fails, or a hub that refuses; nothing is uploaded then.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise SegRefineryError(f"{repository}: write the repository as ORG/NAME")
+    refuse_name(repository)
     config = config_of(run)
     kind = format or library_of(config)
     choose(HOSTS, kind, "format")
+    refuse_stranger(repository)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "model"
         notes: tuple[str, ...] = ()
         if kind == "ours":
             copy_of_ours(model_folder(run), folder, config)
+            if config.trained_on.stage == START:
+                notes = (UNADAPTED,)
         else:
             exported = export(run, folder, kind, check=check)
             notes = tuple(line.replace(str(folder), repository) for line in exported.lines())
@@ -88,6 +91,31 @@ def push(
         address = uploaded(folder, repository, private)
         files = tuple(sorted(path.name for path in folder.iterdir()))
     return Pushed(address, files, kind, said, notes)
+
+
+def refuse_name(repository: str) -> None:
+    """Raises:
+    SegRefineryError: the hub takes no repository of this name."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise SegRefineryError(f"{repository}: write the repository as ORG/NAME")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise SegRefineryError(f"{repository}: the hub takes no such name ({first_line(error)})") from error
+
+
+def refuse_stranger(repository: str) -> None:
+    """Raises:
+    SegRefineryError: nobody is logged in, which is found out before the work."""
+    import huggingface_hub
+
+    if huggingface_hub.get_token() is None:
+        raise SegRefineryError(
+            f"{repository}: you are not logged in to the hub; run `hf auth login` as who may write "
+            "there, or set HF_TOKEN"
+        )
 
 
 def library_of(config: ModelConfig) -> PushFormat:
@@ -109,7 +137,9 @@ def copy_of_ours(model: Path, folder: Path, config: ModelConfig) -> None:
     shutil.copyfile(model / TENSORS, folder / TENSORS)
     origin = config.trained_on
     changes = {role: named(getattr(origin, role)) or None for role in ("start", "source", "target", "labels")}
-    config = config.model_copy(update={"trained_on": origin.model_copy(update=changes)})
+    weights = config.model.weights
+    network = config.model.model_copy(update={"weights": named(weights) if weights else weights})
+    config = config.model_copy(update={"trained_on": origin.model_copy(update=changes), "model": network})
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
@@ -140,7 +170,7 @@ def uploaded(folder: Path, repository: str, private: bool) -> str:
         )
     except Exception as error:  # its client raises what its own parts raise: OSError, ValueError, its HTTP library's
         raise SegRefineryError(
-            f"{repository}: the hub did not take it ({first_line(error)}); log in with `hf auth login` "
-            "as who may write there"
+            f"{repository}: the hub did not take it ({first_line(error)}); see that it can be reached, "
+            "and log in with `hf auth login` as who may write there"
         ) from error
     return str(address)
