@@ -26,8 +26,8 @@ class Wrapped(Segmenter):
     """Any module that returns logits, made to speak our words.
 
     The module may return a tensor B x C x h x w, a mapping with ``out`` (and ``aux``) as torchvision's do or with
-    ``logits``, an object with ``logits`` as transformers' do, or a ``Prediction``. ``features`` is what the named layer puts out, or else
-    the logits themselves.
+    ``logits``, an object with ``logits`` as transformers' do, or a ``Prediction``. ``features`` is what the named
+    layer puts out, or else the logits themselves.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Wrapped(Segmenter):
             raise SegRefineryError(
                 f"{kind} does not take an image batch {' x '.join(map(str, noise.shape))} alone "
                 f"({type(error).__name__}: {first_line(error)}). It is called with normalised images and nothing else, "
-                "of any size that a run or a prediction asks for; of other bands than three, name a normalization of as "
-                "many numbers"
+                "of any size that a run or a prediction asks for; of other bands than three, name a normalization of "
+                "as many numbers"
             ) from error
         finally:
             self.module.train(training)
