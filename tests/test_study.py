@@ -279,19 +279,19 @@ def test_a_row_is_held_against_a_baseline_of_its_own(study: ModuleType, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("recipe", "before", "other", "table"),
+    ("recipe", "before", "other"),
     [
-        (None, "model.bands=3", "model.bands=4", "CAME_LATER"),
+        (None, "model.bands=3", "model.bands=4"),
+        (None, "stages.source.optimizer.bias_factor=1", "stages.source.optimizer.bias_factor=2"),
         (
             "prn",
             "stages.adapt.refine.refinement_network.largest_balance=10",
             "stages.adapt.refine.refinement_network.largest_balance=1",
-            "OF_REFINERS",
         ),
     ],
 )
 def test_a_setting_that_came_later_leaves_the_key_of_what_held_before(
-    study: ModuleType, tmp_path: Path, monkeypatch, recipe, before, other, table
+    study: ModuleType, tmp_path: Path, monkeypatch, recipe, before, other
 ):
     def key(*overrides: str) -> str:
         (cell, *_) = study.read_study(written(tmp_path, GOOD))[1]
@@ -300,7 +300,7 @@ def test_a_setting_that_came_later_leaves_the_key_of_what_held_before(
 
     assert key() == key(before) != key(other)
     kept = key()
-    monkeypatch.setattr(study, table, {})
+    monkeypatch.setattr(study, "CAME_LATER", {})
     assert key() != kept
 
 

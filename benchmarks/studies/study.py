@@ -45,10 +45,18 @@ from lib.study_table import table
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import load_recipe
 
-CAME_LATER = {("model", "bands"): 3, ("training", "cross_fit"): 0}
-"""Settings that older cells could not have, and what held for them: they need not be run anew for its sake."""
-OF_REFINERS = {"refinement_network": {"largest_balance": 10.0, "noise_threshold": 0.5}}
-"""The same of refiners."""
+CAME_LATER = {
+    ("model", "bands"): 3,
+    ("training", "cross_fit"): 0,
+    ("refinement_network", "largest_balance"): 10.0,
+    ("refinement_network", "noise_threshold"): 0.5,
+    ("optimizer", "refiner_factor"): 10.0,
+    ("optimizer", "bias_factor"): 1.0,
+    ("discriminator_optimizer", "refiner_factor"): 10.0,
+    ("discriminator_optimizer", "bias_factor"): 1.0,
+}
+"""Settings that older cells could not have, wherever they stand in a recipe, and what held for them: they need not be
+run anew for its sake."""
 
 
 @dataclass
@@ -74,15 +82,7 @@ class Cell:
         setting of ``CAME_LATER`` with the value that was in force before it could be set."""
         recipe = load_recipe(self.recipe, self.scale, self.overrides)
         settings = recipe.model_dump(mode="json", exclude={"about"}, exclude_none=True)
-        for (part, name), before in CAME_LATER.items():
-            if settings[part].get(name) == before:
-                del settings[part][name]
-        for stage in settings["stages"].values():
-            for refiner, later in OF_REFINERS.items():
-                own = (stage.get("refine") or {}).get(refiner) or {}
-                for name in [name for name, before in later.items() if own.get(name) == before]:
-                    del own[name]
-        told: list[Any] = [settings, self.sets]
+        told: list[Any] = [without_later(settings), self.sets]
         if self.start is not None:
             told.append(["from", self.start.key])
         if self.labels is not None:
@@ -142,6 +142,20 @@ class Cell:
             sys.executable, "-m", "segrefinery", "adapt", f"--recipe={self.recipe}", f"--scale={self.scale}",
             f"--seed={self.seed}", f"--output={self.folder}", f"--reuse={CELLS / 'stages'}", "--resume", *options,
         ]  # fmt: skip
+
+
+def without_later(settings: Any) -> Any:
+    """Settings of a recipe without those of ``CAME_LATER`` that are what held before."""
+    if isinstance(settings, list):
+        return [without_later(part) for part in settings]
+    if not isinstance(settings, dict):
+        return settings
+    kept = {part: without_later(value) for part, value in settings.items()}
+    for (part, name), before in CAME_LATER.items():
+        inner = kept.get(part)
+        if isinstance(inner, dict) and inner.get(name) == before:
+            del inner[name]
+    return kept
 
 
 def read_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
