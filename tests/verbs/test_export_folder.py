@@ -68,6 +68,25 @@ def test_a_model_of_smp_goes_back(tmp_path, capsys, architecture):
     assert again.pixel_mean == segrefinery.load(run, "cpu").data.normalization.mean
 
 
+def test_a_shallow_decoder_goes_as_a_file_for_other_sizes_than_the_examples(tmp_path):
+    """Of any size torch's own program is right and the ONNX fails on all but the example's; of multiples of 32 both go.
+    The library's module puts out more pixels than the image has, so no folder of it computes what the model does."""
+    import onnxruntime
+    import torch
+
+    module = with_statistics(smp.FPN("resnet18", encoder_weights=None, classes=3, encoder_depth=4))
+    module.save_pretrained(tmp_path / "theirs")
+    run = adapted(tmp_path / "run", tmp_path / "theirs", "model.classes=[road, car, sky]")
+    with pytest.raises(SegRefineryError, match="puts out 64 x 128 for an image where 32 x 64 is wanted"):
+        segrefinery.export(run, tmp_path / "back", "smp")
+    assert not (tmp_path / "back").exists()
+    written = segrefinery.export(run, tmp_path / "model.onnx")
+    assert "multiples of 32" in written.note["input"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    image = torch.randint(0, 256, (2, 3, 96, 32), dtype=torch.uint8)
+    assert session.run(None, {"image": image.numpy()})[0].shape == (2, 3, 96, 32)
+
+
 # -- what does not go --------------------------------------------------------------------------------------------------
 
 

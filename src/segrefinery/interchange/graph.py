@@ -33,9 +33,14 @@ EXAMPLE = 149
 REMEDY = "write it for images of one size: --size HEIGHTxWIDTH"
 
 
-def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = None) -> tuple[ExportedProgram, Sizes]:
+def program_of(
+    deployed: Deployed, stride: int, size: Sequence[int] | None = None, failed: Sequence[Sizes] = ()
+) -> tuple[ExportedProgram, Sizes]:
     """The program, and the sizes it takes: ``size`` if given, else any (1) or what the network says, else multiples of
     ``stride``.
+
+    Args:
+        failed: sizes whose files were made, and are of no use.
 
     Raises:
         SegRefineryError: the network cannot be followed.
@@ -47,7 +52,7 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
     least = max((module.graph_least for module in segmenters), default=1)
     tries: Sequence[Sizes] = [size] if size is not None else sorted({multiple, math.lcm(multiple, stride)})
     reason: Exception | None = None
-    for sizes in tries:
+    for sizes in (each for each in tries if each not in failed):
         try:
             with quiet(), torch.no_grad():
                 shown, shapes = example(deployed, sizes, least), (open_sizes(sizes, least),)
@@ -59,6 +64,10 @@ def program_of(deployed: Deployed, stride: int, size: Sequence[int] | None = Non
                 return program, sizes
         except Exception as error:  # it raises whatever its parts and the network's raise
             reason = error
+    if reason is None:
+        raise SegRefineryError(
+            f"the file computes something else on images of other sizes than its example's; {REMEDY}"
+        )
     remedy = "" if size is not None else f"; {REMEDY}"
     raise SegRefineryError(f"torch.export cannot follow the network: {first_line(reason)}{remedy}") from reason
 
@@ -84,6 +93,19 @@ def of_other_sizes(image: Tensor, sizes: int, least: int) -> list[Tensor]:
         ]
     grown, small = 3 * sizes, -(-(127 + least) // sizes) * sizes
     return [F.pad(image[:1], (0, grown, 0, 2 * grown)), image[:1, :, :small, :small]]
+
+
+@torch.no_grad()
+def runs_elsewhere(deployed: Deployed, runner: Callable[[Tensor], Tensor], sizes: int, least: int) -> bool:
+    """Whether a file computes on images unlike the example what the module does: some graphs keep a size of it."""
+    for image in of_other_sizes(example(deployed, sizes, least), sizes, least):
+        try:
+            given, wanted = runner(image).float(), deployed(image).float()
+        except SegRefineryError:
+            return False
+        if given.shape != wanted.shape or float((given - wanted).abs().mean()) > 1e-2 * float(wanted.abs().max()):
+            return False
+    return True
 
 
 def open_sizes(sizes: Sizes, least: int) -> dict[int, Any]:
@@ -193,12 +215,22 @@ def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
     """
     runtime = need("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised
     try:
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base
         raise SegRefineryError(f"onnxruntime cannot read the model: {first_line(error)}; {REMEDY}") from error
-    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+
+    def run(image: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+        except Exception as error:  # as above
+            sides = " x ".join(map(str, image.shape[-2:]))
+            raise SegRefineryError(
+                f"onnxruntime cannot run the model on images of {sides} pixels ({first_line(error)}); {REMEDY}"
+            ) from error
+
+    return run
 
 
 def opset_of(content: bytes) -> int:

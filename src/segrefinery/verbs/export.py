@@ -39,10 +39,12 @@ from segrefinery.interchange.deployed import (
 )
 from segrefinery.interchange.graph import (
     OPSET,
+    Sizes,
     onnx_bytes,
     onnx_runner,
     opset_of,
     program_of,
+    runs_elsewhere,
     torch_bytes,
     torch_runner,
 )
@@ -192,14 +194,19 @@ def export_file(
     images: list[Tensor],
 ) -> Exported:  # fmt: skip
     """Write one file; see ``export``."""
-    program, sizes = program_of(deployed, largest_stride(model), size)
-    note = usage_note(model, deployed, sizes)
-    if format == "onnx":
-        content = onnx_bytes(program, deployed.output, note, opset)
-        note["opset"], runner = str(opset_of(content)), onnx_runner(content)
-    else:
-        content = torch_bytes(program, note)
-        runner = torch_runner(content)
+    failed: list[Sizes] = []
+    while True:
+        program, sizes = program_of(deployed, largest_stride(model), size, failed)
+        note = usage_note(model, deployed, sizes)
+        if format == "onnx":
+            content = onnx_bytes(program, deployed.output, note, opset)
+            note["opset"], runner = str(opset_of(content)), onnx_runner(content)
+        else:
+            content = torch_bytes(program, note)
+            runner = torch_runner(content)
+        if not isinstance(sizes, int) or runs_elsewhere(deployed, runner, sizes, least_side(model)):
+            break
+        failed.append(sizes)
     shown = [fitted(resized(model, image), sizes, least_side(model)) for image in images]
     difference, equal = compared(model, runner, shown, deployed.reads, deployed.output, deployed.grid)
     refuse_another(output, format, len(images), difference, equal, "--size HEIGHTxWIDTH, or another format")
@@ -329,6 +336,12 @@ def compared(
         read = normalize(image, *model.data.normalization)
         size = (image.shape[-2], image.shape[-1])
         ours = logits_at(model.network, read, size) if grid == "image" else model.network(read).logits
+        if exported.shape[-2:] != ours.shape[-2:]:
+            there, here = (" x ".join(map(str, each.shape[-2:])) for each in (exported, ours))
+            raise SegRefineryError(
+                f"what was written puts out {there} for an image where {here} is wanted, as of a network with "
+                "another depth or upsampling than its library's own; --format onnx, torch and state_dict write it"
+            )
         if output == "labels":
             label = exported.long()
         else:
