@@ -75,7 +75,6 @@ def push(
     config = config_of(run)
     kind = format or library_of(config)
     choose(HOSTS, kind, "format")
-    refuse_stranger(repository)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "model"
         notes: tuple[str, ...] = ()
@@ -104,18 +103,6 @@ def refuse_name(repository: str) -> None:
         validate_repo_id(repository)
     except HFValidationError as error:
         raise SegRefineryError(f"{repository}: the hub takes no such name ({first_line(error)})") from error
-
-
-def refuse_stranger(repository: str) -> None:
-    """Raises:
-    SegRefineryError: nobody is logged in, which is found out before the work."""
-    import huggingface_hub
-
-    if huggingface_hub.get_token() is None:
-        raise SegRefineryError(
-            f"{repository}: you are not logged in to the hub; run `hf auth login` as who may write "
-            "there, or set HF_TOKEN"
-        )
 
 
 def library_of(config: ModelConfig) -> PushFormat:
