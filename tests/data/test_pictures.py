@@ -126,7 +126,9 @@ def test_ids_of_a_tiff_are_a_mask_unless_it_is_lossy(tmp_path, tifffile):
     wrong = [(ids.astype(np.float32), {}), (two, {"planarconfig": "contig"}), (RGB[..., 0], lossy), (RGB, lossy)]
     for number, (values, how) in enumerate(wrong):
         tifffile.imwrite(tmp_path / f"{number}.tif", values, **how)
-        with pytest.raises(SegRefineryError, match="save masks as whole numbers in one band, or as RGB of 8 bits"):
+        with pytest.raises(
+            SegRefineryError, match="save masks as whole numbers in one band, without JPEG, or as RGB of 8 bits"
+        ):
             read_ids(tmp_path / f"{number}.tif")
     tifffile.imwrite(tmp_path / "b.tif", ids + (1 << 16))
     with pytest.raises(SegRefineryError, match="ids up to 65535"):

@@ -145,8 +145,8 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, dat
     if data.startswith(TIFF):
         return _decoded_tiff(data, path, field, rgb)
     if field == "mask" and not data.startswith(_EXACT):
-        problem, remedy = "is no PNG, TIFF, GIF or BMP", "save masks as PNG or TIFF; JPEG and WebP change the ids"
-        raise DataError(path, "mask", problem, remedy)
+        problem = "not a PNG file, nor a TIFF, GIF or BMP"
+        raise DataError(path, "mask", problem, "save masks as PNG or TIFF; other formats change the ids")
     if data.startswith(png.MAGIC) and not png.is_whole(data):
         raise _damaged(path, field)
     with _opened(io.BytesIO(data), path, field) as image:
@@ -211,7 +211,7 @@ def _decoded_tiff(data: bytes, path: Path, field: str, rgb: bool) -> np.ndarray:
         return values if values.ndim == 3 else np.stack([values] * 3, axis=-1)
     if not picture.lossless or picture.bands > 1 or values.dtype.kind not in "ui" or values.min() < 0:
         problem = f"is a TIFF of {picture.bands} bands of {values.dtype}{'' if picture.lossless else ', not lossless'}"
-        remedy = "save masks as whole numbers in one band, or as RGB of 8 bits, without JPEG"
+        remedy = "save masks as whole numbers in one band, without JPEG, or as RGB of 8 bits"
         raise DataError(path, "mask", problem, remedy)
     if values.max() >= 1 << 16:
         raise DataError(path, "mask", f"holds the id {values.max()}", "give ids up to 65535")
