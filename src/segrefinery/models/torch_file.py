@@ -96,6 +96,7 @@ class ShellUnpickler(pickle.Unpickler):
     """Reads a pickle and calls nothing but ``OF_TENSORS``: all other names become shells, or are refused."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # as pickles of Python 2's protocols, which torch writes, spell them
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         place = f"{module}.{name}"
         if place in OF_TENSORS:
