@@ -370,3 +370,17 @@ def test_what_modules_log_is_said_and_warnings_are_complaints(call, monkeypatch,
         assert (code, error) == (0, "warning: its licence is another\n")
         assert said.splitlines()[0] == "round 2 sees more of the bus"
         assert said.count("round") == 1
+
+
+@pytest.mark.parametrize("option", ["--eval", "--labels", "--source", "--target"])
+def test_an_empty_name_is_not_dropped(call, tmp_path, option):
+    # "$UNSET" of a shell: a run without the labels, the scores or the source that somebody meant would look like one.
+    named = {"--source": DAY, "--target": NIGHT, option: ""}
+    code, _, complaint = call("adapt", *(text for pair in named.items() for text in pair), "-o", tmp_path / "run")
+    assert code == 2
+    assert "name of a data set is empty" in complaint
+    assert not (tmp_path / "run").exists()
+    if option != "--source":
+        last = (option, "") if option != "--target" else ()
+        code, _, complaint = call("check", DAY, "" if option == "--target" else NIGHT, *last)
+        assert (code, "is empty" in complaint) == (2, True)

@@ -35,6 +35,10 @@ def test_parts_and_their_shares_are_read():
     assert joined_reference(["2 of a", "b"]) == "2 of a + b"
     assert joined_reference("a") == "a"
     assert joined_reference([]) is None
+    assert joined_reference(None) is None
+    for empty in ("", " ", [""], ["a", ""], ("",)):  # a shell's variable that was never set
+        with pytest.raises(SegRefineryError, match="is empty"):
+            joined_reference(empty)
     with pytest.raises(SegRefineryError, match="1 to 999"):
         parts_named("1000 of a + b")
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
 from segrefinery.core.settings import BUDGET, CODE, Settings
 
@@ -26,15 +27,28 @@ References = str | Path | Sequence[str | Path]
 
 
 def joined_reference(references: References | None) -> str | None:
-    """One text that names all of several data sets: ``A + B``."""
-    if references is None or isinstance(references, str | Path):
-        return None if references is None else str(references)
-    return BETWEEN.join(map(str, references)) or None
+    """One text that names all of several data sets: ``A + B``; None where there are none.
+
+    Raises:
+        SegRefineryError: a name is empty, as that of a shell's variable is which was never set. To drop it would train
+            or score without what somebody meant to name.
+    """
+    if references is None:
+        return None
+    names = [str(each) for each in ([references] if isinstance(references, str | Path) else references)]
+    if not all(name.strip() for name in names):
+        raise SegRefineryError("the name of a data set is empty; write NAME:PATH[@SPLIT] or a folder, or leave it away")
+    return BETWEEN.join(names) or None
 
 
 def _joined_list(given: Any) -> Any:
-    texts = isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)
-    return joined_reference(given) if texts else given
+    texts = isinstance(given, str) or (isinstance(given, list | tuple) and all(isinstance(each, str) for each in given))
+    if not texts:
+        return given
+    try:
+        return joined_reference(given)
+    except SegRefineryError as error:
+        raise ValueError(str(error)) from error
 
 
 Reference = Annotated[str | None, BeforeValidator(_joined_list)]

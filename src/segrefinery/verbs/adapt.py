@@ -64,7 +64,7 @@ def adapt(
         resume = True
     if not isinstance(recipe, Recipe):
         named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
-        fields = {role: joined_reference(data) for role, data in named.items()}
+        fields = {role: named_data(role, data) for role, data in named.items()}
         recipe = load_recipe(recipe, scale, [*overrides, *assigned(start)], seed=seed, **fields)
     refuse_folder(folder, resume, told)
     named = open_named(recipe)
@@ -79,6 +79,18 @@ def adapt(
     with the_only_writer(folder):
         carry_out(folder, recipe, named, model, Path(reuse) if reuse else None, told)
     return folder
+
+
+def named_data(role: str, data: References | None) -> str | None:
+    """One text that names a role's data sets.
+
+    Raises:
+        SegRefineryError: a name is empty; says the role.
+    """
+    try:
+        return joined_reference(data)
+    except SegRefineryError as error:
+        raise SegRefineryError(f"{role}: {error}") from error
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------
