@@ -162,3 +162,29 @@ def test_masks_that_came_back_are_a_data_set(run, audit, tmp_path):
     for place in range(len(labels)):
         mask = np.asarray(Image.open(masks / f"{labels.name(place)}.png"))
         assert np.array_equal(labels.label(place).numpy(), mask)
+
+
+def test_labels_that_taught_are_not_silently_scored_by(run, audit, tmp_path):
+    folder, picked = audit
+    masks = true_masks(run, picked, tmp_path / "masks")
+    before = score_audit(run, NIGHT, folder, masks)
+    assert not any("too high" in remark for remark in before.remarks)
+    labels = f"folder:{folder / 'labelled'}"
+    taught = tiny_run(tmp_path / "taught", labels=labels)
+    after = score_audit(run, NIGHT, folder, masks, [taught])
+    (remark,) = [remark for remark in after.remarks if "too high" in remark]
+    assert remark.startswith(f"4 of the 4 images taught {taught} ")
+    with pytest.warns(UserWarning, match="4 of the 4 images taught this model"):
+        api.evaluate(api.load(taught), labels)
+    shutil.move(folder / "labelled", tmp_path / "elsewhere")
+    again = score_audit(run, NIGHT, folder, tmp_path / "elsewhere" / "masks", [taught])
+    assert any("too high" in remark for remark in again.remarks)  # the audit keeps the masks anew
+
+
+def test_labels_held_out_of_a_run_may_score_it(run, audit, tmp_path):
+    folder, picked = audit
+    score_audit(run, NIGHT, folder, true_masks(run, picked, tmp_path / "masks"))
+    labels = f"folder:{folder / 'labelled'}"
+    taught = tiny_run(tmp_path / "taught", labels=labels, overrides=("training.holdout=0.5",))
+    with pytest.warns(UserWarning, match="2 of the 4 images taught this model"):
+        api.evaluate(taught, labels)

@@ -79,6 +79,7 @@ class Model:
         merge: how classes were renamed before training; data sets it is evaluated on are renamed alike.
         image_size: height and width of the first target image of its training, or None where that is not known.
         trained: how images were resized in training, where ``data`` says otherwise since; else None.
+        folder: where it was loaded from; None for one that was not.
     """
 
     network: nn.Module
@@ -89,6 +90,7 @@ class Model:
     merge: dict[str, str | None] | None = None
     image_size: tuple[int, int] | None = None
     trained: DataSettings | None = None
+    folder: Path | None = None
 
     def predict(self, image: Tensor | np.ndarray | Image.Image, size: tuple[int, int] | None = None) -> Tensor:
         """C x H x W class probabilities, at the image's own size or at ``size``, in the processor's memory.
@@ -173,8 +175,8 @@ def load(path: str | Path, device: torch.device | str | None = None, *, network:
     whole.to(device or default_device())
     data = config.data.read_by(segmenter.normalization)
     return Model(
-        whole.eval(), segmenter.eval(), space, data, config.window, config.merge, config.image_size
-    )  # fmt: skip
+        whole.eval(), segmenter.eval(), space, data, config.window, config.merge, config.image_size, folder=folder
+    )
 
 
 def load_as_asked(run: Path, window: str | None, device: str | None) -> Model:

@@ -18,7 +18,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import only_writer, readable, write_json, write_text
 from segrefinery.core.pixels import shown
 from segrefinery.core.randomness import generator
-from segrefinery.data.datasets import ImageDataset, UnlabeledView, open_dataset
+from segrefinery.data.datasets import Chosen, ImageDataset, UnlabeledView, open_dataset
 from segrefinery.data.decoding import read_ids
 from segrefinery.data.label_files import file_stem, palette_image, save_png
 from segrefinery.engine.folders import SOURCE_ONLY, model_folders
@@ -31,6 +31,7 @@ from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.weights import CONFIG
 from segrefinery.verbs.compare import check_classes
 from segrefinery.verbs.named import refuse_inside
+from segrefinery.verbs.taught import taught_remark
 
 POOL = 400
 """Images among which the audited ones are picked."""
@@ -207,14 +208,16 @@ def score_audit(
     told = remarks(str(masks), labels, starting, space.classes)
     keep_labelled(Path(output), labels, space)
     told.append(f"the masks are a data set now, which may also teach: --labels folder:{Path(output) / LABELLED}")
-    dataset = UnlabeledView(open_dataset(target))
+    images = open_dataset(target)
+    dataset = UnlabeledView(images)
     for one in picked:
         if one.index >= len(dataset) or dataset.name(one.index) != one.name:
             raise SegRefineryError(
                 f"{target}: image {one.index} is not {one.name!r}; the target changed since the audit"
             )
-    counts = {}
+    counts, audited = {}, UnlabeledView(Chosen(images, [one.index for one in picked]))
     for number, (name, folder) in enumerate(folders.items()):
+        told += [remark] if (remark := taught_remark(name, folder, audited)) else []
         model = load(folder)
         counts[name] = torch.stack([count_image(model, dataset.image(one.index), labels[one.stem]) for one in picked])
         progress(number + 1, len(folders))

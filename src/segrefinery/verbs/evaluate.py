@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import evaluation_view
-from segrefinery.data.datasets import open_dataset, picture_of
+from segrefinery.data.datasets import UnlabeledView, open_dataset, picture_of
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.results import scores_of
 from segrefinery.evaluation.scoring import evaluate_network
+from segrefinery.verbs.taught import taught_remark
 from segrefinery.verbs.zoom import warn_of_reading
 
 
@@ -38,6 +40,8 @@ def evaluate(
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
     model.refuse_other_bands(dataset)
     warn_of_reading(model, dataset, picture_of(dataset, 0).size)
+    if model.folder is not None and (remark := taught_remark("this model", model.folder, UnlabeledView(dataset))):
+        warnings.warn(f"{on}: {remark}", stacklevel=2)
     view, missing = evaluation_view(dataset, model.space, model.merge, classes)
     scores = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress).total
     if not int(scores.matrix.sum()):
