@@ -378,3 +378,11 @@ def test_a_strong_view_is_gone_where_a_recipe_says_so(below, tmp_path):
     base = written(tmp_path, "base", f"extends: self_training\nstages: {{adapt: {{{below}}}}}")
     above = written(tmp_path, "above", f"extends: {base}\nstages: {{adapt: {{strong: null}}}}")
     assert load_recipe(above, "small").stages["adapt"].strong is None
+
+
+def test_what_is_no_recipe_and_no_list_of_settings_is_said():
+    with pytest.raises(SegRefineryError, match="recipe: a name or the path"):
+        load_recipe(None, "small")  # pyright: ignore[reportArgumentType]
+    for overrides in ("stages.adapt.steps=3", {"stages.adapt.steps": 3}):
+        with pytest.raises(SegRefineryError, match="overrides: a list of"):
+            load_recipe("self_training", None, overrides)  # pyright: ignore[reportArgumentType]

@@ -151,6 +151,10 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
     Raises:
         SegRefineryError: names the file, the place in it and the valid choices.
     """
+    if not isinstance(name, str | Path):
+        raise SegRefineryError(f"recipe: a name or the path of a YAML file expected, got {name!r}")
+    if isinstance(overrides, str | Mapping):
+        raise SegRefineryError(f"overrides: a list of 'a.b.c=value' expected, got {overrides!r}")
     *_, (_, raw) = layers(name, scale, overrides, fields)
     result = recipe_or_mistakes(raw)
     if isinstance(result, Recipe):

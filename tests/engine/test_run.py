@@ -391,3 +391,21 @@ def test_runs_can_be_asked_for_a_protocols_classes(whole):
     assert some["miou"] == pytest.approx(sum(some["iou"][name] for name in names) / 2)
     with pytest.raises(SegRefineryError, match="giraffe"):
         api.evaluate(whole, TEST, classes=["giraffe"])
+
+
+def test_a_prediction_without_pixels_is_refused(whole):
+    model, image = api.load(whole, "cpu"), torch.zeros(3, 20, 30, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"got torch.uint8 \(3, 0, 30\)"):
+        model.predict(image[:, :0])
+    with pytest.raises(ValueError, match=r"got uint8 \(3, 20, 30\)"):  # as it was given, not as it was turned
+        model.predict(image.numpy())
+    for size in ((0, 10), (10.5, 10), "native", (10,)):
+        with pytest.raises(ValueError, match="size: height and width"):
+            model.predict(image, size)
+
+
+def test_a_threshold_beyond_confidence_is_refused(whole, tmp_path):
+    for threshold in (2, -0.1, float("nan")):
+        with pytest.raises(SegRefineryError, match="from 0 to 1"):
+            api.pseudo_label(whole, TEST, tmp_path / "labels", threshold)
+    assert not (tmp_path / "labels").exists()

@@ -120,3 +120,9 @@ def test_the_model_can_be_chosen_by_score(tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert sorted(path.name for path in (chosen / "candidates").iterdir()) == ["adapt-1", "adapt-2"]
     assert len(compare([chosen])) == 4
+
+
+@pytest.mark.parametrize(("runs", "said"), [("runs/a", r"write \['runs/a'\]"), ([], "none to compare")])
+def test_runs_are_a_list(runs, said):
+    with pytest.raises(SegRefineryError, match=said):
+        compare(runs)

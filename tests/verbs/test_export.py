@@ -270,3 +270,10 @@ def test_windows_of_prediction_are_written_for_one_size():
     with torch.no_grad():
         wanted = logits_at(network, (image - mean) / std, (112, 128))
     torch.testing.assert_close(program.module()(image), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [64, (64,), (0, 64)])
+def test_a_size_is_height_and_width(run, tmp_path, size):
+    with pytest.raises(SegRefineryError, match="size: height and width"):
+        segrefinery.export(run, tmp_path / "model.pt2", format="torch", size=size)
+    assert not (tmp_path / "model.pt2").exists()

@@ -99,8 +99,10 @@ class Model:
             image: uint8 tensor 3 x H x W, uint8 array H x W x 3, or a PIL image; RGB.
 
         Raises:
-            ValueError: anything else, for instance values between 0 and 1.
+            ValueError: anything else, for instance values between 0 and 1; or a size that is no height and width.
         """
+        if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
+            raise ValueError(f"size: height and width in pixels expected, both above 0, got {size!r}")
         return predict_probs(self.network, as_image(image, self.bands), self.data, self.window, size).cpu()
 
     def digest(self) -> str:
@@ -130,17 +132,25 @@ class Model:
 
 
 def as_image(image: Any, bands: int = 3) -> Tensor:
-    """An image as a uint8 tensor 3 x H x W, or of so many ``bands``."""
+    """An image as a uint8 tensor 3 x H x W, or of so many ``bands``.
+
+    Raises:
+        ValueError: it is none, or has no pixel.
+    """
+    given = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
     if isinstance(image, Image.Image):
         image = image.convert("RGB")
     if isinstance(image, Image.Image | np.ndarray):
         from torchvision.transforms.v2.functional import to_image  # here, for it takes seconds to import
 
         image = to_image(image).as_subclass(Tensor)
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == bands:
+    plain = isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3
+    if plain and image.shape[0] == bands and image.numel():
         return image
-    given = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
-    raise ValueError(f"image: uint8 3 x H x W tensor, H x W x 3 array or PIL image in RGB expected, got {given}")
+    of = "RGB" if bands == 3 else f"{bands} bands"
+    raise ValueError(
+        f"image: uint8 {bands} x H x W tensor, H x W x {bands} array or PIL image in {of} expected, got {given}"
+    )
 
 
 def default_device() -> torch.device:

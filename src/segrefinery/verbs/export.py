@@ -194,6 +194,8 @@ def export_file(
     images: list[Tensor],
 ) -> Exported:  # fmt: skip
     """Write one file; see ``export``."""
+    if size is not None and (isinstance(size, int) or len(size) != 2 or min(size) < 1):
+        raise SegRefineryError(f"size: height and width in pixels expected, for instance (512, 1024), got {size!r}")
     failed: list[Sizes] = []
     while True:
         program, sizes = program_of(deployed, largest_stride(model), size, failed)

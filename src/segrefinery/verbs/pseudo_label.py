@@ -73,6 +73,8 @@ def write_labels(
     refuse_inside(output, dataset)
     model.refuse_other_bands(dataset)
     kind: Any = choose(LABEL_FORMATS, format, "format")
+    if not 0 <= threshold <= 1:
+        raise SegRefineryError(f"--threshold {threshold}: write a confidence from 0 to 1")
     if names not in ("numbered", "images"):
         raise SegRefineryError(f"--names {names}: write numbered or images")
     numbering = None if ids is None else source_numbering(run, model, ids)
