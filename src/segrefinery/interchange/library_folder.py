@@ -30,19 +30,21 @@ class Written:
         runner: uint8 images B x 3 x H x W -> logits B x C x H x W, as the library computes them.
         whole: a uint8 image 3 x H x W -> its labels H x W, by the library's own preparation of images; None where it
             has none.
-        multiple, square: what its images must be for it to compute the same: sides of these multiples, and as long.
+        multiple, least, square: what its images must be for it to compute the same: sides of these multiples, of at
+            least so many pixels, and as long.
     """
 
     note: dict[str, Any]
     runner: Callable[[Tensor], Tensor]
     whole: Callable[[Tensor], Tensor] | None
     multiple: int
+    least: int = 1
     square: bool = False
 
     def fitted(self, image: Tensor) -> Tensor:
         """A uint8 image with its border repeated to a size that the library takes."""
         if not self.square:
-            return fitted(image, self.multiple)
+            return fitted(image, self.multiple, self.least)
         side = -(-max(image.shape[-2:]) // self.multiple) * self.multiple
         return fitted(image, (side, side))
 
@@ -82,8 +84,10 @@ def _is(find: Callable[[Any], Any], model: Model) -> bool:
 def _write_hf(model: Model, module: Any, folder: Path) -> Written:
     network = model.segmenter
     bgr, square, arguments = False, False, {}
+    multiple, least = network.largest_stride, 1  # our own networks pad to it, and the library's do not
     if isinstance(network, Tapped):
-        bgr, square, arguments = network.bgr, network.square, network.arguments
+        bgr, square, arguments = network.bgr, network.patch is not None, network.arguments
+        multiple, least = network.graph_multiple, network.graph_least
     size, resize = _processed_size(model, square)
     transformers.save(module, folder, model.space.classes)
     transformers.save_processor(folder, model.data.normalization, size, bgr)
@@ -106,7 +110,7 @@ def _write_hf(model: Model, module: Any, folder: Path) -> Written:
         "processor": f"{type(processor).__name__}: {resize}",
         "load": f"AutoModelForSemanticSegmentation.from_pretrained(FOLDER), and model({asked})",
     }
-    return Written(note, runner, whole, network.largest_stride, square)
+    return Written(note, runner, whole, multiple, least, square)
 
 
 def _processed_size(model: Model, square: bool) -> tuple[tuple[int, int] | None, str]:

@@ -24,6 +24,13 @@ def pad_to_multiple(image: Tensor, multiple: int, square: bool = False) -> Tenso
     return image
 
 
+def pad_to_least(image: Tensor, least: int) -> Tensor:
+    """B x C x H x W whose sides are no less than ``least``, padded as above. A side that a graph leaves open is taken
+    to be so."""
+    rows, columns = (max(least - side, 0) if isinstance(side, int) else 0 for side in image.shape[-2:])
+    return F.pad(image, (0, columns, 0, rows), mode="replicate") if rows or columns else image
+
+
 def unpad(x: Tensor, padded: Sequence[int], size: Sequence[int], aligned: bool = False) -> Tensor:
     """The part of a feature map that shows the image itself.
 

@@ -41,34 +41,34 @@ class Family:
 
     Attributes:
         encoder: what was pre-trained. tap, auxiliary: its classifiers.
-        multiple: the sides of images it takes. square: it takes squares only. arguments: of ``forward``.
+        stride: pixels a cell of its coarsest level.
+        square: it takes as many rows of patches as columns alone.
+        arguments: of ``forward``.
     """
 
     encoder: str
     tap: Tap
     auxiliary: Tap | None = None
-    multiple: int = 1
+    stride: int = 32
     square: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
 FAMILIES: dict[str, Family] = {
-    "segformer": Family("segformer", Tap("decode_head.classifier"), multiple=32),
-    "upernet": Family("backbone", Tap("decode_head.classifier"), Tap("auxiliary_head.classifier"), multiple=32),
+    "segformer": Family("segformer", Tap("decode_head.classifier")),
+    "upernet": Family("backbone", Tap("decode_head.classifier"), Tap("auxiliary_head.classifier")),
     "beit": Family(
         "beit",
         Tap("decode_head.classifier"),
         Tap("auxiliary_head.classifier"),
-        multiple=16,
+        stride=16,
         arguments={"interpolate_pos_encoding": True},
     ),
     # DPT enlarges twice behind its classifier, and counts that as its output
-    "dpt": Family(
-        "dpt", Tap("head.head.4", "head"), Tap("auxiliary_head.head.4", "auxiliary_head"), multiple=32, square=True
-    ),
-    "mobilevit": Family("mobilevit", Tap("segmentation_head.classifier.convolution"), multiple=32),
-    "mobilevitv2": Family("mobilevitv2", Tap("segmentation_head.classifier.convolution"), multiple=32),
-    "mobilenet_v2": Family("mobilenet_v2", Tap("segmentation_head.classifier.convolution"), multiple=32),
+    "dpt": Family("dpt", Tap("head.head.4", "head"), Tap("auxiliary_head.head.4", "auxiliary_head"), square=True),
+    "mobilevit": Family("mobilevit", Tap("segmentation_head.classifier.convolution")),
+    "mobilevitv2": Family("mobilevitv2", Tap("segmentation_head.classifier.convolution")),
+    "mobilenet_v2": Family("mobilenet_v2", Tap("segmentation_head.classifier.convolution")),
 }
 """By ``model_type`` of the configuration."""
 

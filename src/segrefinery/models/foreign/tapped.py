@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
 from segrefinery.models.foreign.families import Tap
-from segrefinery.models.padding import pad_to_multiple, unpad
+from segrefinery.models.padding import differ, pad_to_least, pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
 
@@ -26,8 +28,9 @@ class Tapped(Segmenter):
         encoder: str,
         *,
         auxiliary: Tap | None = None,
-        multiple: int = 1,
-        square: bool = False,
+        stride: int = 1,
+        least: int = 1,
+        patch: int | None = None,
         arguments: Mapping[str, Any] | None = None,
         bgr: bool = False,
     ) -> None:
@@ -36,14 +39,18 @@ class Tapped(Segmenter):
             module: called with B x 3 x H x W images.
             encoder: dotted name of the part that was pre-trained.
             auxiliary: a second classifier, if there is one.
-            multiple: images are padded to multiples of this. square: and to squares.
+            stride: pixels a cell of its coarsest level.
+            least: the sides of images that it takes; smaller ones are padded (see ``least_side``).
+            patch: of a module that takes as many rows of patches as columns alone, the side of one; other images are
+                padded to squares of multiples of ``stride``.
             arguments: further arguments of the module's ``forward``.
             bgr: the module wants blue first.
         """
         super().__init__()
         self.module, self.num_classes = module, num_classes
         self.tap, self.auxiliary, self.encoder_name = tap, auxiliary, encoder
-        self.largest_stride, self.square = multiple, square
+        self.largest_stride, self.least, self.patch = stride, least, patch
+        self.graph_multiple, self.graph_least = stride if patch else 1, least  # where padding is the same for all sizes
         self.arguments, self.bgr = dict(arguments or {}), bgr
         self.feature_channels = self._channels(tap)
         self.level_channels = (self.feature_channels,)
@@ -55,7 +62,7 @@ class Tapped(Segmenter):
 
     def forward(self, image: Tensor) -> Prediction:
         image = image.flip(1) if self.bgr else image
-        padded = pad_to_multiple(image, self.largest_stride, self.square)
+        padded = self._taken(image)
         taps = [tap for tap in (self.tap, self.auxiliary) if tap]
         with listening(self.module, taps) as heard:
             self.module(padded, **self.arguments)
@@ -66,8 +73,36 @@ class Tapped(Segmenter):
         )
         return Prediction.of([Learner(logits, features) for logits, features in maps])
 
+    def _taken(self, image: Tensor) -> Tensor:
+        """The image as it is, so that the module says of it what it says in its own library; padded by repeating its
+        border where the module would refuse it, or take 2 x 8 patches for 4 x 4."""
+        height, width = image.shape[-2:]
+        if self.patch and differ(height // self.patch, width // self.patch):
+            return pad_to_multiple(image, self.largest_stride, square=True)
+        return pad_to_least(image, self.least)
+
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.module.get_submodule(self.encoder_name).parameters())
+
+
+@torch.no_grad()
+def least_side(module: nn.Module, arguments: Mapping[str, Any], most: int) -> int:
+    """The side of the smallest square image that a module takes, up to ``most``, found by trying: it depends on how the
+    module was configured, and a padding that is not needed would change what it says."""
+    tensor, training = next(module.parameters()), module.training
+
+    def takes(side: int) -> bool:
+        try:
+            module(tensor.new_zeros(1, 3, side, side), **arguments)
+        except Exception:  # the library raises whatever its parts raise
+            return False
+        return True
+
+    module.eval()
+    try:
+        return bisect_left(range(1, most), True, key=takes) + 1
+    finally:
+        module.train(training)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
 from segrefinery.models.foreign.families import FAMILIES, Family, family_of
-from segrefinery.models.foreign.tapped import Tapped
+from segrefinery.models.foreign.tapped import Tapped, least_side
 from segrefinery.models.heads import SegFormerHead
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
@@ -53,7 +53,7 @@ def build(num_classes: int, settings: TransformersSettings, pretrained: bool, mo
     return tapped(module, model_type, num_classes, settings)
 
 
-def tapped(module: nn.Module, model_type: str, num_classes: int, settings: TransformersSettings) -> Tapped:
+def tapped(module: Any, model_type: str, num_classes: int, settings: TransformersSettings) -> Tapped:
     """A model of the library in our words."""
     family = family_of(model_type)
     auxiliary = family.auxiliary
@@ -65,8 +65,9 @@ def tapped(module: nn.Module, model_type: str, num_classes: int, settings: Trans
         family.tap,
         family.encoder,
         auxiliary=auxiliary,
-        multiple=family.multiple,
-        square=family.square,
+        stride=family.stride,
+        least=least_side(module, family.arguments, 2 * family.stride),
+        patch=module.config.patch_size if family.square else None,
         arguments=family.arguments,
         bgr=settings.bgr,
     )
@@ -106,7 +107,7 @@ def read(reference: str | Path, origin: str) -> StartModel:
     settings = TransformersSettings(
         config=json.loads(config.to_json_string()), bgr=bool(preprocessor.get("do_flip_channel_order", False))
     )
-    state = tapped(module, config.model_type, config.num_labels, settings).state_dict()
+    state = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     network = ModelSettings(
         name=f"transformers:{config.model_type}", weights="none", options=settings.model_dump(mode="json")
     )

@@ -1,0 +1,99 @@
+"""Images of sizes that no stride divides: a model of another library says of them what its library says."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from models.foreign.tiny import CLASSES, configurations, with_statistics
+from segrefinery.evaluation.inference import logits_at
+from segrefinery.models.start import read_start
+
+hf = pytest.importorskip("transformers")
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+BACKBONES = {
+    "swin": lambda: hf.SwinConfig(
+        embed_dim=8, depths=[1] * 4, num_heads=[1, 1, 2, 2], window_size=4, out_features=STAGES
+    ),
+    "resnet": lambda: hf.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 32, 32], depths=[1] * 4, out_features=STAGES
+    ),
+    "beit": lambda: hf.BeitConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=64,
+        out_features=STAGES, use_absolute_position_embeddings=True,
+    ),
+}  # fmt: skip
+FAMILIES = [*configurations(), *(f"upernet on {backbone}" for backbone in BACKBONES)]
+ODD = {"dpt": [(65, 65), (80, 80), (35, 47)]}
+"""Of DPT, whose library takes as many rows of patches as columns alone."""
+LEAST = {
+    "segformer": 29, "upernet": 32, "beit": 32, "dpt": 16, "mobilevit": 1, "mobilevitv2": 33, "mobilenet_v2": 1,
+    "upernet on swin": 1, "upernet on resnet": 1, "upernet on beit": 16,
+}  # fmt: skip
+"""The sides that each library takes at least."""
+
+
+def varied(module):
+    """Weights of such a size that the border shows in every logit; those of a new model say hardly anything."""
+    torch.manual_seed(0)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+        for name, parameter in layer.named_parameters(recurse=False):
+            if "position" in name:
+                nn.init.normal_(parameter)
+    return with_statistics(module)
+
+
+def saved(folder, name):
+    family, _, backbone = name.partition(" on ")
+    config = configurations()[family]
+    if backbone:
+        config.backbone_config, config.auxiliary_in_channels = BACKBONES[backbone](), 32
+    config.id2label = dict(enumerate(CLASSES))
+    module = varied(hf.AutoModelForSemanticSegmentation.from_config(config))
+    module.save_pretrained(folder)
+    return module, read_start(folder).build(CLASSES)[0].eval()
+
+
+def image(height, width):
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def both(module, network, size):
+    """Logits at the image's size, as a share of their spread."""
+    theirs = interpolate(module(image(*size)).logits, size, mode="bilinear")
+    return logits_at(network, image(*size), size) / theirs.std(), theirs / theirs.std()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_of_transformers_says_what_its_library_says(tmp_path, name):
+    module, network = saved(tmp_path, name)
+    for size in ODD.get(name, [(65, 83), (96, 130), (72, 104), (37, 61)]):
+        ours, theirs = both(module, network, size)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_the_library_refuses_is_padded_and_nothing_else(tmp_path, name):
+    module, network = saved(tmp_path, name)
+    least = LEAST[name]
+    ours, theirs = both(module, network, (least, least))
+    torch.testing.assert_close(ours, theirs, atol=1e-5 + 1e9 * (least == 1), rtol=0)  # one cell has no spread
+    if least > 1:
+        with pytest.raises((RuntimeError, ValueError)), torch.no_grad():
+            module(image(least - 1, least - 1))
+        for size in ((least - 1, least - 1), (7, 3 * least)):
+            with torch.no_grad():
+                assert logits_at(network, image(*size), size).isfinite().all()
+
+
+def test_dpt_is_padded_to_squares_where_its_grid_is_none(tmp_path):
+    """Of 2 x 8 patches its library makes 4 x 4 without a word."""
+    module, network = saved(tmp_path, "dpt")
+    with torch.no_grad():
+        padded = torch.nn.functional.pad(image(32, 128), (0, 0, 0, 96), mode="replicate")
+        theirs, ours = module(padded).logits[..., :32, :], network(image(32, 128)).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.std()), rtol=0)
