@@ -64,7 +64,8 @@ def image(height, width):
 @torch.no_grad()
 def both(module, network, size):
     """Logits at the image's size, as a share of their spread."""
-    theirs = interpolate(module(image(*size)).logits, size, mode="bilinear")
+    wanted = image(*size).flip(1) if network.bgr else image(*size)
+    theirs = interpolate(module(wanted).logits, size, mode="bilinear")
     return logits_at(network, image(*size), size) / theirs.std(), theirs / theirs.std()
 
 

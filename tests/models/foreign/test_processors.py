@@ -56,6 +56,20 @@ def test_what_a_file_leaves_out_is_the_default_of_its_kind(tmp_path, family):
     torch.testing.assert_close(pixels_of(read_start(tmp_path), image), processed(tmp_path, image), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", [*KINDS, "mobilevitv2", "upernet"])
+def test_without_a_file_the_librarys_default_for_such_models_is_taken_and_said(tmp_path, family):
+    """MobileViT's turns the channels round."""
+    transformers = pytest.importorskip("transformers")
+    kind = KINDS.get(family, "MobileViTImageProcessor" if family == "mobilevitv2" else "SegformerImageProcessor")
+    saved(tmp_path, family)
+    start = read_start(tmp_path)
+    assert any(f"pixels are read as {kind} does by default" in note for note in start.notes)
+    assert any("blue first" in note for note in start.notes) == (kind == "MobileViTImageProcessor")
+    getattr(transformers, kind)().save_pretrained(tmp_path)
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pixels_of(start, image), processed(tmp_path, image), atol=1e-5, rtol=1e-5)
+
+
 def test_a_kind_that_the_library_does_not_know_is_read_as_it_says(tmp_path):
     saved(tmp_path, "segformer", {"image_processor_type": "Mine", "image_mean": [0.1, 0.2, 0.3], "image_std": 0.5})
     start = read_start(tmp_path)

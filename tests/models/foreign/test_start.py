@@ -41,7 +41,7 @@ def test_a_model_of_transformers_predicts_the_same(tmp_path, family):
     x = image(64, 64) if family == "dpt" else image()  # the library's DPT takes squares alone
     arguments = {"interpolate_pos_encoding": True} if family == "beit" else {}
     with torch.no_grad():
-        theirs = module(x, **arguments).logits
+        theirs = module(x.flip(1) if start.network.options["bgr"] else x, **arguments).logits
     ours, new = logits_of(start, of=x)
     assert not new
     torch.testing.assert_close(interpolate(ours, theirs.shape[-2:], mode="bilinear"), theirs, atol=1e-5, rtol=0)
@@ -62,7 +62,9 @@ def test_a_preprocessor_that_cannot_be_read_is_no_missing_one(tmp_path):
     with pytest.raises(SegRefineryError, match=r"preprocessor_config\.json: cannot be read .*; fetch it again"):
         read_start(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
-    assert read_start(tmp_path).normalization is None
+    start = read_start(tmp_path)
+    assert start.pixel_mean == pytest.approx((0.485, 0.456, 0.406))
+    assert "pixels are read as SegformerImageProcessor does by default" in start.notes[0]
 
 
 def test_blue_comes_first_where_the_preprocessor_says_so(tmp_path):

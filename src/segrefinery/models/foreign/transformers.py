@@ -8,13 +8,14 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError, first_line
-from segrefinery.core.files import read_json
+from segrefinery.core.files import read_json, write_json
 from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
@@ -100,7 +101,8 @@ def read(reference: str | Path, origin: str) -> StartModel:
     for path in weights_in(Path(reference)) if local else ():
         refuse_no_weights(path)
     config, module, notes = _loaded(reference, local)
-    preprocessor = _preprocessor(reference, local)
+    preprocessor, said = _preprocessor(reference, local, config)
+    notes += said
     mean, std = _statistics(preprocessor)
     if preprocessor.get("do_resize", True) and (size := _size_in_words(preprocessor.get("size"))):
         notes.append(f"its own processor reads images {size}; here data.short_side says how large they are read")
@@ -238,9 +240,10 @@ def _quiet(transformers: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
+def _preprocessor(reference: str | Path, local: bool, config: Any) -> tuple[dict[str, Any], list[str]]:
     """How images are read, by what lies beside the weights: what the library's own processor does, with the defaults of
-    its kind, or what the file says where the library does not know that kind; empty where there is no such file.
+    its kind, or what the file says where the library does not know that kind. Without a file, what the library's
+    processor for such models does by default, and that it is so, in words.
 
     Raises:
         SegRefineryError: it cannot be read.
@@ -250,18 +253,36 @@ def _preprocessor(reference: str | Path, local: bool) -> dict[str, Any]:
         with suppress(SegRefineryError):  # not every repository has one
             path = hub_file(f"hf://{reference}", PREPROCESSOR)
     content = read_json(path, "fetch it again, or remove it") if path.exists() else {}
-    if not isinstance(content, dict) or not content:
-        return {}
-    transformers = library()
+    if isinstance(content, dict) and content:
+        processor = _processor(path.parent)
+        # Some kinds keep a mean and never use it (MobileViT's); a name that a kind lacks is what it does not do.
+        return content | (_what_it_does(processor) if processor is not None else {}), []
+    with TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        write_json(Path(folder) / PREPROCESSOR, {})
+        processor = _processor(folder)
+    if processor is None:
+        return {}, []
+    does = _what_it_does(processor)
+    first = ", blue first" if does["do_flip_channel_order"] else ""
+    return does, [
+        f"no {PREPROCESSOR} lies beside it, so pixels are read as {type(processor).__name__} does by default{first}; "
+        "one that says otherwise goes there"
+    ]
+
+
+def _processor(folder: str | Path) -> Any | None:
+    """The image processor of a folder; None of a kind that the library does not know, or lacks something for."""
+    reader, options = library().AutoImageProcessor, {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet(transformers):
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                str(path.parent), local_files_only=True, trust_remote_code=False
-            )
-    except Exception:  # a kind that the library does not know, or needs more for than is installed
-        return content
-    # Some kinds keep a mean and never use it (MobileViT's); a name that a kind lacks is what it does not do.
-    return content | {name: getattr(processor, name, None) for name in PROCESSING}
+        with _quiet(library()):
+            return reader.from_pretrained(str(folder), **options)
+    except Exception:  # it raises whatever its parts raise
+        return None
+
+
+def _what_it_does(processor: Any) -> dict[str, Any]:
+    return {name: getattr(processor, name, None) for name in PROCESSING}
 
 
 def _statistics(preprocessor: dict[str, Any]) -> tuple[PerBand | None, PerBand | None]:
