@@ -5,7 +5,7 @@ import torch
 
 from segrefinery.models import ModelSettings, build_model
 from segrefinery.recipe import load_recipe
-from segrefinery.stages.settings import LossWeights, OptimizerSettings
+from segrefinery.stages.settings import ClassifierWeights, OptimizerSettings
 
 ADAPTSEGNET = {
     "data.short_side": 720, "data.crop": (720, 1280), "data.flip": 0, "data.batch": 1, "target_data.crop": (512, 1024),
@@ -55,6 +55,7 @@ SAM = {
     "stages.adapt.refine.pixel_attention.weight": 0.1, "stages.adapt.refine.pixel_attention.form": "l1",
     "stages.adapt.refine.pixel_attention.target": "skip", "stages.adapt.refine.pixel_attention.domains": "both",
     "stages.adapt.refine.pixel_attention.divisor": "elements",
+    "stages.source.weights.mean_over": "labelled", "stages.adapt.weights.mean_over": "labelled",
 }  # fmt: skip
 ADAM = ("adam", 1e-5, 1, 5e-4, (0.9, 0.99), 0, 50_000)
 UNCERDA_AA = ADAPTSEGNET | {
@@ -149,7 +150,7 @@ def at(recipe, path):
         past = value.momentum if value.name == "sgd" else value.betas
         last = value.drop_every or value.horizon
         return (value.name, value.lr, value.head_factor, value.weight_decay, past, value.power, last)
-    return (value.main, value.aux) if isinstance(value, LossWeights) else value
+    return (value.main, value.aux) if isinstance(value, ClassifierWeights) else value
 
 
 @pytest.mark.parametrize("name", STATED)

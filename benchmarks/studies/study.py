@@ -46,6 +46,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import load_recipe
 
 CAME_LATER = {
+    ("weights", "mean_over"): "all",
     ("model", "bands"): 3,
     ("training", "cross_fit"): 0,
     ("refinement_network", "largest_balance"): 10.0,

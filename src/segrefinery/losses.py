@@ -14,7 +14,12 @@ from segrefinery.labels import IGNORE
 
 
 def weighted_cross_entropy(
-    logits: Tensor, label: Tensor, weight: Tensor | None = None, *, aligned: bool = False
+    logits: Tensor,
+    label: Tensor,
+    weight: Tensor | None = None,
+    *,
+    aligned: bool = False,
+    mean_over: Literal["all", "labelled"] = "all",
 ) -> Tensor:
     """Pixel-weighted cross-entropy, divided by *all* pixels, ignored ones included.
 
@@ -26,12 +31,21 @@ def weighted_cross_entropy(
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1], or None for 1.
         aligned: as in ``core.resize.bilinear``.
+        mean_over: ``labelled`` divides by the pixels that are not ignored and weigh more than 0 (BDL's convention);
+            without any the loss is 0.
     """
 
     def loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
         return _times(_surprise(logits.log_softmax(dim=1), label), weight)
 
-    return mean_over_pixels(loss, [logits], [label, weight], aligned)
+    mean = mean_over_pixels(loss, [logits], [label, weight], aligned)
+    return mean if mean_over == "all" else mean / _labelled_share(label, weight)
+
+
+def _labelled_share(label: Tensor, weight: Tensor | None) -> Tensor:
+    """The share of pixels that teach; that of one pixel where none does."""
+    labelled = label != IGNORE if weight is None else (label != IGNORE) & (weight > 0)
+    return labelled.sum().clamp(min=1) / labelled.numel()
 
 
 def _times(loss: Tensor, weight: Tensor | None) -> Tensor:
@@ -65,17 +79,20 @@ def crop_to_box(pixels: Tensor, box: tuple[float, float, float, float]) -> Tenso
     return pixels[..., rows, columns]
 
 
-def learner_cross_entropy(learner: SeesABox, label: Tensor, weight: Tensor | None = None) -> Tensor:
+def learner_cross_entropy(
+    learner: SeesABox, label: Tensor, weight: Tensor | None = None, *, mean_over: Literal["all", "labelled"] = "all"
+) -> Tensor:
     """``weighted_cross_entropy`` of one learner against the part of the label (and of the weight) that it sees.
 
     Args:
         learner: its logits are B x C x h x w on the grid of its own box.
         label: B x H x W int64 of the whole image, 255 ignored.
         weight: B x H x W in [0, 1], or None for 1.
+        mean_over: as in ``weighted_cross_entropy``.
     """
     inside = crop_to_box(label, learner.box)
     weight = None if weight is None else crop_to_box(weight, learner.box)
-    return weighted_cross_entropy(learner.logits, inside, weight, aligned=learner.aligned)
+    return weighted_cross_entropy(learner.logits, inside, weight, aligned=learner.aligned, mean_over=mean_over)
 
 
 def symmetric_cross_entropy(

@@ -51,7 +51,7 @@ def written(stage, batches):
 @pytest.mark.parametrize("equations", ["(8) and (10)", "(9) and (11)"])
 def test_sams_two_phases(equations):
     """The module is taught on O + its attended form by the mean over labelled pixels. Frozen, it then pulls a new
-    network, that learns the labels of another one which its median thresholds keep."""
+    network, that learns the labels of another one which its median thresholds keep, by the mean over these pixels."""
     skip, source, target = equations == "(8) and (10)", sources(), targets()
     network = toy(target)
     stage = built(
@@ -72,7 +72,8 @@ def test_sams_two_phases(equations):
     handed_on = {name: module.state_dict() for name, module in stage.handed_on().items()}
     pull = {"target": "skip" if skip else "plain", "domains": "both" if skip else "target", "divisor": "elements"}
     stage = built(
-        SelfTrainingSettings, context(network, labeller, handed_on), optimizer=SGD, weights={"main": 1, "aux": 0},
+        SelfTrainingSettings, context(network, labeller, handed_on), optimizer=SGD,
+        weights={"main": 1, "aux": 0, "mean_over": "labelled"},
         refine={"confidence_threshold": {"classes": "fitted", "bins": 10_000}, "pixel_attention": pull}, **FIXED,
     )  # fmt: skip
     labels = [*written(stage, target)]
@@ -88,7 +89,8 @@ def test_sams_two_phases(equations):
     descent = Descent(network, poly(1e-2, 250), 5e-4)
     for number, (one, other) in enumerate(zip(source, labels, strict=True)):
         on_source, on_target = network(one.image).logits, network(other.image).logits
-        loss = cross_entropy(on_source, one.label) + cross_entropy(on_target, other.label)
+        taught = [(on_source, one.label), (on_target, other.label)]
+        loss = sum(F.cross_entropy(up(maps, label.shape[-2:]), label, ignore_index=255) for maps, label in taught)
         descent.step(number, loss + 0.1 * (pulled(on_target) + (pulled(on_source) if skip else 0)))
     assert furthest(stage.model, network) < NEAR
     assert furthest(stage.refiners["pixel_attention"].attention["logits"].embed, embed) < NEAR

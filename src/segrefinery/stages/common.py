@@ -29,13 +29,14 @@ def head_losses(
         label: B x H x W int64, 255 ignored.
         weight: B x H x W in [0, 1], or None.
     """
-    losses = {}
+    losses, over = {}, weights.mean_over
     if weights.main:
         losses[name] = weights.main * weighted_cross_entropy(
-            prediction.logits, label, weight, aligned=prediction.aligned
+            prediction.logits, label, weight, aligned=prediction.aligned, mean_over=over
         )
     if weights.aux and prediction.aux_logits is not None:
-        losses[f"{name}_aux"] = weights.aux * learner_cross_entropy(prediction.learners[1], label, weight)
+        second = learner_cross_entropy(prediction.learners[1], label, weight, mean_over=over)
+        losses[f"{name}_aux"] = weights.aux * second
     return losses
 
 

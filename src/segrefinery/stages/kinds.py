@@ -13,7 +13,13 @@ from segrefinery.models.settings import Statistics, TeacherSettings
 from segrefinery.refine import REFINERS, RefinerChain
 from segrefinery.refine.entropy_mixture.settings import TargetGuidedSettings
 from segrefinery.refine.settings import RefinerSettings
-from segrefinery.stages.settings import LabelledSettings, LossWeights, OptimizerSettings, StageSettings
+from segrefinery.stages.settings import (
+    ClassifierWeights,
+    LabelledSettings,
+    LossWeights,
+    OptimizerSettings,
+    StageSettings,
+)
 
 if TYPE_CHECKING:
     from segrefinery.stages.adversarial import Adversarial
@@ -102,9 +108,9 @@ class AdversarialSettings(StageSettings):
     """Discriminates at the images' size, as the papers do, or on the network's own grid, which is far cheaper."""
     weights: Annotated[LossWeights, CODE] = LossWeights()
     """Weighs the classifiers in the supervised loss on the source."""
-    adversarial: Annotated[LossWeights, CODE] = LossWeights(main=0.001, aux=0.0002)
+    adversarial: Annotated[ClassifierWeights, CODE] = ClassifierWeights(main=0.001, aux=0.0002)
     """Weighs how far the network fools the discriminators; 0 for no discriminator."""
-    entropy: LossWeights = LossWeights(main=0.0, aux=0.0)
+    entropy: ClassifierWeights = ClassifierWeights(main=0.0, aux=0.0)
     """Weighs entropy minimisation on the target (MinEnt: 0.001 and 0.0002)."""
     entropy_power: float | None = Field(default=None, gt=0)
     """Raises the entropy to FDA's robust penalty (eta: 2.0, with ``entropy.main`` 0.005); null for the entropy
@@ -212,6 +218,15 @@ class SelfTrainingSettings(StageSettings):
         if self.translation is not None:
             return "translation shows source images in the style of the target"
         return super().needs_source
+
+    @model_validator(mode="after")
+    def _averaged_as_its_loss_is(self) -> Self:
+        if self.weights.mean_over != "all" and self.target_loss != "cross_entropy":
+            raise ValueError(
+                f"weights.mean_over: {self.weights.mean_over} goes with target_loss: cross_entropy; "
+                f"{self.target_loss} is a mean over all pixels"
+            )
+        return self
 
     @property
     def mixes(self) -> bool:

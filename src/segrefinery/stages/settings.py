@@ -54,13 +54,21 @@ class OptimizerSettings(Settings):
     one rate."""
 
 
-class LossWeights(Settings):
-    """Weights of a network's classifiers in a supervised loss."""
+class ClassifierWeights(Settings):
+    """Weights of a network's classifiers in a loss."""
 
     main: Annotated[float, CODE] = Field(default=1.0, ge=0)
     """Weighs the main classifier."""
     aux: Annotated[float, CODE] = Field(default=0.1, ge=0)
     """Weighs the second learner, where the network has one (AdaptSegNet: 0.1; MRNet: 0.5; HRDA's detail crop: 0.1)."""
+
+
+class LossWeights(ClassifierWeights):
+    """Weights of a network's classifiers in the cross-entropy, and how it is averaged."""
+
+    mean_over: Annotated[Literal["all", "labelled"], CODE] = "all"
+    """Divides the cross-entropy by all pixels, ignored ones included (DAFormer), or by those alone that have a label
+    and a weight above 0 (``labelled``: BDL, SAM)."""
 
 
 class LabelledSettings(Settings):
