@@ -68,3 +68,18 @@ def test_a_model_that_runs_share_counts_once(study, tmp_path, monkeypatch):
     assert {model.miou: round(model.gain, 2) for model in judged if not model.source_only} == {
         0.1: -0.1, 0.25: 0.05, 0.3: 0.1, 0.35: 0.15,
     }  # fmt: skip
+
+
+def test_a_page_on_more_models_than_there_are_now_stays(study, tmp_path, monkeypatch):
+    page = tmp_path / "trust.md"
+    page.write_text("# Title\n\n54 runs, 0 looks in 0 of them.\n")
+    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    monkeypatch.setattr(study, "JUDGED", tmp_path / "trust" / "judged.jsonl")
+    monkeypatch.setattr(study, "finished_runs", lambda: [])
+    monkeypatch.setattr(sys, "argv", ["trust_study.py", "table"])
+    with pytest.raises(study.SegRefineryError, match=r"trust\.md: rests on 54 models, and the runs under .* are 0"):
+        study.main()
+    assert page.read_text().startswith("# Title")
+    page.unlink()
+    study.main()
+    assert "0 models" in page.read_text()

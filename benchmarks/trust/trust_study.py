@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.command import one_line_errors
 from lib.results import CELLS, RESULTS
+from segrefinery.core.errors import SegRefineryError
 
 KNOWN = Path(__file__).with_name("known.txt")
 """The runs on which the form of the combined score was chosen; all others test it."""
@@ -322,12 +325,30 @@ def main() -> None:
     if arguments.command == "train":
         train(arguments.study, arguments.task, arguments.steps, arguments.seeds)
         return
-    text = table()
     path = RESULTS / "trust.md"
+    text = table()
+    refuse_fewer(path, text)
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     print(text)
 
 
+def refuse_fewer(path: Path, text: str) -> None:
+    """Keep a page that rests on models whose runs are gone.
+
+    Raises:
+        SegRefineryError: the new page rests on fewer models than the one that stands.
+    """
+    stands, would = (
+        int((re.findall(r"^(\d+) (?:models|runs)", page, flags=re.M) or ["0"])[0])
+        for page in (path.read_text() if path.exists() else "", text)
+    )
+    if would < stands:
+        raise SegRefineryError(
+            f"{path}: rests on {stands} models, and the runs under {CELLS} with those in {JUDGED.name} are {would}; "
+            "it stays as it is. Run what is missing, or remove it to begin anew"
+        )
+
+
 if __name__ == "__main__":
-    main()
+    one_line_errors(main)
