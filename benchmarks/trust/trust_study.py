@@ -312,6 +312,26 @@ def table() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def models_of(page: str) -> int:
+    """On how many models a page rests, or, as older pages count, on how many runs."""
+    found = re.search(r"^(\d+) (?:models|runs)", page, flags=re.M)
+    return int(found[1]) if found else 0
+
+
+def refuse_fewer(path: Path, text: str) -> None:
+    """Keep a page that rests on models whose runs are gone.
+
+    Raises:
+        SegRefineryError: the new page rests on fewer models than the one that stands.
+    """
+    stands = models_of(path.read_text()) if path.exists() else 0
+    if models_of(text) < stands:
+        raise SegRefineryError(
+            f"{path}: rests on {stands} models, and the runs under {CELLS} with those in {JUDGED.name} are "
+            f"{models_of(text)}; it stays as it is. Run what is missing, or remove it to begin anew"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -331,23 +351,6 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     print(text)
-
-
-def refuse_fewer(path: Path, text: str) -> None:
-    """Keep a page that rests on models whose runs are gone.
-
-    Raises:
-        SegRefineryError: the new page rests on fewer models than the one that stands.
-    """
-    stands, would = (
-        int((re.findall(r"^(\d+) (?:models|runs)", page, flags=re.M) or ["0"])[0])
-        for page in (path.read_text() if path.exists() else "", text)
-    )
-    if would < stands:
-        raise SegRefineryError(
-            f"{path}: rests on {stands} models, and the runs under {CELLS} with those in {JUDGED.name} are {would}; "
-            "it stays as it is. Run what is missing, or remove it to begin anew"
-        )
 
 
 if __name__ == "__main__":

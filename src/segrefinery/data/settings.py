@@ -41,7 +41,7 @@ def joined_reference(references: References | None) -> str | None:
     return BETWEEN.join(names) or None
 
 
-def _joined_list(given: Any) -> Any:
+def _joined(given: Any) -> Any:
     texts = isinstance(given, str) or (isinstance(given, list | tuple) and all(isinstance(each, str) for each in given))
     if not texts:
         return given
@@ -51,7 +51,7 @@ def _joined_list(given: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-Reference = Annotated[str | None, BeforeValidator(_joined_list)]
+Reference = Annotated[str | None, BeforeValidator(_joined)]
 """A setting that names a data set, or several in a list."""
 
 

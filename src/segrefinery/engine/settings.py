@@ -19,8 +19,8 @@ class TrainingSettings(Settings):
     networks alone, and only on those with ``avx512_bf16`` or AMX; a run says where it is emulated."""
     accumulate: Annotated[int, BUDGET] = Field(default=1, ge=1)
     """Splits a step into so many micro-batches: less memory, and the same gradient of every loss that is a mean over
-    all pixels. Losses over chosen pixels (masked, contrastive, a mixture's) become means of the parts' means; batch
-    norm sees less."""
+    all pixels. Losses over chosen pixels (labelled, masked, contrastive, a mixture's) become means of the parts' means;
+    batch norm sees less."""
     clip_norm: Annotated[float | None, BUDGET] = Field(default=None, gt=0)
     """Limits the norm of all gradients of a step together, those of discriminators and refiners among them; null for no
     limit."""

@@ -65,12 +65,10 @@ def compare(
     Raises:
         SegRefineryError: no model, different classes, bands or targets, or fewer than two images.
     """
-    if isinstance(runs, str | Path) or not runs:
-        raise SegRefineryError(
-            f"runs: a list of run folders expected, got {str(runs)!r}; write [{str(runs)!r}]"
-            if runs
-            else "runs: there is none to compare; name run folders or model folders"
-        )
+    if not runs:
+        raise SegRefineryError("runs: there is none to compare; name run folders or model folders")
+    if isinstance(runs, str | Path):
+        raise SegRefineryError(f"runs: a list of run folders expected, got {str(runs)!r}; write [{str(runs)!r}]")
     folders = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
     check_classes(folders)
     reference = target or common_target(runs)
