@@ -68,7 +68,7 @@ def pretend_run(folder: Path, per_image: list[Any], stage: str = "adapt") -> Pat
     scores = {"stage": stage, "miou": 0.6, "iou": {"road": 0.6, "sky": 0.6}, "pixel_accuracy": 0.8}
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(
-        json.dumps({"adapted": scores, "verdict": {"word": "helped", "difference": 0.1}})
+        json.dumps({"adapted": scores, "verdict": {"word": "helped", "difference": 0.1, "reasons": ["steadier"]}})
     )
     record = {"kind": "train", "stage": stage, "seconds_per_step": 0.25}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")

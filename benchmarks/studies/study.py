@@ -299,7 +299,9 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
         found["step_ms"] = step_ms(cell.folder)
         found["rare_third"] = rare_third(cell.folder, scores)
         if "verdict" in final:
-            found["verdict"], found["trust_gain"] = final["verdict"]["word"], round(final["verdict"]["difference"], 4)
+            said = final["verdict"]
+            found["verdict"], found["trust_gain"] = said["word"], round(said["difference"], 4)
+            found["reasons"] = said["reasons"]
         if final.get("adapted") and final.get("source_only"):
             found["before"] = final["source_only"]["miou"]
         keep_counts(cell.counts_file, per_image(cell.folder, scores["stage"]))

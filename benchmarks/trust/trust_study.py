@@ -7,8 +7,9 @@
 without the source's loss); a finished one is not run again. ``table`` reads every finished cell: the
 looks of runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations
 are those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The
-result is ``benchmarks/results/trust.md``; what was said of each model is kept in ``trust/judged.jsonl`` beside it, so
-that it counts when its run folder is gone.
+verdicts are those of the same models and of every cell that a study kept. The result is
+``benchmarks/results/trust.md``; what was said of each model is kept in ``trust/judged.jsonl`` beside it, so that it
+counts when its run folder is gone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.command import one_line_errors
-from lib.results import CELLS, RESULTS
+from lib.results import CELLS, RESULTS, read_lines
 from segrefinery.core.errors import SegRefineryError
 
 KNOWN = Path(__file__).with_name("known.txt")
@@ -202,6 +203,30 @@ def kept_and(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
     return {task: models for task, models in sorted(by_task.items()) if len(models) >= MODELS}
 
 
+def told_by_studies() -> list[Judged]:
+    """The models that the cells of all studies ended with, by the verdicts of their runs. A cell that several studies
+    have in common counts once."""
+    models: dict[tuple[str, float], Judged] = {}
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        for line in read_lines(path).values():
+            if "verdict" in line:
+                run = f"{line['recipe'].replace('/', '_')}-{line['key']}/seed{line['seed']}"
+                gain = line["miou"] - line["before"]
+                model = Judged(line["task"], run, line["stage"], False, line["miou"], {}, line["verdict"], gain)
+                models.setdefault((model.task, model.miou), model)
+    return list(models.values())
+
+
+def with_studies(judged: dict[str, list[Judged]]) -> dict[str, list[Judged]]:
+    """The judged models and those of the studies, by task; where a model is in both, as it was judged."""
+    models = {(each.task, each.miou): each for each in told_by_studies()}
+    models |= {(each.task, each.miou): each for of_task in judged.values() for each in of_task}
+    by_task: dict[str, list[Judged]] = {}
+    for each in models.values():
+        by_task.setdefault(each.task, []).append(each)
+    return dict(sorted(by_task.items()))
+
+
 def across_table(judged: dict[str, list[Judged]]) -> str:
     """Markdown: per score and task, Spearman over all stage ends and the regret of the picked one."""
     lines = [
@@ -232,21 +257,24 @@ def verdict_table(judged: dict[str, list[Judged]], margin: float = 0.005) -> str
     without a model are left out."""
     lines = ["| task | truth | better | no evidence | worse |", "|---|---|---|---|---|"]
     for task, models in judged.items():
-        kinds = {
-            "better": [m for m in models if m.gain is not None and m.gain > margin],
-            "about the same": [m for m in models if m.gain is not None and abs(m.gain) <= margin],
-            "worse": [m for m in models if m.gain is not None and m.gain < -margin],
-        }
-        for truth, group in kinds.items():
+        for truth in ("better", "about the same", "worse"):
+            group = [m for m in models if truth_of(m, margin) == truth]
             counts = [sum(m.verdict == word for m in group) for word in ("better", "no evidence", "worse")]
             if group:
                 lines.append(f"| {task} | {truth} | " + " | ".join(map(str, counts)) + " |")
-    wrong = [m for models in judged.values() for m in models if m.verdict == "better" and (m.gain or 0) < -margin]
-    lines.append("")
-    lines.append(
-        f"Called better and worse in truth: {len(wrong)}" + "".join(f"\n* {m.task} {m.run} {m.stage}" for m in wrong)
-    )
+    for word, truth in (("better", "worse"), ("worse", "better")):
+        every = (model for of_task in judged.values() for model in of_task)
+        wrong = [m for m in every if m.verdict == word and truth_of(m, margin) == truth]
+        lines.append(f"\nCalled {word} and {truth} in truth: {len(wrong)}")
+        lines += [f"* {m.task} {m.run} {m.stage}, {100 * (m.gain or 0):+.1f} points" for m in wrong]
     return "\n".join(lines)
+
+
+def truth_of(model: Judged, margin: float) -> str | None:
+    """better, about the same or worse than source-only, which alone is none of them."""
+    if model.gain is None:
+        return None
+    return "about the same" if abs(model.gain) <= margin else "better" if model.gain > 0 else "worse"
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
@@ -307,7 +335,8 @@ def table() -> str:
         "## Across runs: the stage ends of all runs of a task",
         across_table(judged) if judged else f"No task has {MODELS} models.",
     ]
-    for title, part in zip(("on which the score was chosen", "that came after"), known_and_new(judged), strict=True):
+    parts_of = known_and_new(with_studies(judged))
+    for title, part in zip(("on which the score was chosen", "that came after"), parts_of, strict=True):
         parts += [f"## Verdicts against source-only: runs {title}", verdict_table(part)]
     return "\n\n".join(parts) + "\n"
 
