@@ -33,3 +33,12 @@ def test_a_step_is_measured_beside_its_passes():
     assert found["passes"] == 1  # its labels were made before, and its source weighs nothing
     assert found["step"] > 0
     assert found["bare"] > 0
+
+
+def test_no_result_is_told_of_two_settings():
+    lines = [json.loads(line) for path in (BENCHMARKS / "results").glob("*.jsonl") for line in path.open()]
+    keys: dict[tuple[object, ...], set[str]] = {}
+    for line in lines:
+        keys.setdefault(tuple(line[part] for part in ("task", "seed", "seconds", "miou")), set()).add(line["key"])
+    assert len(keys) > 50
+    assert [measured for measured, of in keys.items() if len(of) > 1] == []
