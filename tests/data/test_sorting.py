@@ -159,3 +159,24 @@ def test_pictures_of_raw_formats_are_counted(tmp_path):
     photo(tmp_path / "a.jpg")
     (tmp_path / "b.CR2").write_bytes(b"raw")
     assert "1 .cr2" in notes_of(open_dataset(str(tmp_path)))[0]
+
+
+def test_pictures_that_would_be_dropped_in_silence_are_read_or_said(tmp_path):
+    for name in ("a.jpg", "b.jfif", "c.JPE"):
+        photo(tmp_path / "t" / name)
+    photo(tmp_path / "t/d.png").rename(tmp_path / "t/d")
+    (tmp_path / "t/README").write_text("no picture")
+    assert names(tmp_path / "t") == ["a", "b", "c"]
+    said = ("d is without a suffix and left out, though a picture by content; rename",)
+    assert notes_of(open_dataset(str(tmp_path / "t"))) == said
+    (tmp_path / "t/e.heic").write_bytes(b"x")
+    (note,) = notes_of(open_dataset(f"{tmp_path}/t/*"))
+    assert "left out: 1 .heic, 2 without a suffix; rename or convert" in note
+    assert notes_of(open_dataset(f"{tmp_path}/t/*.j*")) == ()
+
+
+@pytest.mark.parametrize("folder", ["@eaDir/a.jpg", "$RECYCLE.BIN", "#recycle", "__MACOSX"])
+def test_what_systems_keep_beside_data_is_no_image(tmp_path, folder):
+    photo(tmp_path / "a.jpg")
+    photo(tmp_path / folder / "thumb.jpg")
+    assert names(tmp_path) == ["a"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -274,7 +275,9 @@ def _identities(dataset: ImageDataset) -> set[tuple[str, str] | Path]:
     identities: set[tuple[str, str] | Path] = set()
     for index in range(len(dataset)):
         files = files_of(dataset, index)
-        identities.add(files[0].resolve() if files else (dataset.reference.partition(":")[0], dataset.name(index)))
+        identities.add(
+            Path(os.path.realpath(files[0])) if files else (dataset.reference.partition(":")[0], dataset.name(index))
+        )
     return identities
 
 

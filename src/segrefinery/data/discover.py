@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from segrefinery.data.decoding import DataError
@@ -13,11 +15,14 @@ from segrefinery.data.files import Sample
 from segrefinery.data.films import FILM_SUFFIXES
 from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, pictures_among, refuse_masks_alone
 
+_NOT_DATA = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
+"""How folders begin that systems keep beside data: thumbnails, what was thrown away."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 def walk(root: Path) -> Iterator[str]:
-    """The files under ``root`` as sorted relative POSIX paths. Follows links once each; leaves hidden files out.
+    """The files under ``root`` as sorted relative POSIX paths. Follows links once each, but for those that lead to a
+    folder above; leaves out hidden files and what systems keep for themselves.
 
     Raises:
         DataError: a folder cannot be read.
@@ -28,14 +33,14 @@ def walk(root: Path) -> Iterator[str]:
             error.filename, "path", f"cannot be read ({error.strerror})", "check its permissions"
         ) from error
 
-    visited: set[str] = set()
+    visited = set(map(str, Path(os.path.realpath(root)).parents))
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
             continue
         visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(_NOT_DATA))
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
@@ -78,7 +83,7 @@ def find(root: Path, pattern: str) -> dict[str, Path]:
 
 
 def _regex(pattern: str) -> str:
-    wild = {"{name}": "(?P<name>.+)", "**/": "(?:.*/)?", "*": "[^/]*"}
+    wild = {"{name}": "(?P<name>(?s:.+))", "**/": "(?s:.*/)?", "*": "[^/]*"}
     ending = next(
         (
             known
@@ -91,8 +96,8 @@ def _regex(pattern: str) -> str:
     parts = re.split(r"(\{name\}|\*\*/|\*)", pattern)
     # A second {name} means the same text again.
     text = "".join(wild.get(part, re.escape(part)) for part in parts)
-    head, first, tail = text.partition("(?P<name>.+)")
-    return head + first + tail.replace("(?P<name>.+)", "(?P=name)") + (f"(?i:{ending})" if ending else "")
+    head, first, tail = text.partition(wild["{name}"])
+    return head + first + tail.replace(wild["{name}"], "(?P=name)") + (f"(?i:{ending})" if ending else "")
 
 
 def refuse_archive(path: Path) -> None:
@@ -129,12 +134,13 @@ def plain_images(path: str) -> tuple[list[Sample], list[str]]:
         root, names = root.parent, [root.name]
         images, notes = pictures_among(names), []
     else:
-        hits = sorted(hit for hit in glob.glob(path, recursive=True) if os.path.isfile(hit))
+        hits = _fitting(path)
         if not hits:
             raise DataError(path, "path", "does not exist, and is no pattern of existing files", "check the spelling")
         root = Path(os.path.commonpath([os.path.dirname(hit) for hit in hits]))
         names = [Path(hit).relative_to(root).as_posix() for hit in hits]
-        images, notes = pictures_among(names), []
+        images = pictures_among(names)
+        notes = _no_pictures(sorted(set(names).difference(images)))
     if not images:
         others = sorted({os.path.splitext(name)[1] or name for name in names})
         held = f"only {', '.join(others[:5])} files" if others else "nothing"
@@ -147,3 +153,37 @@ def plain_images(path: str) -> tuple[list[Sample], list[str]]:
     unique = len(stems) == len(images)
     samples = [Sample(os.path.splitext(name)[0] if unique else name, root / name) for name in images]
     return samples, notes
+
+
+def _fitting(pattern: str) -> list[str]:
+    """The files that a glob names, sorted; the folders it begins with are meant as they are written if they exist,
+    and links are followed as by ``walk``."""
+    parts = Path(pattern).parts
+    fixed = 0
+    while fixed < len(parts) and Path(*parts[: fixed + 1]).is_dir():
+        fixed += 1
+    base, wanted = Path(*parts[:fixed]), parts[fixed:]
+    if "**" in wanted:
+        hits = [name for name in walk(base) if _fits(name.split("/"), wanted)]
+    else:
+        hits = glob.glob("/".join(wanted), root_dir=base)
+    return sorted(str(base / hit) for hit in hits if not (base / hit).is_dir())
+
+
+def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether the parts of a path fit those of a glob."""
+    if not wanted:
+        return not parts
+    if wanted[0] == "**" and _fits(parts, wanted[1:]):
+        return True
+    rest = wanted if wanted[0] == "**" else wanted[1:]
+    return bool(parts) and (wanted[0] == "**" or fnmatchcase(parts[0], wanted[0])) and _fits(parts[1:], rest)
+
+
+def _no_pictures(names: Sequence[str]) -> list[str]:
+    """A sentence about files that a glob names and that are not read, if there are any."""
+    if not names:
+        return []
+    counted = Counter(os.path.splitext(name)[1].lower() or "without a suffix" for name in names)
+    told = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counted.items()))
+    return [f"files that are no pictures by their suffix are left out: {told}; rename or convert those that are"]

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segrefinery.data.decoding import DataError, decoded
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.data.decoding import DataError, decoded, image_size
 from segrefinery.data.label_files import MADE, MANIFEST
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 _OTHER_FORMATS = (
     ".gif", ".jp2", ".j2k", ".jxl", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".tga",
     ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dcm", ".nii", ".ecw", ".vrt",
@@ -48,6 +49,8 @@ def images_among(root: Path, names: Sequence[str]) -> tuple[list[str], list[str]
     if skipped:
         counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
         notes.append(f"pictures of formats that are not read are left out: {counted}; convert them to PNG")
+    if nameless := [name for name in names if not PurePosixPath(name).suffix and _is_picture(root / name)]:
+        notes.append(f"{_first(sorted(nameless))} without a suffix and left out, though a picture by content; rename")
     if ours:
         notes.append(f"{_first(sorted(ours))} written by segrefinery and left out")
     if masks:
@@ -136,6 +139,14 @@ def _masks(root: Path, pictures: Sequence[str]) -> set[str]:
             if not few.issuperset(others):
                 masks.update(name for name in few.intersection(names) if name.lower().endswith(".png"))
     return masks
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file begins as a picture does."""
+    try:
+        return min(image_size(path)) > 0
+    except SegRefineryError:
+        return False
 
 
 def _has_few_colors(path: Path) -> bool:

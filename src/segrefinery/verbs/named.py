@@ -125,7 +125,7 @@ def refuse_inside(output: str | Path, *datasets: ImageDataset | None) -> None:
     for dataset in datasets:
         for part in () if dataset is None else parts_within(dataset):
             folder = searched_folder(part)
-            if folder is not None and Path(output).resolve().is_relative_to(folder.resolve()):
+            if folder is not None and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):
                 raise SegRefineryError(
                     f"{output}: lies in {folder}, whose images are read; name a folder outside with -o"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,5 +171,5 @@ def _label_file(image: Path) -> Path:
 
 
 def _short(image: Path, root: Path) -> str:
-    real = image.resolve()
+    real = Path(os.path.realpath(image))
     return real.relative_to(root).as_posix() if real.is_relative_to(root) else image.name
