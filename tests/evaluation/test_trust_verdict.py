@@ -190,3 +190,29 @@ def test_every_score_has_a_number():
         found
     )
     assert all(value == value for value in found.values())
+
+
+def with_rare_classes(shares):
+    """The true labels of ``IMAGES`` images whose last two classes hold a share of the pixels each."""
+    rng = torch.Generator().manual_seed(4)
+    return torch.multinomial(
+        torch.tensor([*[(1 - sum(shares)) / 4] * 4, *shares]), IMAGES * PIXELS, True, generator=rng
+    )
+
+
+@pytest.mark.parametrize(
+    ("shares", "unstable", "word"),
+    [((0.02, 0.02), 0.05, "no evidence"), ((0.02, 0.02), 0.5, "worse"), ((0.2, 0.2), 0.05, "worse")],
+    ids=["rare, the score gains", "rare, the score does not", "a large part of every image"],
+)
+def test_lost_rare_classes_do_not_overrule_a_score_that_gains(shares, unstable, word):
+    labels = with_rare_classes(shares).view(IMAGES, PIXELS)
+    before = observed(flipped(labels, 0.05, 2), unstable=0.5, confidence=0.6)
+    lost = observed(torch.where(labels > 3, labels - 4, labels), unstable)
+    found = verdict(lost, before)
+    assert found.word == word
+    assert found.reasons[0].startswith("2 of 6 classes are no longer predicted, ")
+    if word == "no evidence":
+        assert found.interval is not None
+        assert found.interval[0] > 0
+        assert "the score gains all the same, and speaks against a collapse" in found.reasons

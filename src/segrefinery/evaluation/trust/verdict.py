@@ -14,8 +14,9 @@ model still agrees. Their root, because the reference is often wrong where it is
 ``better`` needs a gain in trust beyond its bootstrap interval, and a second witness: the same score with steadiness
 under mirroring in place of scale must gain beyond its interval too. A student of masked images or of an average over
 scales is steadier under scale, right or wrong; both it and its source saw mirrored images. ``worse`` is a loss of trust
-beyond the interval, or a sign of collapse, which overrules the score. How often that is right: docs/benchmarks.md,
-where the runs on which this form was chosen stand apart from those that came after.
+beyond the interval, or a sign of collapse, which overrules the score; but where all that was lost are rare classes, and
+the score, to which they count as nothing, gains all the same, the two contradict each other: no evidence. How often
+that is right: docs/benchmarks.md, where the runs on which this form was chosen stand apart from those that came after.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ EXPECTED = 0.002
 """Share of the pixels from which a class counts as one that is there."""
 SMALLEST_GAIN = 0.01
 """A difference of the combined score that is smaller than this is no evidence, however narrow its interval."""
-DEAD, LARGEST, REST, JUMP, FEWEST_ANCHORS = 0.02, 0.9, 0.5, 0.5, 0.6
-"""Collapse: a class with less than this of its share before; the largest class, where the others keep less than this
-part of what they should have; total variation; anchors kept."""
+DEAD, RARE, LARGEST, REST, JUMP, FEWEST_ANCHORS = 0.02, 0.1, 0.9, 0.5, 0.5, 0.6
+"""Collapse: a class with less than this of its share before; the share of the pixels below which the lost are rare; the
+largest class, where the others keep less than this part of what they should have; total variation; anchors kept."""
 RANKS, CONFIRMS = "scale", "flip"
 """The perturbation whose steadiness is part of the combined score, and the one that must confirm a ``better``."""
 
@@ -133,16 +134,19 @@ def verdict(candidate: Observation, source_only: Observation, prior: Tensor | No
     check_comparable(candidate, source_only)
     expected = expected_classes(candidate, source_only)
     difference = float(trust(candidate, source_only, expected) - trust(source_only, source_only, expected))
-    alarming = collapse_signs(candidate, source_only, prior)
+    alarming, rare = collapse_signs(candidate, source_only, prior), rare_classes_lost(candidate, source_only, prior)
     told = _terms(candidate, source_only, expected)
     if len(candidate.names) < 2:
         few = "one target image is too few for an interval"
         return Verdict("worse" if alarming else "no evidence", difference, None, [*alarming, few, *told])
     low, high = gain_interval(candidate, source_only, expected)
+    gains = low > 0 and difference >= SMALLEST_GAIN
     word: Word = "no evidence"
-    if alarming or high < -SMALLEST_GAIN:
+    if (alarming and not (rare and gains)) or high < -SMALLEST_GAIN:
         word = "worse"
-    elif low > 0 and difference >= SMALLEST_GAIN:
+    elif alarming:
+        told.append("the score gains all the same, and speaks against a collapse")
+    elif gains:
         if gain_interval(candidate, source_only, expected, CONFIRMS)[0] > 0:
             word = "better"
         else:
@@ -174,11 +178,13 @@ def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor
     """
     now, before = candidate.shares, reference.shares
     priors = [before] if prior is None else [before, prior.double()]
-    alive = torch.stack(priors).amin(dim=0) >= EXPECTED
-    dead = int((alive & (now < DEAD * before)).sum())
+    dead, alive = _dead(candidate, reference, prior)
     signs = []
-    if dead >= 2 and dead >= 0.2 * int(alive.sum()):
-        signs.append(f"{dead} of {int(alive.sum())} classes are no longer predicted")
+    if _many(dead, alive):
+        held = 100 * float(before[dead].sum())
+        signs.append(
+            f"{int(dead.sum())} of {int(alive.sum())} classes are no longer predicted, which were {held:.0f} % of the pixels"
+        )
     if float(now.max()) > LARGEST and others_are_lost(candidate, reference, prior):
         signs.append(f"one class covers {100 * float(now.max()):.0f} % of the pixels")
     if (jump := min(float(scores.total_variation(now, each)) for each in priors)) > JUMP:
@@ -186,6 +192,25 @@ def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor
     if float(anchors(candidate, reference)) < FEWEST_ANCHORS:
         signs.append(f"less than {100 * FEWEST_ANCHORS:.0f} % of what source-only was sure of is kept")
     return signs
+
+
+def rare_classes_lost(candidate: Observation, reference: Observation, prior: Tensor | None = None) -> bool:
+    """Whether the only sign of collapse are classes that are no longer predicted, and they were ``RARE`` together."""
+    dead, alive = _dead(candidate, reference, prior)
+    only = len(collapse_signs(candidate, reference, prior)) == 1 and _many(dead, alive)
+    return only and float(reference.shares[dead].sum()) < RARE
+
+
+def _dead(candidate: Observation, reference: Observation, prior: Tensor | None) -> tuple[Tensor, Tensor]:
+    """C bool twice: the classes that are lost, and those that both the reference and the prior expect."""
+    before = reference.shares
+    alive = before >= EXPECTED if prior is None else torch.minimum(before, prior.double()) >= EXPECTED
+    return alive & (candidate.shares < DEAD * before), alive
+
+
+def _many(dead: Tensor, alive: Tensor) -> bool:
+    """Whether so many of the living classes are dead that it looks like a collapse."""
+    return int(dead.sum()) >= max(2, 0.2 * int(alive.sum()))
 
 
 def others_are_lost(candidate: Observation, reference: Observation, prior: Tensor | None = None) -> bool:
