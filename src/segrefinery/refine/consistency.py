@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from segrefinery.core.precision import wide
 from segrefinery.data.augment import AffineViewSettings, Warp, affine_strong_view, apply_affine
 from segrefinery.models.segmenter import Prediction
 from segrefinery.refine.base import Step
@@ -25,14 +26,15 @@ class StrongView:
     warp: Warp | None
 
     def compare(self, loss: Callable[..., Tensor], weak: Tensor, strong: Tensor) -> Tensor:
-        """``loss(weak, strong, mask)`` with the weak view's map moved as its image was, over the pixels both show.
+        """``loss(weak, strong, mask)`` with the weak view's map moved as its image was, in float32 or better, over the
+        pixels both show.
 
         Args:
             weak, strong: B x C x h x w logits of the weak view and of the strong one, on the network's grid.
         """
         if self.warp is None:
             return loss(weak, strong, None)
-        moved, uncovered = apply_affine(weak, self.warp, aligned=self.prediction.aligned)
+        moved, uncovered = apply_affine(wide(weak), self.warp, aligned=self.prediction.aligned)
         return loss(moved, strong, ~uncovered)
 
 
