@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segrefinery.data.mixing import classmix, draw_mix_classes
-from segrefinery.data.sampling import soft_balance_probabilities
+from segrefinery.data.sampling import rare_class_probabilities, soft_balance_probabilities
 from segrefinery.losses import self_information
 from segrefinery.refine.pixel_attention import pixel_attention
 from segrefinery.refine.prototypes import prototype_weights
@@ -64,6 +64,14 @@ def test_source_images_are_drawn_by_proportions(balance):
     counts = torch.tensor([[900, 0, 5], [100, 30, 0], [1, 0, 0]])
     by_numbers = soft_balance_probabilities(counts, [1, 2], balance)
     torch.testing.assert_close(soft_balance_probabilities(counts / 1e6, [1, 2], balance), by_numbers)
+
+
+@pytest.mark.parametrize("count", [-1.0, float("nan"), float("inf")])
+def test_what_cannot_be_counted_has_no_probability(count):
+    counts = torch.tensor([count, 1.0])
+    for formula, given in ((rare_class_probabilities, counts), (soft_balance_probabilities, counts[None])):
+        with pytest.raises(ValueError, match="pixel_counts must not be negative, infinite or NaN"):
+            formula(given)
 
 
 def test_one_class_has_no_entropy():

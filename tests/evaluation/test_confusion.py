@@ -27,6 +27,13 @@ def test_a_class_only_predicted_counts_as_zero_iou_but_not_in_mean_accuracy():
     assert counts.mean_pixel_accuracy == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("given", [{"pred": torch.tensor([0.9])}, {"label": torch.tensor([0.0])}])
+def test_fractions_are_no_classes(given):
+    whole = {"pred": torch.tensor([0]), "label": torch.tensor([0])}
+    with pytest.raises(ValueError, match=f"{next(iter(given))} holds torch.float32; integer class ids expected"):
+        ConfusionMatrix(2).update(**whole | given)
+
+
 def test_sum_of_parts_equals_the_whole():
     pred, label = torch.randint(0, 5, (4, 9, 7)), torch.randint(0, 5, (4, 9, 7))
     whole, parts = ConfusionMatrix(5), ConfusionMatrix(5)

@@ -232,8 +232,8 @@ def _pick(cumulative: Tensor, place: float) -> int:
 def _counts(pixel_counts: Tensor, dims: int) -> Tensor:
     if pixel_counts.ndim != dims:
         raise ValueError(f"pixel_counts must be {'N x C' if dims == 2 else 'C'}: got {tuple(pixel_counts.shape)}")
-    if not bool((pixel_counts >= 0).all()):
-        raise ValueError("pixel_counts must not be negative, or NaN")
+    if not bool(((pixel_counts >= 0) & pixel_counts.isfinite()).all()):
+        raise ValueError("pixel_counts must not be negative, infinite or NaN")
     return pixel_counts.detach().cpu().double()
 
 

@@ -27,8 +27,11 @@ class ConfusionMatrix:
         """Count a batch: two integer tensors of the same shape; pixels whose label is 255 are left out.
 
         Raises:
-            ValueError: shapes differ, or an id lies outside 0..C-1.
+            ValueError: shapes differ, an id lies outside 0..C-1, or what is given are no integers.
         """
+        for name, ids in (("pred", pred), ("label", label)):
+            if ids.is_floating_point():  # 0.9 would count as class 0
+                raise ValueError(f"{name} holds {ids.dtype}; integer class ids expected")
         if pred.shape != label.shape:
             raise ValueError(f"pred {tuple(pred.shape)} and label {tuple(label.shape)} must have the same shape")
         valid = label != IGNORE
