@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,9 +20,6 @@ from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.confidence import class_thresholds, confidence_histogram
 from segrefinery.refine.settings import ClassBalancedSettings, InstanceAdaptiveSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 def balanced_scores(probs: Tensor, thresholds: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,9 +18,6 @@ from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.settings import ConfidenceShareSettings, ConfidenceThresholdSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 def normalized_entropy(probs: Tensor, dim: int = 1) -> Tensor:
