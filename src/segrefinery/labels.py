@@ -218,7 +218,8 @@ def lookup_table(ids: Mapping[int, str | None], space: LabelSpace, merge: Merge 
 
     bad = [i for i in ids if not 0 <= i < 1 << 16]
     if bad:
-        raise SegRefineryError(f"mask ids must be in 0..65535, not {', '.join(map(str, bad))}.")
+        wrong = ", ".join(map(str, bad))
+        raise SegRefineryError(f"classes or ignore: {wrong} is no id of a mask; give whole numbers from 0 to 65535.")
     table = torch.full((256 if max(ids, default=0) < 256 else 1 << 16,), UNKNOWN, dtype=torch.int64)
     for file_id, class_name in ids.items():
         name = None if class_name is None else renamed([class_name], merge)[0]

@@ -217,6 +217,10 @@ def test_folder_with_a_labelmap(tmp_path):
     ("text", "message"),
     [
         ("klasses: [a, b]", "klasses"),
+        ("classes: [a, b, c]\nsplits: {x: {fil: x.txt}}", r"splits.x.fil: unknown key; .* Did you mean 'file'\?"),
+        ("classes: {-1: null, 0: a, 1: b}", "classes or ignore: -1 is no id of a mask"),
+        ("classes: [a, b, c]\ncolors: {A: [1, 2, 3], d: [1, 2, 4]}", "colors: no class is named 'd'; write of a, b, c"),
+        ("classes:\n\t- a", "is no YAML: .* write spaces, not tabs"),
         ("classes: 3", "dataset.yaml: classes: write a list of names, id: name, the name of a label space"),
         ("classes: {road: 0, car: 1}", "classes: write id: name, for instance"),
         ("classes: {0: a, 1: b, 0: c}", "'0' is given twice"),
@@ -240,6 +244,78 @@ def test_a_wrong_description_names_file_and_field(tmp_path, text, message):
     with pytest.raises(SegRefineryError, match=message) as error:
         open_dataset(folder(tmp_path, text))
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_misspelt_key_is_named_and_not_that_the_right_one_is_missing(tmp_path):
+    reference = folder(tmp_path, "")
+    text = "Images: images/{name}.png\nmasks: masks/{name}.png\nclasses: [a, b, c]\n"
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(SegRefineryError, match=r"dataset.yaml: Images: unknown key; .* Did you mean 'images'\?"):
+        open_dataset(reference)
+    (tmp_path / "dataset.yaml").write_bytes(text.replace("I", "i").replace("[a", "[é").encode("latin-1"))
+    with pytest.raises(SegRefineryError, match=r"is no YAML: .*; save it as UTF-8"):
+        open_dataset(reference)
+
+
+@pytest.mark.parametrize("form", ["\ufeff", "\r\n"])
+def test_marks_and_line_ends_of_windows_change_nothing(tmp_path, form):
+    reference = folder(tmp_path, "classes: classes.txt\nsplits: {some: {file: some.txt}}\n", (0, 1, 2))
+    for file, text in (("classes.txt", "a\nb\nc\n"), ("some.txt", "plain\nwith space\n")):
+        (tmp_path / file).write_text(text, "utf-8")
+    plain = open_dataset(f"{reference}@some")
+    for file in ("dataset.yaml", "classes.txt", "some.txt"):
+        text = (tmp_path / file).read_text("utf-8")
+        changed = form + text if form == "\ufeff" else text.replace("\n", form)
+        (tmp_path / file).write_bytes(changed.encode())
+    same = open_dataset(f"{reference}@some")
+    assert (same.space, len(same), same.name(1)) == (plain.space, 2, "with space")
+
+
+def test_the_colour_of_a_class_that_merge_makes_is_used(tmp_path):
+    text = "classes: [a, b, c]\nmerge: {b: d, c: d}\ncolors: {d: [1, 2, 3], a: [4, 5, 6]}"
+    space = open_dataset(folder(tmp_path, text)).space
+    assert space is not None
+    assert (space.classes, space.colors) == (("a", "d"), ((4, 5, 6), (1, 2, 3)))
+
+
+def test_only_masks_fit_the_images_pattern(tmp_path):
+    reference = folder(tmp_path, "classes: [a, b, c]")
+    for pattern, message in (("masks/{name}.png", "nothing but masks fits"), ("images\\{name}.png", "folders with /")):
+        (tmp_path / "dataset.yaml").write_text(f"images: {pattern}\nmasks: masks/{{name}}.png\nclasses: [a, b, c]")
+        with pytest.raises(SegRefineryError, match=message):
+            open_dataset(reference)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# mine\na\nb\nc\n", r"names.txt: classes: '# mine' is no name, and each line counts as an id; write one"),
+        ("0 a\n1 b\n2 c\n", r"names.txt: classes: its lines, first '0 a', hold more than names"),
+        ("- a\n- b\n- c\n", r"names.txt: classes: its lines, first '- a', hold more than names"),
+        ("a\n\xe9\n", r"names.txt: classes: is no UTF-8 text; save it as UTF-8"),
+    ],
+)
+def test_a_file_of_classes_whose_lines_are_no_ids_is_refused(tmp_path, content, message):
+    reference = folder(tmp_path, "classes: names.txt", (0, 1, 2))
+    (tmp_path / "names.txt").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SegRefineryError, match=message):
+        open_dataset(reference)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("use,frame\nx,plain\nx\n", r"s.csv: line 3: has 1 columns, the header 2; complete it"),
+        ("use,frame\nx,a,b\n", r"s.csv: line 2: has 3 columns, the header 2; complete it, and quote"),
+        ("use,frame\nx,{}\n".format("y" * 200_000), r"s.csv: line 2: is no CSV \(field larger"),
+        ("use,frame,use\nx,plain,y\n", r"s.csv: splits.column: there are several columns 'use'"),
+    ],
+)
+def test_a_csv_file_that_is_not_even_is_refused(tmp_path, content, message):
+    reference = folder(tmp_path, "classes: [a, b, c]\nsplits: {x: {file: s.csv, column: use, value: x, name: frame}}")
+    (tmp_path / "s.csv").write_text(content)
+    with pytest.raises(SegRefineryError, match=message):
+        open_dataset(f"{reference}@x")
 
 
 def test_a_pattern_that_begins_with_name_wants_quotes(tmp_path):

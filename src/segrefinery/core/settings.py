@@ -122,7 +122,8 @@ class Mistake(NamedTuple):
 def mistakes_of(error: ValidationError, model: type[Settings]) -> list[Mistake]:
     """The mistakes that ``model`` found, each once: what to write instead, and the valid keys where one is unknown."""
     mistakes = []
-    for item in error.errors():
+    # What is missing comes last, for it may be there under the name of an unknown key.
+    for item in sorted(error.errors(), key=lambda item: item["type"] == "missing"):
         location, given, text = item["loc"], item["input"], item["msg"].removeprefix("Value error, ")
         got = "" if item["type"] == "mistake" or isinstance(given, Mapping) else f" (got {given!r})"
         if item["type"] == "missing" and location and isinstance(location[-1], int):
@@ -166,10 +167,14 @@ def _how_to_write(field: FieldInfo, given: Any) -> str:
 def _field_at(model: type[Settings], location: Sequence[int | str]) -> FieldInfo | None:
     """The field that a location leads to; None where it leads out of the settings' own fields."""
     owner: type[Settings] | None = model
-    field = None
+    field, keyed = None, False
     for part in location:
+        if keyed:  # a key of the user's own in a mapping, whose values have the field's kind
+            keyed = False
+            continue
         field = owner.model_fields.get(part) if owner and isinstance(part, str) else None
         owner = _settings_in(field.annotation) if field else None
+        keyed = field is not None and get_origin(field.annotation) is dict
     return field
 
 

@@ -69,7 +69,8 @@ class IdMasks:
                 path,
                 "mask",
                 f"holds ids that no class has: {_few(unknown)}",
-                "declare them under 'classes', or under 'ignore' if they are not to be learned",
+                "declare them under 'classes' (a plain list counts from 0), or under 'ignore' if they are not to be "
+                "learned",
             )
         return label
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import unicodedata
@@ -20,6 +19,7 @@ from segrefinery.data.decoding import DataError
 from segrefinery.data.described import how_to_describe
 from segrefinery.data.discover import find, require_folder
 from segrefinery.data.files import ColorMasks, Exif, FileDataset, IdMasks, MaskEncoding, Sample
+from segrefinery.data.listed import SplitSettings, class_names, names_of_split, read_labelmap
 from segrefinery.data.reading import Reading
 from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
 
@@ -31,19 +31,6 @@ _Channel = Annotated[int, Field(ge=0, le=255)]
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _Band = Annotated[int, Field(ge=1)]
 _Rgb = tuple[_Channel, _Channel, _Channel]
-
-
-class SplitSettings(Settings):
-    """Which images belong to a split."""
-
-    file: str
-    """Names a CSV file with a header, or without ``column`` a plain list of names, one a line; relative to the root."""
-    column: str | None = None
-    """Names the column that says where an image belongs."""
-    value: str | int | list[str | int] | None = None
-    """Gives the value, or values, of that column that make the split."""
-    name: str | None = None
-    """Names the column with the image's name; without it, the first."""
 
 
 class FolderSettings(Settings):
@@ -133,11 +120,12 @@ def open_folder(path: Path, split: str | None, reference: str) -> FileDataset:
     require_folder(root, "root")
     masks = _masks(root, settings, file)
     mask_files = set(masks.values())
-    images = {name: image for name, image in find(root, settings.images).items() if image not in mask_files}
+    fitting = find(root, settings.images)
+    images = {name: image for name, image in fitting.items() if image not in mask_files}
     if not images:
-        raise DataError(
-            file, "images", f"no file fits {settings.images!r} under {root}", "correct the pattern or the root"
-        )
+        problem = f"{'nothing but masks' if fitting else 'no file'} fits {settings.images!r} under {root}"
+        remedy = "write folders with /" if "\\" in settings.images else "correct the pattern or the root"
+        raise DataError(file, "images", problem, remedy)
     stray = [mask for name, mask in masks.items() if name not in {_composed(name) for name in images}]
     notes = [f"{len(stray)} masks have no image, first {stray[0]}"] if stray else []
     notes += _twice(settings, root)
@@ -173,7 +161,7 @@ def _twice(settings: FolderSettings, root: Path) -> list[str]:
     """A sentence for each class that several ids have."""
     classes = settings.classes
     if isinstance(classes, str):
-        classes = _names_in(root / classes) if (root / classes).is_file() else None
+        classes = class_names(root / classes) if (root / classes).is_file() else None
     if classes is None:
         return []
     ids: dict[str, list[int]] = {}
@@ -213,8 +201,11 @@ def _load(file: Path) -> FolderSettings:
     except OSError as error:
         raise DataError(file, "dataset.yaml", f"cannot be read ({error.strerror})", "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        quoted = "put what begins with {name} in quotes: '{name}.png'"
-        remedy = quoted if re.search(r":\s*\{name\}", str(error)) else "correct it"
+        remedy = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "correct it"
+        if re.search(r":\s*\{name\}", str(error)):
+            remedy = "put what begins with {name} in quotes: '{name}.png'"
+        elif "'\\t' that cannot start" in str(error):
+            remedy = "write spaces, not tabs"
         raise DataError(file, "dataset.yaml", f"is no YAML: {' '.join(str(error).split())}", remedy) from error
     if not isinstance(content, dict):
         raise DataError(file, "dataset.yaml", "has no keys", f"it needs {', '.join(FolderSettings.model_fields)}")
@@ -248,7 +239,7 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
         choices = f"choose one of: {', '.join(settings.splits)}" if settings.splits else "declare it under 'splits'"
         raise DataError(file, "splits", f"there is no split {split!r}", choices)
     rule = settings.splits[split]
-    names = _listed(root / rule.file, rule, f"splits.{split}")
+    names = names_of_split(root / rule.file, rule, f"splits.{split}")
     stored = {_composed(name): name for name in images}
     lost = [name for name in names if _composed(name) not in stored]
     if lost:
@@ -259,40 +250,6 @@ def _select(images: dict[str, Path], file: Path, root: Path, settings: FolderSet
             f"names must be what {{name}} stands for in {settings.images!r}",
         )
     return {image_name: images[image_name] for image_name in (stored[_composed(name)] for name in names)}
-
-
-def _listed(file: Path, rule: SplitSettings, field: str) -> list[str]:
-    """The names of a split's images; refuses a list that names none."""
-    try:
-        text = readable(file).read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            file, "splits.file", f"cannot be read ({error})", "check the path; it must be UTF-8 text"
-        ) from error
-    if not text.strip():
-        raise DataError(file, field, "the file is empty: it names no image", "list the names of the split's images")
-    if rule.column is None:
-        return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    rows = csv.DictReader(text.splitlines())
-    header = list(rows.fieldnames or [])
-    for column in (rule.column, rule.name):
-        if column is not None and column not in header:
-            raise DataError(
-                file, "splits.column", f"there is no column {column!r}", f"choose one of: {', '.join(header)}"
-            )
-    if rule.value is None:
-        raise DataError(file, field, f"names no image: no value of {rule.column!r} is given", "say which with 'value'")
-    values = {str(value) for value in (rule.value if isinstance(rule.value, list) else [rule.value])}
-    named = rule.name or header[0]
-    names = list(dict.fromkeys(row[named] for row in rows if row[rule.column] in values))
-    if not names:
-        raise DataError(
-            file,
-            field,
-            f"names no image: no line has {rule.column} = {' or '.join(sorted(values))}",
-            "correct the value",
-        )
-    return names
 
 
 def _encoding(settings: FolderSettings, file: Path, root: Path) -> tuple[LabelSpace, MaskEncoding]:
@@ -311,7 +268,7 @@ def _id_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tu
     classes = settings.classes
     colors = dict(settings.colors or {})
     if isinstance(classes, str) and (classes.endswith(".txt") or (root / classes).is_file()):
-        classes = _names_in(root / classes)
+        classes = class_names(root / classes)
     elif isinstance(classes, str):
         known = parse_space(classes)
         colors = {**dict(zip(known.classes, known.colors)), **colors}
@@ -326,22 +283,15 @@ def _id_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tu
     whole = LabelSpace.of(name, list(dict.fromkeys(n for n in ids.values() if n is not None)), colors)
     check_merge(settings.merge, whole)
     space = merged(whole, settings.merge)
+    named = {key(name): name for name in (*whole.classes, *space.classes)}
+    if strange := [name for name in colors if key(name) not in named]:
+        raise DataError(file, "colors", f"no class is named {strange[0]!r}", f"write of {', '.join(named.values())}")
+    space = LabelSpace.of(name, space.classes, {**dict(zip(space.classes, space.colors)), **colors})
     table = lookup_table({**dict.fromkeys([*ignored, IGNORE]), **ids}, space, settings.merge)
     original_ids = {key(name): id for id, name in sorted(ids.items(), reverse=True) if name is not None}
     lowest = [int((table == place).nonzero()[0]) for place in range(space.num_classes)]
     written = (original_ids.get(key(name), id) for name, id in zip(space.classes, lowest, strict=True))
     return space, IdMasks(table, written=tuple(written))
-
-
-def _names_in(file: Path) -> list[str]:
-    """Class names from a text file, one a line."""
-    try:
-        lines = readable(file).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            file, "classes", f"cannot be read ({error})", "check the path; it must be UTF-8 text"
-        ) from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tuple[LabelSpace, ColorMasks]:
@@ -369,24 +319,3 @@ def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) ->
     first = (next(color for color, id in ids.items() if id == place) for place in range(space.num_classes))
     written = (original_colors.get(key(name), color) for name, color in zip(space.classes, first, strict=True))
     return space, ColorMasks(ids, tuple(written))
-
-
-def read_labelmap(path: Path) -> dict[str, Color]:
-    """Class name -> colour from lines ``name:r,g,b:parts:actions``; lines that start with ``#`` are comments.
-
-    Raises:
-        DataError: the file cannot be read, or a line is not of that form.
-    """
-    try:
-        lines = readable(path).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, "labelmap", f"cannot be read ({error})", "check the path") from error
-    colors: dict[str, Color] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        hit = re.fullmatch(r"(?P<name>.+?):(\d+),\s*(\d+),\s*(\d+)(:.*)?", line.strip())
-        if hit is None or any(int(part) > 255 for part in hit.groups()[1:4]) or hit["name"] in colors:
-            raise DataError(path, f"line {number}", f"{line!r} is no new class", "write NAME:R,G,B:: with a name once")
-        colors[hit["name"]] = (int(hit[2]), int(hit[3]), int(hit[4]))
-    return colors
