@@ -1,4 +1,4 @@
-from segrefinery.core.errors import first_line
+from segrefinery.core.errors import first_line, in_one_line
 
 
 def test_another_librarys_error_is_told_by_its_first_line():
@@ -9,3 +9,9 @@ def test_another_librarys_error_is_told_by_its_first_line():
 def test_an_error_without_words_is_told_by_its_kind():
     assert first_line(EOFError()) == "EOFError"
     assert first_line(OSError("  \n ")) == "OSError"
+
+
+def test_what_the_system_refuses_names_the_place_and_the_remedy():
+    refused = PermissionError(13, "Permission denied", "/my/camera")
+    assert in_one_line(refused) == "/my/camera: Permission denied; check its permissions, or name another place"
+    assert in_one_line(OSError(28, "No space left on device", "/my/run")) == "/my/run: No space left on device"

@@ -7,7 +7,7 @@ import pytest
 
 from data.pictures import SIZE, index_png, picture
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.align import align, evaluation_view
+from segrefinery.data.align import align, classes_beside, evaluation_view
 from segrefinery.data.datasets import open_dataset
 from segrefinery.labels import SPACES, LabelSpace
 
@@ -38,6 +38,8 @@ def test_a_model_is_scored_on_the_classes_that_the_data_has(tmp_path):
     assert view.space is MODEL
     assert view.label(0)[0, :4].tolist() == [1, 3, 255, 255]
     assert missing == ("sky", "person")
+    assert classes_beside(data(tmp_path / "2", "[Road, Car, cow]"), MODEL) == ["cow"]
+    assert classes_beside(data(tmp_path / "3", "[Road, Car, cow]"), MODEL, {"cow": None}) == []
 
 
 def test_the_models_merge_may_name_what_this_data_lacks(tmp_path):

@@ -133,6 +133,9 @@ def test_ids_of_a_tiff_are_a_mask_unless_it_is_lossy(tmp_path, tifffile):
     tifffile.imwrite(tmp_path / "b.tif", ids + (1 << 16))
     with pytest.raises(SegRefineryError, match="ids up to 65535"):
         read_ids(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", np.minimum(ids, 1).astype(np.int16) - 1)
+    with pytest.raises(SegRefineryError, match=r"c.tif: mask: holds the id -1; give ids from 0 to 65535, 255 for what"):
+        read_ids(tmp_path / "c.tif")
 
 
 def test_colours_of_a_tiff_are_a_mask(tmp_path, tifffile):

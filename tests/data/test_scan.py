@@ -8,7 +8,8 @@ import torch
 
 from data.pictures import SIZE, index_png, picture
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.check import check_datasets
+from segrefinery.data.align import align
+from segrefinery.data.check import check_datasets, refuse_faults
 from segrefinery.data.datasets import Remapped, UnlabeledView, open_dataset
 from segrefinery.data.scan import cache_folder, class_pixel_counts, fingerprint, scan
 from segrefinery.labels import SPACES
@@ -119,6 +120,12 @@ def test_check_reports_counts_and_shares(tmp_path):
     assert report.sides[2].shares == pytest.approx((30 / 54, 24 / 54))
     assert seen[-1] == ("evaluation", 3, 3)
     assert messages(report) == ["warning source classes no pixel of Sky, which therefore cannot be learned"]
+
+
+def test_a_run_says_what_masks_show_nothing_of(tmp_path):
+    together = align(data(tmp_path / "s"), data(tmp_path / "t", "[Sky, Car, bike]", first=1))
+    with pytest.warns(UserWarning, match="source: .*: classes: no pixel of Sky, which therefore cannot be learned"):
+        refuse_faults(together.source, together.target)
 
 
 def test_check_names_every_fault(tmp_path):

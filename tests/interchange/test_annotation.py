@@ -147,7 +147,7 @@ def test_bad_masks_are_named(tmp_path, masks):
     with pytest.raises(SegRefineryError, match=r"1 of 2 audited images: 000002_b"):
         read_masks(tmp_path, SIZES, SPACE)
     Image.fromarray(masks["000001_a"]).save(tmp_path / "000002_b.png")
-    with pytest.raises(SegRefineryError, match="6 x 9, its image 5 x 4"):
+    with pytest.raises(SegRefineryError, match="9 x 6, its image 4 x 5 pixels"):
         read_masks(tmp_path, SIZES, SPACE)
     Image.fromarray(masks["000002_b"] + 7).save(tmp_path / "000002_b.png")
     with pytest.raises(SegRefineryError, match="unknown ids 7, 8, 9"):

@@ -39,5 +39,6 @@ def in_one_line(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "the memory of this machine does not suffice; free some, or give smaller images"
     if isinstance(error, OSError) and not isinstance(error, SegRefineryError):
-        return f"{error.filename or 'the system'}: {error.strerror or error}"
+        remedy = "; check its permissions, or name another place" if isinstance(error, PermissionError) else ""
+        return f"{error.filename or 'the system'}: {error.strerror or error}{remedy}"
     return " ".join(str(error).splitlines())

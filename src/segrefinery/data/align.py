@@ -185,6 +185,13 @@ def evaluation_view(
     return view, tuple(name for index, name in enumerate(space.classes) if index not in reached)
 
 
+def classes_beside(dataset: SegmentationDataset, space: LabelSpace, merge: Merge | None = None) -> list[str]:
+    """The classes of a data set that ``space`` lacks, so that their pixels are ignored, though no ``merge`` says so."""
+    classes = dataset.space.classes if dataset.space else ()
+    names = zip(classes, renamed(classes, merge), strict=True)
+    return [name for name, new in names if new is not None and match(new, space.classes) is None]
+
+
 def _named(only: LabelSpace | str | Sequence[str], space: LabelSpace) -> set[int]:
     """Ids in ``space`` of the classes that ``only`` names."""
     if isinstance(only, str):

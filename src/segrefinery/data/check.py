@@ -156,6 +156,9 @@ def refuse_faults(
         if len(dataset) and files_of(dataset, 0):
             scan = _scanned(role, dataset, progress)
             faults += _faults(role, scan) + _nothing_labelled(role, dataset, scan)
+            if dataset.space is not None:
+                for problem in _nothing_of(role, dataset, dataset.space, scan):
+                    warnings.warn(str(problem), stacklevel=2)
     if faults:
         others = f" {len(faults) - 1} more are wrong; `segrefinery check` lists them all." if len(faults) > 1 else ""
         raise SegRefineryError(f"{faults[0]}{others}")
@@ -207,18 +210,23 @@ def _inspect(
         message = "there is one image only"
         problems.append(_about(role, dataset, "images", message, "give more, or the result will fit this image alone"))
     problems += _nothing_labelled(role, dataset, scan)
-    if common is not None and pixels is not None and not scan.faults and sum(scan.pixels[:-1]):
-        empty = [name for name, count in zip(common.classes, pixels) if count == 0]
-        if empty and role == "source":
-            message = f"no pixel of {', '.join(empty)}, which therefore cannot be learned"
-            problems.append(_about(role, dataset, "classes", message, "leave these classes out by the label space"))
-        elif empty and role == "labels":
-            message = f"no pixel of {', '.join(empty)}, of which they teach nothing"
-            problems.append(_about(role, dataset, "classes", message, "label images that show them, if it matters"))
-        elif empty:
-            message = f"no pixel of {', '.join(empty)}, which therefore cannot be measured"
-            problems.append(_about(role, dataset, "classes", message, "evaluate on more images"))
+    if common is not None:
+        problems += _nothing_of(role, dataset, common, scan)
     return side, problems
+
+
+def _nothing_of(role: Role, dataset: ImageDataset, space: LabelSpace, scan: Scan) -> list[Problem]:
+    """A warning where masks show nothing of some classes."""
+    if scan.faults or not scan.pixels or not sum(scan.pixels[:-1]):
+        return []
+    if not (empty := [name for name, count in zip(space.classes, scan.pixels) if count == 0]):
+        return []
+    whats: dict[Role, tuple[str, str]] = {
+        "source": ("which therefore cannot be learned", "leave these classes out by the label space"),
+        "labels": ("of which they teach nothing", "label images that show them, if it matters"),
+    }
+    what, remedy = whats.get(role, ("which therefore cannot be measured", "evaluate on more images"))
+    return [_about(role, dataset, "classes", f"no pixel of {', '.join(empty)}, {what}", remedy)]
 
 
 def overlaps(

@@ -209,7 +209,11 @@ def _decoded_tiff(data: bytes, path: Path, field: str, rgb: bool) -> np.ndarray:
     colored = picture.bands == 3 or (rgb and picture.bands == 1)
     if colored and picture.lossless and values.dtype == np.uint8:
         return values if values.ndim == 3 else np.stack([values] * 3, axis=-1)
-    if not picture.lossless or picture.bands > 1 or values.dtype.kind not in "ui" or values.min() < 0:
+    if values.dtype.kind == "i" and picture.bands == 1 and values.min() < 0:
+        raise DataError(
+            path, "mask", f"holds the id {values.min()}", "give ids from 0 to 65535, 255 for what is ignored"
+        )
+    if not picture.lossless or picture.bands > 1 or values.dtype.kind not in "ui":
         problem = f"is a TIFF of {picture.bands} bands of {values.dtype}{'' if picture.lossless else ', not lossless'}"
         remedy = "save masks as whole numbers in one band, without JPEG, or as RGB of 8 bits"
         raise DataError(path, "mask", problem, remedy)

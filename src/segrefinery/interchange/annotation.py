@@ -148,8 +148,8 @@ def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: La
             mask = _checked_ids(path, ids[stem], space).masked_fill(ids[stem] == IGNORE, second)
         if tuple(mask.shape) != tuple(sizes[stem]):
             raise SegRefineryError(
-                f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]}, its image {sizes[stem][0]} x "
-                f"{sizes[stem][1]}; export it at the image's own size"
+                f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {sizes[stem][1]} x "
+                f"{sizes[stem][0]} pixels; export it at the image's own size"
             )
         masks[stem] = mask
     return masks

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.align import evaluation_view
+from segrefinery.data.align import classes_beside, evaluation_view
 from segrefinery.data.datasets import UnlabeledView, open_dataset, picture_of
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.results import scores_of
@@ -43,6 +43,10 @@ def evaluate(
     if model.folder is not None and (remark := taught_remark("this model", model.folder, UnlabeledView(dataset))):
         warnings.warn(f"{on}: {remark}", stacklevel=2)
     view, missing = evaluation_view(dataset, model.space, model.merge, classes)
+    if beside := classes_beside(dataset, model.space, model.merge):
+        warnings.warn(
+            f"{on}: pixels of {', '.join(beside)} are not scored, for the model has no such class", stacklevel=2
+        )
     scores = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress).total
     if not int(scores.matrix.sum()):
         raise SegRefineryError(f"{on}: every pixel of its masks is ignored, so there is nothing to score")
