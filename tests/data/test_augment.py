@@ -184,13 +184,14 @@ def test_every_operation_of_the_pool_gives_an_image():
             assert torch.equal(changed, image) == (name == "identity")
 
 
-def test_autocast_leaves_the_places_of_a_strong_view_alone():
-    """In bfloat16 a grid's places are off by pixels, and differently at each resolution."""
-    given = images()
-    expected, moved = affine_strong_view(given, generators(4))
+def test_autocast_leaves_a_strong_view_alone():
+    """In bfloat16 a grid's places are off by pixels, and differently at each resolution; a sharpened image is rounded
+    (one of sixteen at least is sharpened)."""
+    given = images(16)
+    expected, moved = affine_strong_view(given, generators(16))
     with torch.autocast("cpu", torch.bfloat16):
-        found, again = affine_strong_view(given, generators(4))
+        found, again = affine_strong_view(given, generators(16))
         maps, _ = apply_affine(given[:, :1], moved)
     assert torch.equal(moved.matrix, again.matrix)
     assert torch.equal(maps, apply_affine(given[:, :1], moved)[0])
-    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)  # its colours may be rounded
+    assert torch.equal(found, expected)

@@ -216,7 +216,8 @@ def _color(name: str, image: Tensor, strength: float) -> Tensor:
     if name == "contrast":
         return T.adjust_contrast(image, factor)
     if name == "sharpness":
-        return T.adjust_sharpness(image, factor)
+        with torch.autocast(image.device.type, enabled=False):  # which would round what its convolution smooths
+            return T.adjust_sharpness(image, factor)
     if name == "autocontrast":
         return T.autocontrast(image)
     if name == "solarize":

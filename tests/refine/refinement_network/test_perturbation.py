@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from segrefinery.core.randomness import generator
-from segrefinery.refine.refinement_network.formulas import perturb
+from segrefinery.refine.refinement_network.formulas import _doubts, perturb
 
 
 @pytest.mark.parametrize("kind", ["regions", "class_dropout", "boundary_jitter", "none"])
@@ -45,6 +45,14 @@ def test_regions_take_a_class_for_the_one_the_target_hesitates_with():
     # Regions, not specks: most neighbours of a spoiled pixel are spoiled.
     beside = changed[..., 1:] & changed[..., :-1]
     assert beside.sum() > 0.8 * changed.sum()
+
+
+def test_doubts_are_counted_in_float32():
+    """511 pixels say the first class and think of the second with 1/4: 127.75, which is 128 in bfloat16."""
+    logits = torch.tensor([3.0, 1.0]).log().view(1, 2, 1, 1).expand(1, 2, 7, 73)
+    with torch.autocast("cpu", torch.bfloat16):
+        doubts = _doubts(logits)
+    torch.testing.assert_close(doubts, torch.tensor([[0.0, 127.75], [0.0, 0.0]]), atol=1e-4, rtol=0)
 
 
 def test_jitter_moves_boundaries_and_nothing_far_from_them():

@@ -81,7 +81,8 @@ def _doubts(logits: Tensor) -> Tensor:
     """B x C x h x w -> C x C: how much each class is thought of where another one is said; the diagonal is 0."""
     probs = logits.softmax(dim=1).movedim(1, -1).flatten(0, 2)
     said = F.one_hot(probs.argmax(dim=1), probs.shape[1]).to(probs.dtype)
-    return (said.T @ probs).fill_diagonal_(0)
+    with torch.autocast(probs.device.type, enabled=False):
+        return (said.T @ probs).fill_diagonal_(0)
 
 
 def _confuse(logits: Tensor, doubts: Tensor, share: float, rng: torch.Generator) -> Tensor:
