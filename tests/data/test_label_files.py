@@ -85,3 +85,15 @@ def test_a_list_says_which_file_is_whose(tmp_path):
 def test_a_name_that_is_no_text_is_listed_by_its_bytes(tmp_path):
     path = write_manifest(tmp_path, [(3, "b\udcff", tmp_path / "000003_b.png"), (1, 'a,"', "000001_a.png")])
     assert path.read_bytes() == b'number,name,file\n1,"a,""",000001_a.png\n3,b\xff,000003_b.png\n'
+
+
+def test_results_that_a_new_list_does_not_name_are_said(tmp_path, recwarn):
+    for name in ("000000_a.png", "000001_b.png", "000001_a.png"):
+        (tmp_path / name).write_bytes(b"x")
+    write_manifest(tmp_path, [(0, "a", "000000_a.png"), (1, "b", "000001_b.png")])
+    write_manifest(tmp_path, [(0, "a", "000000_a.png"), (1, "b", "000001_b.png")])
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match=r"holds 1 results, first 000000_a.png, of images that are gone or have another"
+    ):
+        write_manifest(tmp_path, [(0, "n", "000000_n.png"), (1, "b", "000001_b.png")])

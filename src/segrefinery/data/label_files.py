@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -71,7 +72,8 @@ def save_png(path: Path, picture: Image.Image) -> None:
 
 
 def write_manifest(folder: Path, rows: Iterable[tuple[int, str, str | Path]]) -> Path:
-    """Write ``folder/files.csv``: a line ``number,name,file`` for each image, in order of number.
+    """Write ``folder/files.csv``: a line ``number,name,file`` for each image, in order of number. Warns of files
+    that an earlier list named and this one does not.
 
     Args:
         rows: an image's place in the data set, its name there, and the file in ``folder`` with its class ids.
@@ -83,8 +85,24 @@ def write_manifest(folder: Path, rows: Iterable[tuple[int, str, str | Path]]) ->
         inside = Path(file).relative_to(folder) if Path(file).is_relative_to(folder) else Path(file)
         lines.writerow((number, name, inside.as_posix()))
     path = Path(folder) / MANIFEST
+    left = sorted(file for file in _files_in(path) - _files_named(text.getvalue()) if (path.parent / file).exists())
     write_text(path, text.getvalue())
+    if left:
+        told = f"{len(left)} results, first {left[0]}, of images that are gone or have another number now"
+        warnings.warn(f"{folder}: holds {told}; {MANIFEST} does not name them, remove them", stacklevel=2)
     return path
+
+
+def _files_in(manifest: Path) -> set[str]:
+    """The files that a list of results names; none where there is no list."""
+    try:
+        return _files_named(manifest.read_text("utf-8", "surrogateescape"))
+    except (OSError, csv.Error):
+        return set()
+
+
+def _files_named(manifest: str) -> set[str]:
+    return {row["file"] for row in csv.DictReader(io.StringIO(manifest)) if row.get("file")}
 
 
 def write_label_files(folder: Path, index: int, name: str, label: Tensor, weight: Tensor, space: LabelSpace) -> str:
