@@ -181,10 +181,8 @@ def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor
     dead, alive = _dead(candidate, reference, prior)
     signs = []
     if _many(dead, alive):
-        held = 100 * float(before[dead].sum())
-        signs.append(
-            f"{int(dead.sum())} of {int(alive.sum())} classes are no longer predicted, which were {held:.0f} % of the pixels"
-        )
+        count, held = f"{int(dead.sum())} of {int(alive.sum())}", 100 * float(before[dead].sum())
+        signs.append(f"{count} classes are no longer predicted, which were {held:.0f} % of the pixels")
     if float(now.max()) > LARGEST and others_are_lost(candidate, reference, prior):
         signs.append(f"one class covers {100 * float(now.max()):.0f} % of the pixels")
     if (jump := min(float(scores.total_variation(now, each)) for each in priors)) > JUMP:
