@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import socket
 import sys
 import tarfile
 import zipfile
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.data import packed
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.scan import scan
 
@@ -191,3 +194,29 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SegRefineryError, match=r"segrefinery\[datasets\]"):
         open_dataset("hfds:org/name@train")
+
+
+def test_without_the_hub_what_was_fetched_is_read_and_a_wrong_name_said_at_once(tmp_path, monkeypatch):
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(packed, "why_unreachable", lambda: "no route to host")
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_a, **_k: asked.append(host) or [])
+    features = library.Features({"image": library.Image()})
+    rows = {"image": [{"bytes": png(each), "path": None} for each in PICTURES]}
+    fetched = tmp_path / "cache/org___name/default/0.0.0/0123456789abcdef"
+    library.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"))
+    fetched.mkdir(parents=True)
+    shutil.copyfile(tmp_path / "saved/data-00000-of-00001.arrow", fetched / "name-train.arrow")
+    split = library.SplitDict({"train": library.SplitInfo("train", num_examples=4, dataset_name="name")})
+    names = {"builder_name": "parquet", "dataset_name": "name", "config_name": "default"}
+    library.DatasetInfo(features=features, splits=split, **names).write_to_directory(str(fetched))
+    dataset = open_dataset("hfds:org/name@train")
+    assert [np.array_equal(dataset.image(n).permute(1, 2, 0).numpy(), PICTURES[n]) for n in range(4)] == [True] * 4
+    for wrong in ("hfds:org/nothing", "hfds:org/nothing,first=2"):
+        with pytest.raises(
+            SegRefineryError, match=r"not fetched before, and the hub cannot .*\(no route to host\); che"
+        ):
+            open_dataset(wrong)
+    assert not asked
+    assert not library.config.HF_HUB_OFFLINE

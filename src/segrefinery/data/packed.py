@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import readable
+from segrefinery.core.hub import from_cache_alone, why_unreachable
 from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError, image_size, read_ids, read_image, unreadable_file
 from segrefinery.data.files import IdMasks
@@ -291,13 +292,26 @@ def _rows(library: Any, path: str, named: str | None, reference: str, first: int
             if split in stored:
                 return _among(stored[split], first)
             raise DataError(reference, "split", f"there is no split {split!r}", f"choose one of: {', '.join(stored)}")
-        return library.load_dataset(path, split=split, streaming=first is not None)
+        return _loaded(library, path, split, reference, first is not None)
     except SegRefineryError:
         raise
     except Exception as error:  # it raises whatever its parts raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         problem = f"cannot be opened ({reason})"
         raise DataError(reference, "data set", problem, "check name, split and network") from error
+
+
+def _loaded(library: Any, path: str, split: str, reference: str, streaming: bool) -> Any:
+    """Of a folder, of what was fetched before, or of the hub where that can be reached."""
+    reason = None if Path(path).exists() else why_unreachable()
+    if reason is None:
+        return library.load_dataset(path, split=split, streaming=streaming)
+    try:
+        with from_cache_alone(library):
+            return library.load_dataset(path, split=split, streaming=streaming)
+    except OSError as error:  # its own for offline, and what is not among its files
+        problem = f"is no folder and was not fetched before, and the hub cannot be reached ({reason})"
+        raise DataError(reference, "data set", problem, "check name and network") from error
 
 
 def _among(rows: Any, first: int | None) -> Any:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError, first_line
+from segrefinery.core.hub import why_unreachable
 from segrefinery.models.settings import TENSORS
 from segrefinery.models.torch_file import FETCH, is_cut, read_torch_file, refuse_no_weights, with_states
 
@@ -203,18 +201,10 @@ def require_hub(repository: str) -> None:
     """Fail at once where the hub cannot be reached, instead of after a minute of its client's retries.
 
     Raises:
-        SegRefineryError: the hub is switched off or its host is unknown.
+        SegRefineryError: the hub is switched off, or its host is unknown or does not answer.
     """
-    from huggingface_hub import constants
-
-    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        if not urllib.request.getproxies():
-            socket.getaddrinfo(host, 443)
-    except OSError as error:
-        raise missing_hub_weights(repository) from error
+    if reason := why_unreachable():
+        raise missing_hub_weights(repository) from OSError(reason)
 
 
 def missing_hub_weights(repository: str) -> MissingWeights:
