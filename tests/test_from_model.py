@@ -108,7 +108,7 @@ def test_a_model_of_each_family_is_adapted(tmp_path, call, family, source):
     run = tmp_path / "run"
     code, said, error = call(model, run, source=source, overrides=(*SMALL, *changes))
     assert code == 0
-    assert all("the licence of its weights is" in line for line in error.splitlines()), error  # MiT's, once
+    assert error == ""
     assert "source: falls away" in said
     assert "verdict: " in said
     assert not (run / "stages" / "source").exists()

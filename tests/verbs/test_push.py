@@ -227,7 +227,9 @@ def test_a_folder_without_a_model(tmp_path, hub):
     [
         ("small", None, "Apache-2.0"),
         ("segformer_b0", None, MIT),
+        ("segformer_b0", "none", "Apache-2.0"),
         ("hrda:daformer_b5", None, MIT),
+        ("hrda:daformer_b5", "none", "Apache-2.0"),
         ("daformer:resnet18", None, "apache-2.0"),
         ("daformer:vit_small_patch16_dinov3.lvd1689m", None, DINOV3),
         ("vit:vit_small_patch16_dinov3.lvd1689m", None, DINOV3),

@@ -82,11 +82,11 @@ class MiT(Encoder):
     def __init__(self, size: str, pretrained: bool, drop_path: float = 0.1) -> None:
         super().__init__()
         transformers = optional("transformers", "MiT encoders need transformers", "segformer")
-        warn_of_licence(f"MiT-{size.upper()}", MIT)
         width, depths = _MIT[size]
         self.channels = (width, 2 * width, 5 * width, 8 * width)
         config: dict[str, Any] = {"hidden_sizes": list(self.channels), "depths": list(depths)}
         if pretrained:
+            warn_of_licence(f"MiT-{size.upper()}", MIT)
             repository = f"nvidia/mit-{size}"
             cached = in_hub_cache(repository, CONFIG)
             if not cached:

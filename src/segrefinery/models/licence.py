@@ -19,7 +19,9 @@ def licence_of(network: ModelSettings) -> str:
     family, _, rest = network.name.partition(":")
     if family == "hrda":
         return licence_of(network.model_copy(update={"name": rest}))
-    if network.weights not in (None, "imagenet", "none"):
+    if network.weights == "none":
+        return "Apache-2.0"
+    if network.weights not in (None, "imagenet"):
         return UNKNOWN
     if family in ("daformer", "vit") and rest:
         return timm_licence(rest)
