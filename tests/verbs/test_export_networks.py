@@ -28,6 +28,7 @@ NETWORKS = {
     "vit:vit_tiny_patch16_dinov3_qkvb": {"upsample": 2},
     "vit:vit_tiny_patch16_224": {"upsample": 1},
     "daformer:resnet18": {},
+    "segformer_b0": {},
     "efficientnet_lite0 mixture": {"auxiliary": True},
     "hrda:small": {"detail": 64, "divisor": 8, "attention_width": 16, "attention_norm": "group"},
     "hrda:small mixture": {"detail": 32, "divisor": 8, "attention_width": 16},

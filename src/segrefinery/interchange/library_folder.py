@@ -84,10 +84,8 @@ def _is(find: Callable[[Any], Any], model: Model) -> bool:
 def _write_hf(model: Model, module: Any, folder: Path) -> Written:
     network = model.segmenter
     bgr, square, arguments = False, False, {}
-    multiple, least = network.largest_stride, 1  # our own networks pad to it, and the library's do not
     if isinstance(network, Tapped):
         bgr, square, arguments = network.bgr, network.patch is not None, network.arguments
-        multiple, least = network.graph_multiple, network.graph_least
     size, resize = _processed_size(model, square)
     transformers.save(module, folder, model.space.classes)
     transformers.save_processor(folder, model.data.normalization, size, bgr)
@@ -110,7 +108,7 @@ def _write_hf(model: Model, module: Any, folder: Path) -> Written:
         "processor": f"{type(processor).__name__}: {resize}",
         "load": f"AutoModelForSemanticSegmentation.from_pretrained(FOLDER), and model({asked})",
     }
-    return Written(note, runner, whole, multiple, least, square)
+    return Written(note, runner, whole, network.graph_multiple, network.graph_least, square)
 
 
 def _processed_size(model: Model, square: bool) -> tuple[tuple[int, int] | None, str]:

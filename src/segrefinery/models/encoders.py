@@ -20,7 +20,7 @@ from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.models.daformer import DAFormerHead
 from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
 from segrefinery.models.licence import FREE, MIT, timm_licence
-from segrefinery.models.padding import pad_to_multiple, unpad
+from segrefinery.models.padding import pad_to_least, pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 from segrefinery.models.settings import CONFIG, TENSORS, HeadSettings, MiTSettings, SegFormerSettings, TimmSettings
 from segrefinery.models.states import damaged, downloaded, hub_file, in_hub_cache, missing_hub_weights, require_hub
@@ -50,21 +50,23 @@ class Encoder(nn.Module, ABC):
     Attributes:
         channels: of each level.
         multiple: the largest stride; images are padded to multiples of it, and the levels cut back to the image.
+        least: of an encoder that reads images as they are, the sides that it takes at least; smaller ones are padded.
         normalization, channels_last: as in ``Segmenter``.
     """
 
     channels: tuple[int, ...]
     multiple: int = 32
+    least: int | None = None
     normalization: Normalization = IMAGENET
     channels_last: bool = False
     network: nn.Module
 
     @abstractmethod
     def levels(self, image: Tensor) -> Sequence[Tensor]:
-        """The feature maps of an image whose sides are multiples of ``multiple``."""
+        """The feature maps of an image whose sides are multiples of ``multiple``, or at least ``least``."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        padded = pad_to_multiple(image, self.multiple)
+        padded = pad_to_multiple(image, self.multiple) if self.least is None else pad_to_least(image, self.least)
         size, whole = image.shape[-2:], padded.shape[-2:]
         return [unpad(level, whole, size) for level in self.levels(padded)]
 
@@ -77,7 +79,13 @@ def warn_of_licence(name: str, licence: str) -> None:
 
 
 class MiT(Encoder):
-    """SegFormer's Mix Transformer through transformers; strides 4, 8, 16, 32. Its licence is non-commercial."""
+    """SegFormer's Mix Transformer through transformers; strides 4, 8, 16, 32. Its licence is non-commercial.
+
+    Images are read as they are, as the code of SegFormer, DAFormer, mmsegmentation and transformers reads them: a
+    checkpoint of theirs says here what it says there.
+    """
+
+    least = 29  # eight cells at stride 4, of which the first attention's keys and values make one
 
     def __init__(self, size: str, pretrained: bool, drop_path: float = 0.1) -> None:
         super().__init__()
@@ -215,6 +223,7 @@ class EncoderHead(Segmenter):
         self.num_classes = num_classes
         self.normalization = encoder.normalization
         self.largest_stride = encoder.multiple
+        self.graph_least = encoder.least or 1
         self.channels_last = encoder.channels_last
         self.feature_channels = head.width
         self.level_channels = encoder.channels

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from foreign_mit import ConvolvedHead, DAFormerHead, Network, SegFormerHead
 from models.foreign.tiny import CLASSES, configurations, with_statistics
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.models.start import read_start
@@ -106,3 +107,23 @@ def test_dpt_is_padded_to_squares_where_its_grid_is_none(tmp_path):
         padded = torch.nn.functional.pad(image(32, 128), (0, 0, 0, 96), mode="replicate")
         theirs, ours = module(padded).logits[..., :32, :], network(image(32, 128)).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.std()), rtol=0)
+
+
+HEADS = {"segformer_b0": SegFormerHead, "mmsegmentation's": ConvolvedHead, "daformer_b0": DAFormerHead}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_checkpoint_of_the_mix_transformer_says_what_its_own_code_says(tmp_path, head):
+    module = varied(Network(HEADS[head](3)))
+    torch.save({"state_dict": module.state_dict(), "meta": {"CLASSES": CLASSES}}, tmp_path / "iter.pth")
+    network = read_start(tmp_path / "iter.pth").build(CLASSES)[0].eval()
+    for size in ((65, 83), (96, 128), (72, 104), (29, 45)):
+        with torch.no_grad():
+            theirs = interpolate(module(image(*size)), size, mode="bilinear")
+            ours = logits_at(network, image(*size), size)
+        torch.testing.assert_close(ours / theirs.std(), theirs / theirs.std(), atol=1e-4, rtol=0)
+    for size in ((28, 29), (7, 90)):
+        with pytest.raises(RuntimeError):
+            module(image(*size))
+        with torch.no_grad():
+            assert logits_at(network, image(*size), size).isfinite().all()
