@@ -18,6 +18,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.lazy import optional
 from segrefinery.core.pixels import IMAGENET, Normalization
 from segrefinery.models.daformer import DAFormerHead
+from segrefinery.models.foreign.timm import forget_biases, image_multiple
 from segrefinery.models.heads import AuxiliaryHead, SegFormerHead
 from segrefinery.models.licence import FREE, MIT, timm_licence
 from segrefinery.models.padding import pad_to_least, pad_to_multiple, unpad
@@ -49,12 +50,14 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         channels: of each level.
-        multiple: the largest stride; images are padded to multiples of it, and the levels cut back to the image.
+        largest_stride: of the last level.
+        multiple: images are padded to multiples of it, and the levels cut back to the image.
         least: of an encoder that reads images as they are, the sides that it takes at least; smaller ones are padded.
         normalization, channels_last: as in ``Segmenter``.
     """
 
     channels: tuple[int, ...]
+    largest_stride: int = 32
     multiple: int = 32
     least: int | None = None
     normalization: Normalization = IMAGENET
@@ -130,7 +133,8 @@ class TimmEncoder(Encoder):
             raise SegRefineryError(f"{name!r} is no multi-level encoder: its levels have the strides {strides}{plain}.")
         self.channels = tuple(info.channels()[-4:])
         self.normalization = timm_normalization(name)
-        self.multiple = max(strides)
+        self.largest_stride = max(strides)
+        self.multiple = image_multiple(self.network, name, strides[-1], self.channels[-1])
 
     def levels(self, image: Tensor) -> Sequence[Tensor]:
         maps = self.network(image)[-4:]
@@ -155,11 +159,13 @@ def create_timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
         warn_of_licence(name, timm_licence(name))
         options["pretrained_cfg_overlay"] = {"file": str(_timm_weights(name))}
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        network = timm.create_model(name, pretrained=pretrained, **options)
     except (SafetensorError, EOFError, UnpicklingError, OSError) as error:
         raise damaged(str(options.get("pretrained_cfg_overlay", {}).get("file", name)), error) from error
     except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
         raise SegRefineryError(f"timm cannot make {name!r} with {options}: {error}") from error
+    forget_biases(network)
+    return network
 
 
 def timm_normalization(name: str) -> Normalization:
@@ -222,7 +228,7 @@ class EncoderHead(Segmenter):
         )
         self.num_classes = num_classes
         self.normalization = encoder.normalization
-        self.largest_stride = encoder.multiple
+        self.largest_stride = encoder.largest_stride
         self.graph_least = encoder.least or 1
         self.channels_last = encoder.channels_last
         self.feature_channels = head.width

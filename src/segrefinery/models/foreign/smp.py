@@ -21,6 +21,7 @@ from segrefinery.core.settings import choose
 from segrefinery.models.build import build_model
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.foreign.names import fitted
+from segrefinery.models.foreign.timm import forget_biases, image_multiple
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.padding import pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter, bands_read
@@ -48,6 +49,7 @@ class SMP(Segmenter):
     """
 
     largest_stride = 32
+    multiple = 32
     channels_last = True
 
     def __init__(
@@ -71,6 +73,8 @@ class SMP(Segmenter):
             if pretrained and "/" in repository and not in_hub_cache(repository, CONFIG):
                 require_hub(repository)
         arguments = (settings or SMPSettings()).arguments
+        if encoder.startswith(("tu-swin_", "tu-swinv2_")):
+            arguments = {"strict_img_size": False, **arguments}
         weights = "imagenet" if pretrained else None
         try:
             network: Any = smp.create_model(kind, encoder, encoder_weights=weights, classes=num_classes, **arguments)
@@ -85,6 +89,9 @@ class SMP(Segmenter):
         self.classifier: nn.Conv2d = network.segmentation_head[0]
         self.aligned = bool(getattr(network.segmentation_head[1], "align_corners", False))
         channels = tuple(self.encoder.out_channels)
+        if encoder.startswith("tu-"):
+            forget_biases(self.encoder)
+            self.multiple = image_multiple(self.encoder, encoder.removeprefix("tu-"), self.multiple, channels[-1])
         self.kept = [i for i, count in enumerate(channels) if i and count]
         self.num_classes = num_classes
         self.feature_channels = self.classifier.in_channels
@@ -92,7 +99,7 @@ class SMP(Segmenter):
         self.learner_channels = (self.feature_channels,)
 
     def forward(self, image: Tensor) -> Prediction:
-        padded = pad_to_multiple(image, 32)
+        padded = pad_to_multiple(image, self.multiple)
         size, whole = image.shape[-2:], padded.shape[-2:]
         levels = self.encoder(padded)
         features, *kept = (
