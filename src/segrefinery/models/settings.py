@@ -146,11 +146,29 @@ class HRDASettings(Settings):
         return self
 
 
+_SAID_ELSEWHERE = {
+    "arch": "model.name",
+    "encoder_name": "model.name",
+    "encoder_weights": "model.weights",
+    "classes": "the data, or the weights that are brought",
+    "in_channels": "the images, or the weights that are brought",
+}
+"""Of a model of segmentation_models.pytorch, and where it is said."""
+
+
 class SMPSettings(Settings):
     """A segmentation_models.pytorch model."""
 
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Passes further arguments to the architecture, for instance ``decoder_channels``."""
+    """Passes further arguments to the architecture, for instance ``decoder_channels``. An ``activation`` and
+    ``aux_params`` are left out: logits of pixels are what is learned from."""
+
+    @model_validator(mode="after")
+    def _said_elsewhere(self) -> SMPSettings:
+        for name, place in _SAID_ELSEWHERE.items():
+            if name in self.arguments and (name, self.arguments[name]) != ("in_channels", 3):
+                raise ValueError(f"arguments: {name} is not said here, but by {place}; leave it away")
+        return self
 
 
 class TorchvisionSettings(Settings):

@@ -19,6 +19,7 @@ from models.foreign.tiny import CLASSES, configurations, saved, with_statistics
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.evaluation.inference import logits_at
 from segrefinery.models import ModelSettings, build_model
+from segrefinery.models.foreign import smp
 from segrefinery.models.start import read_start
 
 SMALL = ModelSettings(name="small", options={"width": 16, "blocks": 1})
@@ -383,6 +384,36 @@ def test_no_name_is_no_model(tmp_path, monkeypatch):
         read_start("")
 
 
+def of_arguments(**arguments):
+    arguments = {"encoder_depth": 3, "decoder_channels": [16, 8, 8], **arguments}
+    return ModelSettings(name="smp:unet/resnet18", weights="none", options={"arguments": arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"classes": 3},
+        {"in_channels": 4},
+        {"encoder_weights": "imagenet"},
+        {"encoder_name": "resnet34"},
+        {"arch": "fpn"},
+    ],
+)
+def test_what_is_said_elsewhere_is_no_argument_of_smp(arguments):
+    with pytest.raises(ValueError, match=rf"arguments: {next(iter(arguments))} is not said here, but by "):
+        of_arguments(**arguments)
+    assert of_arguments(in_channels=3).bands == 3  # what it is anyway
+
+
+def test_what_comes_behind_the_logits_is_left_out_of_smps_arguments():
+    pytest.importorskip("segmentation_models_pytorch")
+    torch.manual_seed(0)
+    network = build_model(of_arguments(activation="sigmoid", aux_params={"classes": 5}), 3).eval()
+    theirs, image = smp.as_theirs(network).eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(image), network(image).logits)
+
+
 # -- transformers ------------------------------------------------------------------------------------------------------
 
 
@@ -408,6 +439,14 @@ def test_classes_without_names(tmp_path, case):
     start = read_start(tmp_path)
     assert (start.num_classes, start.classes) == (3, None)
     assert any("its classifier has 3" in note for note in start.notes) == (case == "nothing")
+
+
+@pytest.mark.parametrize("labels", [["road", "car"], {"road": 0, "car": 1}, {"0": None, "1": "car"}, "road, car"])
+def test_names_of_another_form_are_one_line(tmp_path, labels):
+    saved(tmp_path, "segformer")
+    edited(tmp_path, id2label=labels)
+    with pytest.raises(SegRefineryError, match=r"config\.json: id2label: a mapping of numbers.*got .*model\.classes="):
+        read_start(tmp_path)
 
 
 def test_two_classes_of_one_name(tmp_path):

@@ -41,6 +41,10 @@ def library() -> Any:
     return optional("segmentation_models_pytorch", "smp: networks need segmentation-models-pytorch", "smp")
 
 
+NOT_OF_LOGITS = ("activation", "aux_params")
+"""Arguments of the library's models that say nothing of their logits: what comes behind, and a classifier of images."""
+
+
 class SMP(Segmenter):
     """A segmentation_models.pytorch model, taken apart into encoder, decoder and classifier.
 
@@ -72,7 +76,8 @@ class SMP(Segmenter):
             repository = row["pretrained_settings"].get("imagenet", {}).get("repo_id", repository)
             if pretrained and "/" in repository and not in_hub_cache(repository, CONFIG):
                 require_hub(repository)
-        arguments = (settings or SMPSettings()).arguments
+        given = (settings or SMPSettings()).arguments
+        arguments = {name: value for name, value in given.items() if name not in NOT_OF_LOGITS}
         if encoder.startswith(("tu-swin_", "tu-swinv2_")):
             arguments = {"strict_img_size": False, **arguments}
         weights = "imagenet" if pretrained else None
@@ -153,7 +158,7 @@ def read(folder: Path, origin: str) -> StartModel:
     config = json.loads(readable(folder / CONFIG).read_text(encoding="utf-8"))
     architectures = {kind.__name__: name for name, kind in library().MODEL_ARCHITECTURES_MAPPING.items()}
     architecture = choose(architectures, str(config["_model_class"]), f"smp architecture ({folder / CONFIG})")
-    left_out = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", "activation", "aux_params"}
+    left_out = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", *NOT_OF_LOGITS}
     arguments = {key: value for key, value in config.items() if key not in left_out}
     state, notes = own_names(read_state(folder / TENSORS))
     num_classes, bands = int(config["classes"]), int(config.get("in_channels", 3))

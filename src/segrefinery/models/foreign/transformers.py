@@ -21,6 +21,7 @@ from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.models.encoders import EncoderHead, MiT
 from segrefinery.models.foreign.families import FAMILIES, Family, family_of
 from segrefinery.models.foreign.tapped import Tapped, least_side
+from segrefinery.models.foreign.transformers_classes import class_names, refuse_no_names
 from segrefinery.models.heads import SegFormerHead
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
@@ -97,7 +98,7 @@ def read(reference: str | Path, origin: str) -> StartModel:
     if not local and not in_hub_cache(str(reference), CONFIG):
         require_hub(str(reference))
     if local:
-        read_json(Path(reference) / CONFIG, FETCH)
+        refuse_no_names(read_json(Path(reference) / CONFIG, FETCH), Path(reference) / CONFIG)
     for path in weights_in(Path(reference)) if local else ():
         refuse_no_weights(path)
     config, module, notes = _loaded(reference, local)
@@ -114,7 +115,7 @@ def read(reference: str | Path, origin: str) -> StartModel:
         name=f"transformers:{config.model_type}", weights="none", options=settings.model_dump(mode="json")
     )
     return StartModel(
-        origin, network, state, config.num_labels, _names(config), pixel_mean=mean, pixel_std=std, notes=notes
+        origin, network, state, config.num_labels, class_names(config), pixel_mean=mean, pixel_std=std, notes=notes
     )
 
 
@@ -196,15 +197,6 @@ def _rows_there(report: dict[str, Any], family: Family) -> int | None:
     rows = {there[0] for _, there, _ in differing}
     alone = all(name.rpartition(".")[0] in classifiers for name, _, _ in differing)
     return rows.pop() if alone and len(rows) == 1 else None
-
-
-def _names(config: Any) -> tuple[str, ...] | None:
-    """Of the classes; None where they are numbers, or LABEL_ and a number, or not one a row of the classifier."""
-    if set(config.id2label) != set(range(config.num_labels)):  # counted from 1, say: nothing tells which row is meant
-        return None
-    names = [str(config.id2label[number]) for number in range(config.num_labels)]
-    named = any(name not in (f"LABEL_{number}", str(number)) for number, name in enumerate(names))
-    return tuple(names) if named else None
 
 
 def _size_in_words(size: Any) -> str:
