@@ -59,8 +59,11 @@ def pools_to_one_cell(network: nn.Module, crop: tuple[int, int]) -> bool:
     parameter = next(probe.parameters())
     try:
         probe(torch.zeros(1, bands_read(network), *crop, device=parameter.device, dtype=parameter.dtype))
-    except ValueError as error:
-        return "more than 1 value per channel" in str(error)
+    except (ValueError, SegRefineryError) as error:
+        if "more than 1 value per channel" in str(error):
+            return True
+        if isinstance(error, SegRefineryError):  # the module is the user's, and refuses such a batch
+            raise
     return False
 
 

@@ -47,9 +47,10 @@ def make_ready(model: StartModel, classes: Sequence[str], labels: bool, say: Cal
         labels: whether there are labels to learn a new class from.
 
     Raises:
-        SegRefineryError: a new class without labels; and see ``StartModel.build``.
+        SegRefineryError: a new class without labels, or weights that are no numbers; and see ``StartModel.build``.
     """
     network, new = model.build(classes)
+    refuse_not_finite(model.origin, network)
     if new and not labels:
         raise SegRefineryError(
             f"{model.origin}: has no class {', '.join(new)}, and there are no labels to learn it from; name labelled "
@@ -69,6 +70,14 @@ def make_ready(model: StartModel, classes: Sequence[str], labels: bool, say: Cal
     if new:
         say(f"{model.origin}: has no {', '.join(new)}: these rows of its classifier are new, and are learned here")
     return Start(model.network, network, model.fingerprint)
+
+
+def refuse_not_finite(origin: str, network: Segmenter) -> None:
+    """Raises:
+    SegRefineryError: weights are infinite or no numbers, as a training leaves them that failed."""
+    for name, weights in network.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise SegRefineryError(f"{origin}: {name} holds values that are not finite; name weights from before that")
 
 
 def stages_from(

@@ -159,7 +159,7 @@ def start_of(module: nn.Module) -> StartModule:
     """A module that the user has in Python, as a start.
 
     Raises:
-        SegRefineryError: it does not speak our words, or has one class.
+        SegRefineryError: it does not speak our words, has one class, or nothing that could learn.
     """
     kind = type(getattr(module, "module", module)).__name__
     if not isinstance(module, Segmenter):
@@ -171,6 +171,8 @@ def start_of(module: nn.Module) -> StartModule:
             f"start: {kind} has one class, whose logit z a sigmoid reads; wrap it as one of two, which puts out "
             "torch.cat([torch.zeros_like(z), z], dim=1)"
         )
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise SegRefineryError(f"start: {kind} has no parameter that learns; set requires_grad of some, or of all")
     mean, std = module.normalization
     network = ModelSettings(name=f"wrapped:{kind}", bands=len(mean))
     return StartModule(

@@ -8,6 +8,7 @@ import segrefinery as api
 from runs import TINY
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization
+from segrefinery.engine.fits import pools_to_one_cell
 from segrefinery.models import wrap
 from segrefinery.models.trained import start_of
 
@@ -63,6 +64,8 @@ REFUSED = {
     "other bands": (lambda: Net(bands=4), r"Net does not take.*4 channels.*of other bands than three, name a normaliz"),
     "probabilities": (lambda: Net(lambda z: z.softmax(1)), "puts out probabilities.*without its softmax"),
     "half precision": (lambda: Net().half(), r"has parameters of torch\.float16.*wrap module\.float\(\)"),
+    "no numbers": (lambda: Net(lambda z: z * torch.nan), "puts out values that are not finite"),
+    "no module": (lambda: "net.pth", r"wrap: a torch\.nn\.Module expected, got 'net.pth'"),
     "a tuple": (lambda: Net(lambda z: (z, z)), "returned tuple; expected a tensor, a mapping"),
 }
 
@@ -72,6 +75,34 @@ def test_what_is_refused_is_one_line(case):
     module, said = REFUSED[case]
     with pytest.raises(SegRefineryError, match=said):
         wrap(module(), 3)
+
+
+class OfSomeSizes(Net):
+    def forward(self, image):
+        if image.shape[-1] % 32 or (self.training and len(image) == 1):
+            raise ValueError("not so")
+        return self.layers(image)
+
+
+def test_a_module_that_does_not_take_an_image_is_named_with_its_size():
+    network = wrap(OfSomeSizes(), 3)
+    with pytest.raises(SegRefineryError, match=r"OfSomeSizes does not take an image batch 2 x 3 x 32 x 48 in training"):
+        network(torch.zeros(2, 3, 32, 48))
+    assert network(torch.zeros(2, 3, 48, 32)).logits.shape == (2, 3, 12, 8)
+    with pytest.raises(
+        SegRefineryError, match=r"batch 1 x 3 x 32 x 64 in training \(ValueError: not so\).*data\.batch"
+    ):
+        pools_to_one_cell(network, (32, 64))
+
+
+def test_a_module_that_is_frozen_as_a_whole_is_refused():
+    with pytest.raises(SegRefineryError, match="Net has no parameter that learns; set requires_grad"):
+        start_of(wrap(Net().requires_grad_(False), 3))
+
+
+def test_statistics_are_two_lists_of_numbers():
+    with pytest.raises(SegRefineryError, match="normalization: mean and deviation of each band"):
+        wrap(Net(), 3, normalization=(0.5, 0.5))  # pyright: ignore[reportArgumentType]
 
 
 def test_a_module_of_one_class_is_to_be_one_of_two():

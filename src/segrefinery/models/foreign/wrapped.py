@@ -62,30 +62,55 @@ class Wrapped(Segmenter):
         try:
             with torch.no_grad():
                 probed = self(noise.to(tensor.device, tensor.dtype))
-        except SegRefineryError:
-            raise
-        except Exception as error:  # what the user's code raises
+        except SegRefineryError as error:
+            if (cause := error.__cause__) is None:
+                raise
             raise SegRefineryError(
                 f"{kind} does not take an image batch {' x '.join(map(str, noise.shape))} alone "
-                f"({type(error).__name__}: {first_line(error)}). It is called with normalised images and nothing else, "
+                f"({type(cause).__name__}: {first_line(cause)}). It is called with normalised images and nothing else, "
                 "of any size that a run or a prediction asks for; of other bands than three, name a normalization of "
                 "as many numbers"
             ) from error
         finally:
             self.module.train(training)
         refuse_probabilities(probed.logits, kind)
+        if not bool(probed.logits.isfinite().all()):
+            raise SegRefineryError(
+                f"{kind} puts out values that are not finite for an image of noise; mend its weights"
+            )
         return probed
+
+    def _called(self, image: Tensor) -> Any:
+        """What the module returns.
+
+        Raises:
+            SegRefineryError: its own code refuses the image, for its size say.
+        """
+        if torch.compiler.is_compiling():
+            return self.module(image)
+        try:
+            return self.module(image)
+        except (SegRefineryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # what the user's code raises
+            if "can't allocate memory" in str(error):
+                raise
+            raise SegRefineryError(
+                f"{type(self.module).__name__} does not take an image batch {' x '.join(map(str, image.shape))} "
+                f"{'in training ' if self.module.training else ''}({type(error).__name__}: {first_line(error)}). Set "
+                "sizes that it takes (data.short_side, data.crop, data.batch, window), or let it pad"
+            ) from error
 
     def forward(self, image: Tensor) -> Prediction:
         caught: list[Any] = []
         if self.feature_layer is None:
-            output = self.module(image)
+            output = self._called(image)
         else:
             # The hook lives for one call only: a lasting one would write into the original from every copy.
             layer = self.module.get_submodule(self.feature_layer)
             hook = layer.register_forward_hook(lambda _module, _inputs, out: caught.append(out))
             try:
-                output = self.module(image)
+                output = self._called(image)
             finally:
                 hook.remove()
         if isinstance(output, Prediction):
@@ -142,6 +167,15 @@ def wrap(
     """
     if isinstance(module, Segmenter):
         return module
+    if not isinstance(module, nn.Module):
+        raise SegRefineryError(f"wrap: a torch.nn.Module expected, got {module!r:.80}")
+    if normalization is not None:
+        try:
+            normalization = Normalization(*(tuple(float(number) for number in each) for each in normalization))
+        except (TypeError, ValueError):
+            raise SegRefineryError(
+                f"normalization: mean and deviation of each band expected, got {normalization!r}"
+            ) from None
     if other := {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} - {torch.float32}:
         raise SegRefineryError(
             f"{type(module).__name__}: has parameters of {', '.join(sorted(map(str, other)))}, and is trained in "
