@@ -80,6 +80,11 @@ def test_it_runs_unattended_at_scale_small(name, tmp_path):
         ("target_data.crop=[64, 64]", r"stages\.adapt mixes .*data\.crop is \(192, 192\)"),
         ("nonsense", r"a\.b\.c=value"),
         ("name.of.it=1", "no parts to set"),
+        ("stages.adapt.steps=yes", r"stages\.adapt\.steps: a number expected \(got True\)"),
+        ("data.crop=[on, 64]", r"data\.crop: a number expected"),
+        ("stages.adapt.optimizer.lr=.inf", r"optimizer\.lr: .*finite.*\(got inf\)"),
+        ("stages.adapt.refine.tether=null", "unknown refiner of this chain 'tether'.*confidence_threshold"),
+        ("scale=small", r"^--set scale=small: .*choose one with --scale"),
         ("format=99", "format 99"),
     ],
 )
@@ -380,9 +385,54 @@ def test_a_strong_view_is_gone_where_a_recipe_says_so(below, tmp_path):
     assert load_recipe(above, "small").stages["adapt"].strong is None
 
 
+def test_an_assignment_that_an_option_would_undo_is_refused():
+    with pytest.raises(SegRefineryError, match=r"^--set seed=5: --seed says 3; leave one"):
+        load_recipe("self_training", "small", ["seed=5"], seed=3)
+    assert load_recipe("self_training", "small", ["seed=5"], seed=None).seed == 5
+
+
+def test_a_recipe_that_is_there_already_takes_assignments_and_data():
+    first = load_recipe("self_training", "small", ["seed=5"], target="a", source="b")
+    second = load_recipe(first, None, ["stages.adapt.steps=7"], target="c")
+    assert (second.seed, second.source, second.target, second.stages["adapt"].steps) == (5, "b", "c", 7)
+    assert load_recipe(first) == first
+
+
+def test_a_scale_that_a_file_names_is_not_passed_over(tmp_path):
+    file = written(tmp_path, "mine", "extends: self_training\nscale: small")
+    with pytest.raises(SegRefineryError, match=rf"^{file}: scale: .*--scale small"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("chain", "said"),
+    [
+        ("[[tether]]", r"each refiner is a name or .*\['tether'\]"),
+        ("[tether, {tether: {weight: 2}}]", "'tether' occurs twice"),
+        ("{tether: null}", r"stages\.adapt\.refine\.tether: null takes a refiner out.*write tether: \{\}"),
+    ],
+)
+def test_no_refiner_of_a_chain_is_lost(chain, said, tmp_path):
+    file = written(tmp_path, "mine", f"extends: self_training\nstages: {{adapt: {{refine: {chain}}}}}")
+    with pytest.raises(SegRefineryError, match=rf"^{file}: .*{said}"):
+        load_recipe(file)
+
+
+def test_an_empty_entry_of_a_list_is_a_refiner_as_it_is(tmp_path):
+    file = written(tmp_path, "mine", "extends: self_training\nstages: {adapt: {refine: [{tether: }, entropy_mixture]}}")
+    assert list(load_recipe(file).stages["adapt"].chain) == ["confidence_threshold", "tether", "entropy_mixture"]
+
+
+def test_a_null_takes_a_refiner_out():
+    taken = load_recipe("self_training", "small", ["stages.adapt.refine.confidence_threshold=null"])
+    assert not taken.stages["adapt"].chain
+
+
 def test_what_is_no_recipe_and_no_list_of_settings_is_said():
+    with pytest.raises(SegRefineryError, match="scale: the name of one"):
+        load_recipe("self_training", ["small"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(SegRefineryError, match="recipe: a name or the path"):
         load_recipe(None, "small")  # pyright: ignore[reportArgumentType]
-    for overrides in ("stages.adapt.steps=3", {"stages.adapt.steps": 3}):
+    for overrides in ("stages.adapt.steps=3", {"stages.adapt.steps": 3}, [5], None):
         with pytest.raises(SegRefineryError, match="overrides: a list of"):
             load_recipe("self_training", None, overrides)  # pyright: ignore[reportArgumentType]

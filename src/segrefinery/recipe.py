@@ -140,8 +140,10 @@ def recipe_names() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in _shipped().iterdir() if path.name.endswith(".yaml"))
 
 
-def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[str] = (), **fields: Any) -> Recipe:
-    """A recipe by name, or from a YAML file.
+def load_recipe(
+    name: str | Path | Recipe, scale: str | None = None, overrides: Sequence[str] = (), **fields: Any
+) -> Recipe:
+    """A recipe by name, from a YAML file, or one that is there already, with what is laid over it.
 
     Args:
         scale: name of one of the recipe's ``scales``; None or ``paper`` leaves the settings of the paper.
@@ -151,10 +153,7 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
     Raises:
         SegRefineryError: names the file, the place in it and the valid choices.
     """
-    if not isinstance(name, str | Path):
-        raise SegRefineryError(f"recipe: a name or the path of a YAML file expected, got {name!r}")
-    if isinstance(overrides, str | Mapping):
-        raise SegRefineryError(f"overrides: a list of 'a.b.c=value' expected, got {overrides!r}")
+    refuse_odd_arguments(name, scale, overrides, fields)
     *_, (_, raw) = layers(name, scale, overrides, fields)
     result = recipe_or_mistakes(raw)
     if isinstance(result, Recipe):
@@ -169,7 +168,27 @@ def load_recipe(name: str | Path, scale: str | None = None, overrides: Sequence[
     raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}" for mistake in result))
 
 
-def refuse_another_method(name: str | Path, scale: str | None) -> None:
+def refuse_odd_arguments(name: Any, scale: Any, overrides: Any, fields: Mapping[str, Any]) -> None:
+    """Refuse what is no recipe, scale or list of assignments, and assignments that something else would undo.
+
+    Raises:
+        SegRefineryError: names the argument.
+    """
+    if not isinstance(name, str | Path | Recipe):
+        raise SegRefineryError(f"recipe: a name or the path of a YAML file expected, got {name!r}")
+    if not isinstance(scale, str | None):
+        raise SegRefineryError(f"scale: the name of one expected, got {scale!r}")
+    if not isinstance(overrides, list | tuple) or not all(isinstance(each, str) for each in overrides):
+        raise SegRefineryError(f"overrides: a list of 'a.b.c=value' expected, got {overrides!r}")
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key == "scale":
+            raise SegRefineryError(f"--set {override}: that only remembers a scale; choose one with --scale")
+        if fields.get(key) is not None:
+            raise SegRefineryError(f"--set {override}: --{key} says {fields[key]}; leave one of the two away")
+
+
+def refuse_another_method(name: str | Path | Recipe, scale: str | None) -> None:
     """A scale is a budget: what it changes besides makes it another method.
 
     Raises:
@@ -212,14 +231,17 @@ def on_the_networks_of(scaled: Mapping[str, Any], paper: Mapping[str, Any]) -> d
 
 
 def layers(
-    name: str | Path, scale: str | None, overrides: Sequence[str], fields: Mapping[str, Any]
+    name: str | Path | Recipe, scale: str | None, overrides: Sequence[str], fields: Mapping[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What a recipe is made of, from the file that extends no other to the last assignment: what to call each in front
     of an error, and the mapping with it laid over all before."""
     raw: dict[str, Any] = {}
     place, scales = "", {}
     for place, change in read_files(name):
-        raw = extend(raw, change)
+        try:
+            raw = extend(raw, change)
+        except SegRefineryError as error:
+            raise SegRefineryError(f"{place}: {error}") from error
         scales = raw.get("scales") or {}
         yield f"{place}: ", {key: value for key, value in raw.items() if key != "scales"}
     raw.pop("scales", None)
@@ -234,7 +256,7 @@ def layers(
     yield "", raw | {key: value for key, value in fields.items() if value is not None}
 
 
-def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
+def read_recipe(name: str | Path | Recipe) -> tuple[dict[str, Any], str]:
     """The YAML of a recipe with what it ``extends`` filled in, and where it was read."""
     files_read = read_files(name)
     raw: dict[str, Any] = {}
@@ -243,8 +265,10 @@ def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
     return raw, files_read[-1][0]
 
 
-def read_files(name: str | Path) -> list[tuple[str, dict[str, Any]]]:
+def read_files(name: str | Path | Recipe) -> list[tuple[str, dict[str, Any]]]:
     """The recipe's file and those it extends, the base first, each with its place."""
+    if isinstance(name, Recipe):
+        return [(f"recipe {name.name}", name.model_dump(mode="json"))]
     files_read: list[tuple[str, dict[str, Any]]] = []
     identities: set[str | Path] = set()
     asked: Any = name
@@ -289,6 +313,8 @@ def _read(name: str | Path) -> tuple[str, str | Path, dict[str, Any]]:
         raise SegRefineryError(f"{place}: scales: write a mapping of names to what each changes")
     if "paper" in scales:
         raise SegRefineryError(f"{place}: scales.paper: that is the recipe without a scale; write it outside of scales")
+    if raw.get("scale") is not None and {"extends", "scales"} & raw.keys():
+        raise SegRefineryError(f"{place}: scale: a file chooses none; leave it away, and say --scale {raw['scale']}")
     return place, identity, raw
 
 

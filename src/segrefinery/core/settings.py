@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -41,7 +41,25 @@ PAPER, CODE, REBUILT = Provenance("paper"), Provenance("code"), Provenance("rebu
 class Settings(BaseModel):
     """Frozen settings that refuse unknown keys; a field's description is its documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
+        """YAML reads ``yes``, ``no``, ``on`` and ``off`` as booleans, which would be taken for 1 and 0."""
+        kinds = _kinds_in(cls.model_fields[str(info.field_name)].annotation)
+        values = given if isinstance(given, list | tuple) else [given]
+        if kinds & {int, float} and bool not in kinds and any(isinstance(value, bool) for value in values):
+            raise ValueError("a number expected")
+        return given
+
+
+def _kinds_in(annotation: Any) -> set[Any]:
+    """All types that an annotation is made of."""
+    parts = get_args(annotation)
+    return {annotation}.union(*map(_kinds_in, parts)) if parts else {annotation}
 
 
 def beyond_budget(paper: Settings, scaled: Settings) -> list[tuple[str, ...]]:

@@ -21,6 +21,7 @@ def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     change itself: what it removes or replaces is not in it, so that it goes on saying so until ``merge`` lays it over a
     recipe. What a scale says of a chain that the file replaces goes with it."""
     for name, stage in _stages(change).items():
+        _refuse_empty(name, stage, _stages(base).get(name))
         if isinstance(stage, Mapping) and isinstance(stage.get("refine"), Mapping) and stage["refine"].get("replace"):
             base = copy.deepcopy(dict(base))
             for scale in (base.get("scales") or {}).values():
@@ -33,6 +34,24 @@ def extend(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
         if stages := _stages(changes):
             changes["stages"] = {name: stage for name, stage in stages.items() if name not in removed}
     return result
+
+
+def _refuse_empty(name: str, stage: Any, before: Any) -> None:
+    """Refuse a refiner without settings that the chain before does not have: it says to take one out, and may be meant
+    to add one.
+
+    Raises:
+        SegRefineryError: says what to write.
+    """
+    chain, old = (each.get("refine") if isinstance(each, Mapping) else None for each in (stage, before))
+    if not isinstance(chain, Mapping) or not old or chain.get("replace"):
+        return
+    there = _as_mapping(old) if isinstance(old, list) else old
+    for refiner in (refiner for refiner, settings in chain.items() if settings is None and refiner not in there):
+        raise SegRefineryError(
+            f"stages.{name}.refine.{refiner}: null takes a refiner out, and the chain has none of that name; write "
+            f"{refiner}: {{}} to add it"
+        )
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,9 +126,9 @@ def assign(raw: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise SegRefineryError(f"--set {override}: {'.'.join(parents[: depth + 1])} has no parts to set")
         here = inner
-    if value is None and parents == ["stages"]:
+    if value is None and parents[-1:] in (["stages"], ["refine"]):
         try:
-            choose(here, last, "stage")
+            choose(here, last, "stage" if parents[-1] == "stages" else "refiner of this chain")
         except SegRefineryError as error:
             raise SegRefineryError(f"--set {override}: {error}") from error
         del here[last]
@@ -118,10 +137,19 @@ def assign(raw: dict[str, Any], override: str) -> None:
 
 
 def _as_mapping(items: list[Any]) -> dict[str, Any]:
-    """A list of names and single-key mappings as one mapping, in order."""
+    """A list of names and single-key mappings as one mapping, in order.
+
+    Raises:
+        SegRefineryError: an item is neither, or a name stands there twice, of which one would be lost.
+    """
     mapping: dict[str, Any] = {}
     for item in items:
-        mapping |= item if isinstance(item, dict) else {item: {}}
+        if not isinstance(item, str | dict):
+            raise SegRefineryError(f"refine: each refiner is a name or 'name: settings', got {item!r}")
+        named = {item: {}} if isinstance(item, str) else {name: {} if of is None else of for name, of in item.items()}
+        if twice := [name for name in named if name in mapping]:
+            raise SegRefineryError(f"refine: refiner {twice[0]!r} occurs twice")
+        mapping |= named
     return mapping
 
 
