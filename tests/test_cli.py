@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from data.pictures import index_png, picture, raw_png
 from runs import DAY, NIGHT, TEST, TINY, command
 from segrefinery import cli
+from segrefinery.terminal import going_on
 
 ODD = ("a b", 'it\'s "quoted"', "<script>alert(1)<", "naïve 图", "ünïcode & more")
 
@@ -157,6 +159,27 @@ def test_evaluate_report_and_recipes(call, run):
     assert "stages:" in call("recipes", "cpsl")[1]
 
 
+def test_several_data_sets_are_all_scored(call, run, tmp_path):
+    few = f"folder:{labelled(tmp_path / 'few')}"
+    code, said, complaint = call("evaluate", run, "--on", TEST, "--on", few)
+    assert code == 0, complaint
+    assert f"{TEST}: mIoU" in said
+    assert f"{few}: mIoU" in said
+    assert call("evaluate", run, "--on", f"{TEST} + {few}")[1] == said
+
+
+def test_a_recipe_may_name_the_data_and_the_seed(call, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"extends: self_training\nsource: {DAY}\ntarget: {NIGHT}\nseed: 5\n")
+    line = tiny(tmp_path / "run", "", "", "-r", file)
+    code, _, complaint = call(*(part for place, part in enumerate(line) if place not in (1, 2, 3, 4)))
+    assert code == 0, complaint
+    kept = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert (kept["source"], kept["target"], kept["seed"]) == (DAY, NIGHT, 5)
+    code, said, _ = call("check", NIGHT, "-r", file, "--scale", "small")
+    assert (code, "source" in said) == (0, True)
+
+
 def test_compare_ranks_the_models_of_runs_by_what_their_names_differ_in(call, run):
     code, said, complaint = call("compare", run, "-n", 2)
     assert code == 0, complaint
@@ -236,6 +259,8 @@ def mistakes(root: Path) -> dict[str, tuple[list[object], str]]:
         "truncated": (tiny(out, folder(truncated), good / "images"), r".png"),
         "another size": (tiny(out, folder(wrong_size), good / "images"), "2.png"),
         "unknown ids": (tiny(out, folder(unknown), good / "images"), "77"),
+        "no target": (["adapt", "-s", DAY, "-o", out], "target: name the images"),
+        "two seeds": (tiny(out, DAY, NIGHT, "--seed", "1", "--set", "seed=2"), "--seed says 1"),
         "no common class": (tiny(out, DAY, NIGHT, "--eval", folder(strange)), "class"),
         "unlabelled source": (tiny(out, good / "images", NIGHT), "images"),
         "unknown data": (tiny(out, "cityscape:/data", NIGHT), "cityscape"),
@@ -265,7 +290,8 @@ def mistakes(root: Path) -> dict[str, tuple[list[object], str]]:
 MISTAKES = (
     "missing", "empty", "no image", "truncated", "another size", "unknown ids", "no common class", "unlabelled source",
     "unknown data", "unknown recipe", "unknown setting", "no run", "no report", "no masks", "target is source",
-    "late image", "late mask", "file as output", "no place", "a pipe of data", "a pipe of annotations",
+    "no target", "two seeds", "late image", "late mask", "file as output", "no place", "a pipe of data",
+    "a pipe of annotations",
     "a pipe of a recipe", "a name of two lines", "a width beyond reason", "workers beyond reason",
     "sides beyond reason", "scenes beyond reason", "a run among its images", "a run where a description looks",
 )  # fmt: skip
@@ -344,6 +370,9 @@ def test_a_stopped_run_says_how_to_go_on(call, monkeypatch, tmp_path):
     monkeypatch.setattr("segrefinery.verbs.adapt.adapt", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     ended, _, complaint = call(*tiny(tmp_path / "run"))
     assert (ended, complaint) == (143, "stopped; the same command with --resume goes on from the last checkpoint\n")
+    monkeypatch.setattr("segrefinery.verbs.report.report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert call("report", "demo") == (130, "", "stopped\n")  # a folder of that name is no command
+    assert going_on(["segrefinery", "--debug", "predict", "demo"]) == "; the same command does what is missing"
 
 
 def test_a_name_too_long_for_a_file_is_one_line(call, tmp_path):

@@ -47,8 +47,7 @@ app = typer.Typer(
 )
 MAIN = os.environ.get("RANK", "0") == "0"
 """Whether this process speaks; torchrun starts several."""
-TRAINING = ("adapt", "demo")
-SHARED = (*TRAINING, "predict", "pseudo-label")
+SHARED = ("adapt", "demo", "predict", "pseudo-label")
 """The commands that several processes share; the first process does the others alone."""
 console = Console(highlight=False, quiet=not MAIN, emoji=False)
 refuse_missing = later("segrefinery.verbs.named:refuse_missing")
@@ -78,8 +77,8 @@ def options(
 
 @app.command()
 def adapt(
-    target: Annotated[list[str], typer.Option("--target", "-t", help=f"{TargetHelp} {SeveralHelp}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")],
+    target: Annotated[list[str] | None, typer.Option("--target", "-t", help=f"{TargetHelp} {SeveralHelp}")] = None,
     source: Annotated[list[str] | None, typer.Option("--source", "-s", help=f"{SourceHelp} {SeveralHelp}")] = None,
     start: Annotated[str | None, typer.Option("--from", help=StartHelp)] = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="Name (see `recipes`) or YAML file.")] = "self_training",
@@ -87,7 +86,7 @@ def adapt(
     evaluation: Annotated[list[str] | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
     oracle: Annotated[str | None, typer.Option(help="Labelled target images, for the recipe oracle only.")] = None,
     scale: Annotated[str | None, typer.Option(help="small: two processor cores; paper: the publication's.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="By default the recipe's, which is 0.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder, exactly.")] = False,
     overrides: Overrides = None,
     reuse: Annotated[
@@ -130,7 +129,7 @@ def demo(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
-    on: Annotated[str, typer.Option("--on", help=r"Labelled images: NAME:PATH\[@SPLIT].")],
+    on: Annotated[list[str], typer.Option("--on", help=rf"Labelled images: NAME:PATH\[@SPLIT]. {SeveralHelp}")],
     classes: Annotated[
         str | None, typer.Option(help="Score on these alone: a label space (synthia13), or names with commas.")
     ] = None,
@@ -258,7 +257,10 @@ def pseudo_label(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders or model folders.")],
-    target: Annotated[str | None, typer.Option("--target", "-t", help="Images to compare on, without labels.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Images to compare on, without labels; may be repeated."),
+    ] = None,
     images: Annotated[int, typer.Option("-n", min=2, help="How many of them to look at.")] = 32,
 ) -> None:
     """Rank models without labels, and say of each whether it is better than source-only."""
@@ -296,8 +298,8 @@ def check(
         typer.Argument(metavar="[SOURCE] TARGET", help=f"{SourceHelp} Then: {TargetHelp}", show_default=False),
     ],
     start: Annotated[str | None, typer.Option("--from", help=StartHelp)] = None,
-    evaluation: Annotated[str | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
-    labels: Annotated[str | None, typer.Option("--labels", "-l", help=LabelsHelp)] = None,
+    evaluation: Annotated[list[str] | None, typer.Option("--eval", "-e", help=EvalHelp)] = None,
+    labels: Annotated[list[str] | None, typer.Option("--labels", "-l", help=LabelsHelp)] = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r")] = "self_training",
     scale: Annotated[str | None, typer.Option()] = None,
     overrides: Overrides = None,
@@ -358,8 +360,7 @@ def main() -> None:
         complain(f"error: {in_one_line(error)}")
         raise SystemExit(2) from None
     except Stopped as stopped:
-        trains = any(verb in sys.argv for verb in TRAINING)
-        complain("stopped" + ("; the same command with --resume goes on from the last checkpoint" if trains else ""))
+        complain(f"stopped{terminal.going_on(sys.argv)}")
         raise SystemExit(stopped.exit_code) from None
 
 

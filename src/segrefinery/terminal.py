@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from segrefinery.verbs.cost import Estimate
 
 
+GOES_ON = {
+    "adapt": "with --resume goes on from the last checkpoint",
+    "demo": "with --resume goes on from the last checkpoint",
+    "predict": "does what is missing",
+    "pseudo-label": "does what is missing",
+}
+"""How a command goes on that was stopped."""
 LONG = 86_400
 """Seconds of a run that make its smaller budgets worth naming."""
 
@@ -36,6 +43,12 @@ def say(console: Console, line: str) -> None:
 def add_row(table: Table, *cells: str) -> None:
     """A row of plain words: no name in it is taken for markup."""
     table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def going_on(line: Sequence[str]) -> str:
+    """How the command of a line goes on that was stopped, to put behind that it was; empty where it starts anew."""
+    command = next((part for part in line[1:] if not part.startswith("-")), "")
+    return f"; the same command {GOES_ON[command]}" if command in GOES_ON else ""
 
 
 def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
@@ -51,6 +64,8 @@ def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
         f"mIoU {100 * scores['miou']:.2f}, pixel accuracy {100 * scores['pixel_accuracy']:.2f}, "
         f"mean pixel accuracy {100 * scores['mean_pixel_accuracy']:.2f}",
     )
+    for name, each in scores.get("sets", {}).items():
+        say(console, f"{name}: mIoU {100 * each['miou']:.2f}, pixel accuracy {100 * each['pixel_accuracy']:.2f}")
 
 
 def show_ranking(console: Console, runs: Sequence[Path], ranked: Sequence[Ranked]) -> None:

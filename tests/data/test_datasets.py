@@ -406,6 +406,8 @@ def test_align_with_a_forced_space(tmp_path):
         align(source, target, space="car, bus")
     with pytest.raises(SegRefineryError, match=r"source .* has no labels"):
         align(target, target)
+    with pytest.raises(SegRefineryError, match=r"every image here needs a mask\.$"):
+        align(open_dataset(str(tmp_path / "s/images/*.png")), target)
 
 
 def test_benchmark_descriptions():

@@ -41,6 +41,12 @@ def test_parts_and_their_shares_are_read():
             joined_reference(empty)
     with pytest.raises(SegRefineryError, match="1 to 999"):
         parts_named("1000 of a + b")
+    for text in ("0.5 of a", "50% of a", "50 % of a", "-1 of a", "2of a", "1/2 of a"):
+        with pytest.raises(SegRefineryError, match=r"has a share that is no whole number \(.*of\); write 1 to 999"):
+            parts_named(f"b + {text}")
+    for text in ("a + ", " + a", "a +  + b"):  # an empty path would be this folder
+        with pytest.raises(SegRefineryError, match="has an empty name"):
+            parts_named(text)
 
 
 def test_a_path_that_exists_is_taken_at_its_word(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segrefinery as api
 import segrefinery.engine.loop as loop
 from runs import NIGHT, TEST, same, tiny_run, weights
 from segrefinery.core.errors import SegRefineryError
@@ -327,6 +328,11 @@ def test_several_evaluation_sets_are_scored_each(tmp_path):
     assert sum(pixels) == found["images_pixels"]
     assert any(f"on {TEST}, " in line and f"on {other})" in line for line in said)
     assert f">{other}</th>" in (run / "report.html").read_text(encoding="utf-8")
+    again = api.evaluate(run, [TEST, other])
+    assert {name: one["miou"] for name, one in again["sets"].items()} == {
+        name: one["miou"] for name, one in found["sets"].items()
+    }
+    assert again["miou"] == found["miou"]
 
 
 def test_parts_are_apart_and_equal_pictures_together(tmp_path):

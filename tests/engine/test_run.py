@@ -117,8 +117,10 @@ def test_looks_are_taken_in_adaptation_even_where_stages_are_shared(tmp_path):
 def test_a_folder_is_never_overwritten(whole, tmp_path):
     with pytest.raises(SegRefineryError, match="--resume"):
         tiny_run(whole)
-    with pytest.raises(SegRefineryError, match="other settings"):
+    with pytest.raises(SegRefineryError, match=r"other settings \(seed 3, now 5\); resume with"):
         tiny_run(whole, resume=True, seed=5)
+    with pytest.raises(SegRefineryError, match=r"\(stages\.adapt\.steps 5, now 8\)"):
+        tiny_run(whole, resume=True, overrides=("stages.adapt.steps=8",))
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(SegRefineryError, match="not empty"):
         tiny_run(tmp_path)

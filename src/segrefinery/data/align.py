@@ -107,7 +107,7 @@ def _refuse_what_does_not_fit(
     for role, dataset in (("source", source), ("labels", labels), ("evaluation", evaluation)):
         if dataset is not None and (dataset.space is None or not dataset.has_labels):
             path = Path(dataset.reference).expanduser()
-            line = hint(path) or (path.is_dir() and how_to_describe(path))
+            line = hint(path) or (how_to_describe(path) if path.is_dir() else "")
             needed = f"every image here needs a mask{line and '; '}{line}"
             raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
     _refuse_other_bands(source, target, evaluation, labels)

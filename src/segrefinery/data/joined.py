@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARE = re.compile(r"(\d+) of (?=\S)")
+NO_SHARE = re.compile(r"[-+]?\d[\d.,/]* ?%? ?of (?=\S)")
+"""What is meant for a share and is none: ``0.5 of PATH``, ``50% of PATH``, ``2of PATH``."""
 MOST_SHARES = 999
 
 
@@ -34,16 +36,20 @@ def parts_named(reference: str) -> list[tuple[str, int | None]]:
     """The data sets of ``2 of A + 1 of B``, each with its share of the draws; without one where none is stated.
 
     Raises:
-        DataError: a share is no number from 1 to 999.
+        DataError: a share is no whole number from 1 to 999, or a name is empty.
     """
     if Path(reference).expanduser().exists():
         return [(reference, None)]
     parts: list[tuple[str, int | None]] = []
     for text in reference.split(BETWEEN):
-        hit = SHARE.match(text.strip())
+        hit, remedy = SHARE.match(text.strip()), f"write 1 to {MOST_SHARES}, as in: 2 of PATH"
         share = int(hit[1]) if hit else None
+        if not text.strip():
+            raise DataError(reference, "reference", "has an empty name", "write NAME:PATH[@SPLIT] on both sides of +")
+        if hit is None and (odd := NO_SHARE.match(text.strip())) and not Path(text.strip()).exists():
+            raise DataError(text, "reference", f"has a share that is no whole number ({odd[0].strip()})", remedy)
         if share is not None and not 1 <= share <= MOST_SHARES:
-            raise DataError(text, "reference", f"has a share of {share}", f"write 1 to {MOST_SHARES}, as in: 2 of PATH")
+            raise DataError(text, "reference", f"has a share of {share}", remedy)
         parts.append((text.strip()[hit.end() if hit else 0 :], share))
     if any(share for _, share in parts):
         return [(name, share or 1) for name, share in parts]

@@ -30,12 +30,15 @@ def joined_reference(references: References | None) -> str | None:
     """One text that names all of several data sets: ``A + B``; None where there are none.
 
     Raises:
-        SegRefineryError: a name is empty, as that of a shell's variable is which was never set. To drop it would train
-            or score without what somebody meant to name.
+        SegRefineryError: what is given is no name, or one that is empty, as that of a shell's variable is which was
+            never set. To drop it would train or score without what somebody meant to name.
     """
     if references is None:
         return None
-    names = [str(each) for each in ([references] if isinstance(references, str | Path) else references)]
+    listed = [references] if isinstance(references, str | Path) else references
+    if not isinstance(listed, list | tuple) or not all(isinstance(each, str | Path) for each in listed):
+        raise SegRefineryError(f"NAME:PATH[@SPLIT] or a folder expected, or a list of these; got {references!r:.80}")
+    names = [str(each) for each in listed]
     if not all(name.strip() for name in names):
         raise SegRefineryError("the name of a data set is empty; write NAME:PATH[@SPLIT] or a folder, or leave it away")
     return BETWEEN.join(names) or None

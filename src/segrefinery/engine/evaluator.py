@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from segrefinery.data.datasets import Part, parts_of
+from segrefinery.data.datasets import parts_of
 from segrefinery.engine.events import RunEvents, StageEnd
 from segrefinery.engine.scorer import EVALUATION, Scorer
 from segrefinery.engine.tracker import Tracker
-from segrefinery.evaluation.confusion import ConfusionMatrix
-from segrefinery.evaluation.results import is_evaluated, keep_evaluation, scores_of
+from segrefinery.evaluation.results import is_evaluated, keep_evaluation, scores_by_set, scores_of
 from segrefinery.evaluation.scoring import Evaluation
 from segrefinery.labels import LabelSpace
 
@@ -38,22 +37,12 @@ class Evaluator(RunEvents):
         kept = scores_of(scores.total, self.space, self.unscored)
         images: Any = self.scorer.sets.evaluation
         if parts := parts_of(images):
-            kept["sets"] = self._by_set(scores, parts)
+            kept["sets"] = scores_by_set(scores, parts, self.space, self.unscored)
         keep_evaluation(self.folder, end.name, scores, kept, self.space, source_only=end.source_only)
         each = [f"{100 * one['miou']:.1f} on {name}" for name, one in kept.get("sets", {}).items()]
         self.told.said(
             f"{end.name}: {100 * kept['miou']:.1f} mIoU on {self.reference}" + (f" ({', '.join(each)})" if each else "")
         )
-
-    def _by_set(self, scores: Evaluation, parts: Sequence[Part]) -> dict[str, Any]:
-        """Scores on each of the data sets that the evaluation was joined of."""
-        by_set, start = {}, 0
-        for part in parts:
-            counts = ConfusionMatrix(self.space.num_classes)
-            counts.matrix += scores.per_image[start : start + part.images].sum(dim=0)
-            by_set[part.reference] = scores_of(counts, self.space, self.unscored)
-            start += part.images
-        return by_set
 
     def _evaluate(self, end: StageEnd, step: int, kind: str) -> Evaluation:
         told = lambda done, total: self.told.progressed(f"{end.name}: evaluation images", done, total, {})  # noqa: E731

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from segrefinery.core.files import read_json, unreadable, whole_file, write_json
+from segrefinery.data.datasets import Part
 from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.scoring import Evaluation
 from segrefinery.labels import LabelSpace
@@ -38,6 +39,19 @@ def scores_of(counts: ConfusionMatrix, space: LabelSpace, left_out: Collection[s
         "mean_pixel_accuracy": counts.mean_pixel_accuracy,
         "images_pixels": int(counts.matrix.sum()),
     }
+
+
+def scores_by_set(
+    evaluation: Evaluation, parts: Sequence[Part], space: LabelSpace, left_out: Collection[str] = ()
+) -> dict[str, Any]:
+    """Scores on each of the data sets that the images were joined of, by its name."""
+    by_set, start = {}, 0
+    for part in parts:
+        counts = ConfusionMatrix(space.num_classes)
+        counts.matrix += evaluation.per_image[start : start + part.images].sum(dim=0)
+        by_set[part.reference] = scores_of(counts, space, left_out)
+        start += part.images
+    return by_set
 
 
 def is_evaluated(folder: Path, stage: str) -> bool:

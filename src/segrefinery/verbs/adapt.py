@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.settings import References, joined_reference
+from segrefinery.data.settings import References
 from segrefinery.engine.events import RunEvents
 from segrefinery.engine.folders import RECIPE
 from segrefinery.engine.processes import restarted
 from segrefinery.engine.record import LOCK, the_only_writer
 from segrefinery.recipe import Recipe, load_recipe
-from segrefinery.verbs.named import assigned, open_named, refuse_inside
+from segrefinery.verbs.named import assigned, named_data, open_named, refuse_inside
 
 if TYPE_CHECKING:
     from torch import nn
+
+MOST_NAMED = 5
+"""Settings that are named where those of a run have changed."""
 
 
 def adapt(
     recipe: str | Path | Recipe,
     source: References | None,
-    target: References,
+    target: References | None,
     output: str | Path,
     *,
     start: str | Path | nn.Module | None = None,
@@ -30,7 +33,7 @@ def adapt(
     evaluation: References | None = None,
     oracle: str | Path | None = None,
     scale: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
     reuse: str | Path | None = None,
@@ -39,7 +42,8 @@ def adapt(
     """Adapt a model to unlabelled target images and write the report -> the run folder.
 
     Args:
-        recipe: name of a shipped recipe, path of a YAML file, or a recipe.
+        recipe: name of a shipped recipe, path of a YAML file, or a recipe; what it says of data and seed holds where
+            the arguments here are None.
         source: labelled images, ``NAME:PATH[@SPLIT]``, or None where a trained model is adapted without them.
         target: images to adapt to; labels they have are not read. Several data sets are a list, each with its share
             of the draws if you like: ``2 of NAME:PATH``.
@@ -62,10 +66,9 @@ def adapt(
     if restarted() and not resume:
         told.said("note: torchrun started the processes anew, which goes on with the run")
         resume = True
-    if not isinstance(recipe, Recipe):
-        named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
-        fields = {role: named_data(role, data) for role, data in named.items()}
-        recipe = load_recipe(recipe, scale, [*overrides, *assigned(start)], seed=seed, **fields)
+    named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
+    fields = {role: named_data(role, data) for role, data in named.items()}
+    recipe = load_recipe(recipe, scale, [*overrides, *assigned(start)], seed=seed, **fields)
     refuse_folder(folder, resume, told)
     named = open_named(recipe)
     if not resume:
@@ -79,18 +82,6 @@ def adapt(
     with the_only_writer(folder):
         carry_out(folder, recipe, named, model, Path(reuse) if reuse else None, told)
     return folder
-
-
-def named_data(role: str, data: References | None) -> str | None:
-    """One text that names a role's data sets.
-
-    Raises:
-        SegRefineryError: a name is empty; says the role.
-    """
-    try:
-        return joined_reference(data)
-    except SegRefineryError as error:
-        raise SegRefineryError(f"{role}: {error}") from error
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------
@@ -120,13 +111,23 @@ def refuse_another_run(folder: Path, recipe: Recipe) -> None:
         return
     before = load_recipe(written)
     old, new = before.model_dump(mode="json"), recipe.model_dump(mode="json")
-    different = [key for key in new if old.get(key) != new[key] and key != "about"]
+    different = [each for key in new if key != "about" for each in differences(old.get(key), new[key], key)]
     if different:
+        more = [f"and {len(different) - MOST_NAMED} more"] if len(different) > MOST_NAMED else []
         raise SegRefineryError(
-            f"{written}: the run was started with other settings ({', '.join(different)}); resume with the same "
-            f"recipe, data and --set, or start a new run with -o; --reuse {folder} then takes over the stages that "
-            "have not changed"
+            f"{written}: the run was started with other settings ({', '.join(different[:MOST_NAMED] + more)}); resume "
+            f"with the same recipe, data and --set, or start a new run with -o; --reuse {folder} then takes over the "
+            "stages that have not changed"
         )
+
+
+def differences(old: Any, new: Any, key: str) -> Iterator[str]:
+    """In words, what of two plain values of a setting is not the same."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for part in {**old, **new}:
+            yield from differences(old.get(part), new.get(part), f"{key}.{part}")
+    elif old != new:
+        yield f"{key} {old}, now {new}"
 
 
 def make_run_folder(folder: Path) -> None:

@@ -21,6 +21,7 @@ from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import Chosen, ImageDataset, UnlabeledView, open_dataset
 from segrefinery.data.decoding import read_ids
 from segrefinery.data.label_files import file_stem, palette_image, save_png
+from segrefinery.data.settings import References
 from segrefinery.engine.folders import SOURCE_ONLY, model_folders
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.confusion import ConfusionMatrix
@@ -30,7 +31,7 @@ from segrefinery.interchange.annotation import read_masks, write_cvat, write_lab
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.weights import CONFIG
 from segrefinery.verbs.compare import check_classes
-from segrefinery.verbs.named import refuse_inside
+from segrefinery.verbs.named import named_images, refuse_inside
 from segrefinery.verbs.taught import taught_remark
 
 POOL = 400
@@ -79,7 +80,7 @@ class Audit:
 
 def audit(
     run: str | Path,
-    target: str | Path,
+    target: References,
     output: str | Path | None = None,
     count: int = 20,
     *,
@@ -98,10 +99,10 @@ def audit(
     Raises:
         SegRefineryError: as ``prepare_audit`` and ``score_audit`` say.
     """
-    folder = Path(output) if output is not None else Path(run) / "audit"
+    folder, named = Path(output) if output is not None else Path(run) / "audit", named_images("target", target)
     if masks is None:
-        return Audit(folder, prepare_audit(run, str(target), folder, count, seed=seed, progress=progress))
-    return score_audit(run, str(target), folder, masks, others, progress=progress)
+        return Audit(folder, prepare_audit(run, named, folder, count, seed=seed, progress=progress))
+    return score_audit(run, named, folder, masks, others, progress=progress)
 
 
 def prepare_audit(

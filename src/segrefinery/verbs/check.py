@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.data.datasets import bands_of, open_dataset
+from segrefinery.data.settings import References
 from segrefinery.engine.events import RunEvents
 from segrefinery.recipe import Recipe, load_recipe, read_recipe
-from segrefinery.verbs.named import assigned, refuse_nothing_to_adapt
+from segrefinery.verbs.named import NO_TARGET, assigned, named_data, refuse_nothing_to_adapt
 
 if TYPE_CHECKING:
     from segrefinery.data.check import CheckReport, Role
@@ -49,12 +50,12 @@ class Checkup:
 
 
 def check(
-    source: str | Path | None,
-    target: str | Path,
+    source: References | None,
+    target: References | None,
     *,
     start: str | Path | None = None,
-    labels: str | Path | None = None,
-    evaluation: str | Path | None = None,
+    labels: References | None = None,
+    evaluation: References | None = None,
     recipe: str | Path = "self_training",
     scale: str | None = None,
     overrides: Sequence[str] = (),
@@ -69,12 +70,13 @@ def check(
     Raises:
         SegRefineryError: the recipe, a data set or the model does not exist at all, or a stage needs a source.
     """
-    named: dict[Role, str | Path | None] = {
-        "source": source, "target": target, "labels": labels, "evaluation": evaluation
-    }  # fmt: skip
-    given: dict[Role, str] = {role: str(data) for role, data in named.items() if data is not None}
+    named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation}
     remarks = Remarks()
-    plan = load_recipe(recipe, scale, [*overrides, *assigned(start)], **given)
+    fields = {role: named_data(role, data) for role, data in named.items()}
+    plan = load_recipe(recipe, scale, [*overrides, *assigned(start)], **fields)
+    given: dict[Any, str] = {role: data for role in named if (data := getattr(plan, role)) is not None}
+    if "target" not in given:
+        raise SegRefineryError(NO_TARGET)
     refuse_nothing_to_adapt(plan)
     sets: dict[Role, Any] = {role: open_dataset(reference) for role, reference in given.items()}
     from segrefinery.data.check import check_datasets  # here, for torch takes seconds to import
@@ -86,7 +88,7 @@ def check(
     begins, total = {}, 0
     for role, dataset in sets.items():
         begins[role], total = total, total + len(dataset)
-    space = plan.classes if model is None or source is not None else space_of(model, plan.classes)
+    space = plan.classes if model is None or "source" in given else space_of(model, plan.classes)
     report = check_datasets(
         **{"source": None, **sets}, space=space, merge=plan.merge,
         progress=lambda role, done, _: progress(begins[role] + done, total),

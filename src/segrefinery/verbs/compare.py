@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.settings import References
 from segrefinery.engine.folders import RECIPE, SOURCE_ONLY, model_folders
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.results import read_results
@@ -28,6 +29,7 @@ from segrefinery.evaluation.trust.verdict import (
 )
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import load_recipe
+from segrefinery.verbs.named import named_data
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Ranked:
 
 def compare(
     runs: Sequence[str | Path],
-    target: str | None = None,
+    target: References | None = None,
     *,
     images: int = IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -71,7 +73,7 @@ def compare(
         raise SegRefineryError(f"runs: a list of run folders expected, got {str(runs)!r}; write [{str(runs)!r}]")
     folders = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
     check_classes(folders)
-    reference = target or common_target(runs)
+    reference = named_data("target", target) or common_target(runs)
     dataset = UnlabeledView(open_dataset(reference))
     if len(dataset) < 2:
         raise SegRefineryError(

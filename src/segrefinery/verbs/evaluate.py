@@ -9,17 +9,19 @@ from typing import Any
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import classes_beside, evaluation_view
-from segrefinery.data.datasets import UnlabeledView, open_dataset, picture_of
+from segrefinery.data.datasets import UnlabeledView, open_dataset, parts_of, picture_of
+from segrefinery.data.settings import References
 from segrefinery.engine.model import Model, load
-from segrefinery.evaluation.results import scores_of
+from segrefinery.evaluation.results import scores_by_set, scores_of
 from segrefinery.evaluation.scoring import evaluate_network
+from segrefinery.verbs.named import named_images
 from segrefinery.verbs.taught import taught_remark
 from segrefinery.verbs.zoom import warn_of_reading
 
 
 def evaluate(
     run: str | Path | Model,
-    on: str | Path,
+    on: References,
     *,
     classes: str | Sequence[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -28,6 +30,7 @@ def evaluate(
     and ``missing``, the model's classes that are not scored: no label of the images can be one of them.
 
     Args:
+        on: a data set, or several in a list, whose scores are those of all images together and, in ``sets``, of each.
         classes: the only classes whose pixels are scored, for instance ``synthia13``, or names. The model still
             chooses among all of its own, and ``miou`` is the mean over these.
 
@@ -35,7 +38,8 @@ def evaluate(
         SegRefineryError: the images have no masks, or no pixel of theirs is labelled with one of the classes.
     """
     model = run if isinstance(run, Model) else load(run)
-    dataset = open_dataset(str(on))
+    on = named_images("on", on)
+    dataset = open_dataset(on)
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
     model.refuse_other_bands(dataset)
@@ -47,7 +51,8 @@ def evaluate(
         warnings.warn(
             f"{on}: pixels of {', '.join(beside)} are not scored, for the model has no such class", stacklevel=2
         )
-    scores = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress).total
-    if not int(scores.matrix.sum()):
+    scores = evaluate_network(model.network, view, model.data, model.space.num_classes, model.window, progress)
+    if not int(scores.total.matrix.sum()):
         raise SegRefineryError(f"{on}: every pixel of its masks is ignored, so there is nothing to score")
-    return scores_of(scores, model.space, missing) | {"missing": list(missing)}
+    said = scores_of(scores.total, model.space, missing) | {"missing": list(missing)}
+    return said | ({"sets": scores_by_set(scores, parts, model.space, missing)} if (parts := parts_of(dataset)) else {})

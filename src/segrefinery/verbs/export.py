@@ -18,6 +18,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import refuse_unwritable, whole_folder, write_bytes
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.settings import References
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
 from segrefinery.engine.folders import RECIPE, model_folder
 from segrefinery.engine.model import Model, ModelConfig, load
@@ -55,6 +56,7 @@ from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.states import read_state
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import load_recipe
+from segrefinery.verbs.named import named_images
 
 Format = Literal["onnx", "torch", "hf", "smp", "state_dict"]
 FORMATS = {"onnx": "onnxruntime", "torch": "torch.export.load", **LIBRARIES, "state_dict": "torch.load"}
@@ -107,7 +109,7 @@ def export(
     grid: Grid = "image",
     size: tuple[int, int] | None = None,
     opset: int = OPSET,
-    check: str | Path | None = None,
+    check: References | None = None,
     images: int = 4,
     like: str | Path | None = None,
     network: Segmenter | None = None,
@@ -124,7 +126,7 @@ def export(
         images: how many of them.
         like: of ``state_dict``, the checkpoint in whose layout weights are written; by default that which the run
             started from.
-        network: the module that was adapted, where it is one of yours (``models.wrap``).
+        network: the module that was adapted, where it is one of yours (``models.wrap``); weights need none.
 
     Raises:
         SegRefineryError: no model, no images, an operator that ONNX lacks, a network that the library has not, or one
@@ -138,7 +140,7 @@ def export(
     if format not in LIBRARIES:
         refuse_place(Path(output), format, [like, config_of(run).trained_on.start])
     if format == "state_dict":
-        if (result, reads, grid, size, check, network) != ("logits", "uint8", "image", None, None, None):
+        if (result, reads, grid, size, check) != ("logits", "uint8", "image", None, None):
             raise SegRefineryError(
                 "--format state_dict: weights alone are written, and read back; --output, --reads, --grid, --size and "
                 "--check go with onnx and torch"
@@ -305,10 +307,10 @@ def target_of(run: str | Path) -> str:
     return target
 
 
-def first_images(images: str | Path, count: int) -> Iterator[Tensor]:
+def first_images(images: References, count: int) -> Iterator[Tensor]:
     """uint8 images as they lie there."""
     try:
-        dataset = UnlabeledView(open_dataset(str(images)))
+        dataset = UnlabeledView(open_dataset(named_images("check", images)))
     except SegRefineryError as error:
         raise SegRefineryError(f"{error}; name images to check the file on with --check IMAGES") from error
     for index in range(min(count, len(dataset))):

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import ImageDataset, SegmentationDataset, files_of, open_dataset
+from segrefinery.data.settings import References, joined_reference
 from segrefinery.data.translated import TranslatedFolder
 from segrefinery.engine.folders import model_folders
 from segrefinery.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+NO_TARGET = "target: name the images to adapt to, a folder or NAME:PATH[@SPLIT], with --target or in the recipe"
 
 
 @dataclass
@@ -44,7 +48,7 @@ def open_named(recipe: Recipe) -> Named:
             nobody.
     """
     if recipe.target is None:
-        raise SegRefineryError("target: name a data set as NAME:PATH[@SPLIT]")
+        raise SegRefineryError(NO_TARGET)
     refuse_nothing_to_adapt(recipe)
     source = open_dataset(recipe.source) if recipe.source else None
     target = open_dataset(recipe.target)
@@ -86,6 +90,29 @@ def assigned(start: str | Path | nn.Module | None) -> list[str]:
     return [f"model.from={json.dumps(str(start))}"]
 
 
+def named_data(role: str, data: References | None) -> str | None:
+    """One text that names a role's data sets.
+
+    Raises:
+        SegRefineryError: a name is empty; says the role.
+    """
+    try:
+        return joined_reference(data)
+    except SegRefineryError as error:
+        raise SegRefineryError(f"{role}: {error}") from error
+
+
+def named_images(role: str, data: References) -> str:
+    """As ``named_data``, of a role that cannot do without.
+
+    Raises:
+        SegRefineryError: there is no name, or it is empty; says the role.
+    """
+    if (reference := named_data(role, data)) is None:
+        raise SegRefineryError(f"{role}: name a data set as NAME:PATH[@SPLIT], or a folder; of several write a list")
+    return reference
+
+
 def open_labels(recipe: Recipe) -> SegmentationDataset | None:
     """The labelled target images that a recipe names to teach.
 
@@ -104,7 +131,7 @@ def open_labels(recipe: Recipe) -> SegmentationDataset | None:
     return open_dataset(recipe.labels)
 
 
-def refuse_missing(runs: Iterable[Path], images: str | None = None) -> None:
+def refuse_missing(runs: Iterable[Path], images: References | None = None) -> None:
     """Refuse models or images that are not there.
 
     Raises:
@@ -112,8 +139,8 @@ def refuse_missing(runs: Iterable[Path], images: str | None = None) -> None:
     """
     for run in runs:
         model_folders(run)
-    if images is not None:
-        open_dataset(images)
+    if (reference := named_data("images", images)) is not None:
+        open_dataset(reference)
 
 
 def refuse_inside(output: str | Path, *datasets: ImageDataset | None) -> None:

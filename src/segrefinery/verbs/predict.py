@@ -20,6 +20,7 @@ from segrefinery.data.datasets import ImageDataset, open_dataset, picture_of
 from segrefinery.data.decoding import DataError, read_image
 from segrefinery.data.films import FilmDataset, write_film
 from segrefinery.data.label_files import file_stem, write_manifest
+from segrefinery.data.settings import References
 from segrefinery.data.transforms import resize_image
 from segrefinery.engine.model import Model, load
 from segrefinery.engine.shares import world_size
@@ -27,13 +28,13 @@ from segrefinery.interchange.labels import LABEL_FORMATS
 from segrefinery.interchange.large import parts_folder
 from segrefinery.interchange.pictures import OpenedImage, Predictions, times
 from segrefinery.verbs.corpus import CorpusResult, Job, nothing_read, to_do, write_all
-from segrefinery.verbs.named import refuse_inside
+from segrefinery.verbs.named import named_images, refuse_inside
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
 
 
 def predict(
     run: str | Path | Model,
-    images: str | Path,
+    images: References,
     *,
     factor: float = 1.0,
     size: str | int = "trained",
@@ -48,7 +49,7 @@ def predict(
         skip: told of an image that cannot be read, which is then left out; without it the error is raised.
     """
     model = at_size(run if isinstance(run, Model) else load(run), size)
-    dataset, said = open_dataset(str(images)), False
+    dataset, said = open_dataset(named_images("images", images)), False
     model.refuse_other_bands(dataset)
     for index in range(len(dataset)):
         try:
@@ -66,7 +67,7 @@ def predict(
 
 def write_predictions(
     run: str | Path | Model,
-    images: str | Path,
+    images: References,
     output: str | Path,
     *,
     factor: float = 1.0,
@@ -89,7 +90,7 @@ def write_predictions(
         SegRefineryError: the folder cannot be written, or none of the images can be read.
     """
     model = at_size(run if isinstance(run, Model) else load(run), size)
-    dataset = open_dataset(str(images))
+    dataset = open_dataset(named_images("images", images))
     refuse_inside(output, dataset)
     model.refuse_other_bands(dataset)
     choose(LABEL_FORMATS, format, "format")

@@ -10,15 +10,16 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.numbering import Numbering, numbered_as, numbering_of
+from segrefinery.data.settings import References
 from segrefinery.engine.model import Model, load, origin_of
 from segrefinery.interchange.labels import LABEL_FORMATS, PngLabels
 from segrefinery.verbs.corpus import CorpusResult, Job, write_all
-from segrefinery.verbs.named import refuse_inside
+from segrefinery.verbs.named import named_images, refuse_inside
 
 
 def pseudo_label(
     run: str | Path | Model,
-    target: str | Path,
+    target: References,
     output: str | Path,
     threshold: float = 0.0,
     *,
@@ -56,7 +57,7 @@ def pseudo_label(
 
 def write_labels(
     run: str | Path | Model,
-    target: str | Path,
+    target: References,
     output: str | Path,
     threshold: float = 0.0,
     *,
@@ -69,7 +70,7 @@ def write_labels(
 ) -> CorpusResult:
     """As ``pseudo_label``; says which images were left out and which were finished before."""
     model = run if isinstance(run, Model) else load(run)
-    dataset = UnlabeledView(open_dataset(str(target)))
+    dataset = UnlabeledView(open_dataset(named_images("target", target)))
     refuse_inside(output, dataset)
     model.refuse_other_bands(dataset)
     kind: Any = choose(LABEL_FORMATS, format, "format")
