@@ -20,7 +20,7 @@ from segrefinery.core.settings import Settings
 from segrefinery.labels import match
 from segrefinery.models.build import build_model
 from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
-from segrefinery.models.foreign.names import fitted, trained_one, without_wrappers
+from segrefinery.models.foreign.names import alone, fitted, trained_one, without_wrappers
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.foreign.transformers_names import family_in, installed_names
 from segrefinery.models.networks import ModelSettings
@@ -201,7 +201,7 @@ def of_tensors(
     """
     state, notes = without_wrappers(state)
     mean, std = None, None
-    if mmseg.is_ours_to_read(state):
+    if mmseg.is_ours_to_read(state) and (network is None or network.name != "transformers:upernet"):
         asked = network.options if network is not None and network.name == "deeplabv2_resnet101" else None
         renamed = mmseg.read(state, str(path), asked or {})
         network = ModelSettings(name=renamed.network, weights="none", options=renamed.options)
@@ -259,10 +259,9 @@ def _of_its_bands(network: ModelSettings, state: Mapping[str, Tensor]) -> ModelS
 def _unwrapped_smp(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[str]]:
     """Without what a wrapper put before ``segmentation_head``, and in words what that was; see ``trained_one``."""
     prefix = trained_one({name.partition(_SMP_HEAD)[0] for name in state if _SMP_HEAD in name}, origin)
-    others = sorted({name.partition(".")[0] for name in state if not name.startswith(prefix)})
+    state, others = alone(state, prefix)
     notes = [f"the prefix {prefix!r} was taken off the names"] if prefix else []
-    notes += [f"left out: {', '.join(others)}"] if others else []
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}, notes
+    return state, [*notes, *([f"left out: {', '.join(others)}"] if others else [])]
 
 
 def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:

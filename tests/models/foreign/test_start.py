@@ -145,6 +145,20 @@ def test_a_lightning_checkpoint_of_transformers_segformer(tmp_path, release):
     torch.testing.assert_close(logits_of(start)[0], theirs, atol=1e-5, rtol=0)
 
 
+def test_a_state_of_transformers_upernet_is_no_mmsegmentations(tmp_path):
+    """Both call their parts ``backbone`` and ``decode_head``; what the user names it is."""
+    module = saved(tmp_path, "upernet")
+    state = {f"model.{name}": each for name, each in module.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    config = json.loads((tmp_path / "config.json").read_text())
+    start = read_start(tmp_path / "last.ckpt", ModelSettings(name="transformers:upernet", options={"config": config}))
+    start.classes = CLASSES
+    network, _ = start.build(CLASSES)
+    with torch.no_grad():
+        theirs, ours = module(image()).logits, logits_at(network.eval(), image(), (64, 96))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_a_classifier_of_whole_images_is_no_segmentation_model(tmp_path):
     import transformers as hf
 
@@ -277,15 +291,25 @@ def test_a_student_is_read_from_among_teacher_and_reference(tmp_path):
 
 # What stands before the names of students and of what the projects keep beside them.
 PROJECTS = {
-    "HRDA, as it is": ("", ()),
-    "HRDA": ("model.", ("ema_model.", "imnet_model.")),
-    "MIC": ("model.", ("ema_model.ema_model.", "imnet_model.", "mic.teacher.ema_model.")),
+    "HRDA, as it is": ("", (), ""),
+    "HRDA": ("model.", ("ema_model.", "imnet_model."), "ema_model, imnet_model left out"),
+    "MIC": (
+        "model.",
+        ("ema_model.ema_model.", "imnet_model.", "mic.teacher.ema_model."),
+        "ema_model, imnet_model, mic left out",
+    ),
+    "HRDA of several GPUs": (
+        "module.model.",
+        ("module.ema_model.", "module.imnet_model."),
+        "module.ema_model, module.imnet_model left out",
+    ),
+    "HRDA inside a trainer": ("net.model.", ("net.ema_model.",), "net.ema_model left out: the student (net.model)"),
 }
 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_a_checkpoint_of_two_scales_predicts_the_same(tmp_path, project):
-    root, others = PROJECTS[project]
+    root, others, left_out = PROJECTS[project]
     torch.manual_seed(0)
     module = with_statistics(HRDANetwork(3))
     state = {f"{root}{name}": tensor for name, tensor in module.state_dict().items()}
@@ -295,7 +319,10 @@ def test_a_checkpoint_of_two_scales_predicts_the_same(tmp_path, project):
     torch.save({"meta": {"CLASSES": CLASSES, "PALETTE": []}, "state_dict": state}, tmp_path / "latest.pth")
     start = read_start(tmp_path / "latest.pth")
     assert start.network.name == "hrda:daformer_b0"
-    assert all(any(f"{other.partition('.')[0]}" in note for note in start.notes) for other in others)
+    said = [note for note in start.notes if "left out" in note]
+    assert len(said) == bool(others)
+    assert all(note.startswith(left_out) for note in said)
+    assert (f"the prefix {root!r} was taken off the names" in start.notes) == bool(root)
     assert not any("tensors are not the network's" in note for note in start.notes)
     with torch.no_grad():
         theirs = module(image(64, 128))
@@ -310,8 +337,8 @@ def shallow(monkeypatch):
 
 @pytest.mark.parametrize(
     ("used", "middle", "root", "dated"),
-    [(2, True, "", True), (4, True, "module.", False), (4, False, "", False)],
-    ids=["AdaptSegNet", "ADVENT of two levels", "ADVENT"],
+    [(2, True, "", True), (4, True, "module.", False), (4, False, "", False), (2, True, "net.model.", False)],
+    ids=["AdaptSegNet", "ADVENT of two levels", "ADVENT", "AdaptSegNet inside a trainer"],
 )
 def test_deeplab_of_adaptsegnet_predicts_the_same(tmp_path, shallow, used, middle, root, dated):
     """Its code reads images blue first, from 0 to 255 less a mean; old files have no counters."""
@@ -330,6 +357,15 @@ def test_deeplab_of_adaptsegnet_predicts_the_same(tmp_path, shallow, used, middl
         theirs, ours = module(image()), network.eval()((image() - mean) / std)
     assert (ours.aux_logits is not None) == middle
     torch.testing.assert_close(ours.logits, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("end", ["decode_head.conv_seg.weight", "layer6.conv2d_list.0.weight"])
+def test_of_two_networks_of_unknown_names_one_has_to_be_saved_alone(tmp_path, end):
+    names = ("backbone.patch_embed1.proj.weight", "layer4.2.conv3.weight", end)
+    state = {f"{who}.{name}": torch.ones(1) for who in ("day", "night") for name in names}
+    torch.save({"state_dict": state}, tmp_path / "both.pth")
+    with pytest.raises(SegRefineryError, match=r"both\.pth: holds several such networks \(day, night\)"):
+        read_start(tmp_path / "both.pth")
 
 
 def test_another_backbone_is_refused_by_name(tmp_path):

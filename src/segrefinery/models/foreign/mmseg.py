@@ -7,7 +7,7 @@ Their code is not needed. Every name is mapped by a rule that says it; a name th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization
 from segrefinery.models.encoders import SEGFORMER_WIDTHS
+from segrefinery.models.foreign.names import alone, trained_one
 from segrefinery.models.foreign.transformers_names import is_old
 
 _STAGE = {"patch_embed": "patch_embeddings", "norm": "layer_norm"}
@@ -72,25 +73,25 @@ class Renamed:
 
 def is_ours_to_read(names: Mapping[str, Any]) -> bool:
     """Whether a state dict is of this family."""
-    return bool(_root(names) is not None or _is_adaptsegnet(names))
+    return bool(_roots(names) or _adaptsegnet_roots(names))
 
 
 def read(state: Mapping[str, Tensor], origin: str, asked: Mapping[str, Any]) -> Renamed:
-    """A state dict of this family.
+    """A state dict of this family, of whose networks the trained one is read.
 
     Args:
         asked: options of DeepLab-v2 that the user named.
 
     Raises:
-        SegRefineryError: a backbone or a head that we do not have.
+        SegRefineryError: a backbone or a head that we do not have; or see ``trained_one``.
     """
-    if _is_adaptsegnet(state):
-        return _adaptsegnet(state, bool(asked.get("aspp_bug_compat", True)))
-    root = _root(state)
-    assert root is not None, "asked of a state dict of this family only"
-    others = sorted({name.partition(".")[0] for name in state if not name.startswith(root)} if root else ())
-    notes = [f"{', '.join(others)} left out: the student ({root.rstrip('.')}) is read"] if others else []
-    state = {name.removeprefix(root): tensor for name, tensor in state.items() if name.startswith(root)}
+    kind = _adaptsegnet_roots if _adaptsegnet_roots(state) else _roots
+    root = trained_one(kind(state), origin)
+    state, others = alone(state, root)
+    notes = [f"the prefix {root!r} was taken off the names"] if root else []
+    notes += [f"{', '.join(others)} left out: the student ({root.rstrip('.')}) is read"] if others else []
+    if kind is _adaptsegnet_roots:
+        return _adaptsegnet(state, bool(asked.get("aspp_bug_compat", True)), notes)
     beside = sorted({name.partition(".")[0] for name in state} - {"backbone", "decode_head"})
     notes += [f"{', '.join(beside)} left out: the prediction is that of decode_head"] if beside else []
     backbone = _part(state, "backbone.")
@@ -126,12 +127,14 @@ def read(state: Mapping[str, Tensor], origin: str, asked: Mapping[str, Any]) -> 
     return Renamed(name, options, _under("encoder.network.", encoder) | _under("head.", converted), notes)
 
 
-def _root(names: Mapping[str, Any]) -> str | None:
-    """What stands before ``backbone.`` and ``decode_head.``: nothing, or ``model.`` where a student has a teacher."""
-    for root in ("", "model.", "module.", "module.model."):
-        if all(any(name.startswith(root + part) for name in names) for part in ("backbone.", "decode_head.")):
-            return root
-    return None
+def _roots(names: Iterable[str]) -> set[str]:
+    """What stands before both ``backbone.`` and ``decode_head.``: nothing, ``model.`` where a student has a teacher,
+    and whatever a wrapper put there."""
+    backbones, heads = (
+        {match[1] for name in names if (match := re.match(rf"((?:[^.]+\.)*?){part}\.", name))}
+        for part in ("backbone", "decode_head")
+    )
+    return backbones & heads
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -286,35 +289,29 @@ def _daformer_head(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
 _CLASSIFIER = re.compile(r"layer([56])\.conv2d_list\.(\d)\.(weight|bias)")
 
 
-def _is_adaptsegnet(names: Mapping[str, Any]) -> bool:
-    root = _adaptsegnet_root(names)
-    return root is not None and f"{root}layer4.2.conv3.weight" in names
+def _adaptsegnet_roots(names: Mapping[str, Any]) -> set[str]:
+    """What stands before its names: nothing, or what a wrapper put there."""
+    ends = "layer6.conv2d_list.0.weight", "layer4.2.conv3.weight"
+    last, deep = ({name.removesuffix(end) for name in names if f".{name}".endswith(f".{end}")} for end in ends)
+    return last & deep
 
 
-def _adaptsegnet_root(names: Mapping[str, Any]) -> str | None:
-    """What stands before its names: nothing, or ``module.`` of several GPUs."""
-    return next((root for root in ("", "module.") if f"{root}layer6.conv2d_list.0.weight" in names), None)
-
-
-def _adaptsegnet(state: Mapping[str, Tensor], two: bool) -> Renamed:
+def _adaptsegnet(state: Mapping[str, Tensor], two: bool, notes: Sequence[str]) -> Renamed:
     """Of a classifier's four convolutions its code uses ``two``, by mistake (``aspp_bug_compat``); ADVENT's all. Their
     names are the same, and both read blue first."""
-    root = _adaptsegnet_root(state) or ""
     renamed = {}
     for name, tensor in state.items():
-        plain = name.removeprefix(root)
-        match = _CLASSIFIER.fullmatch(plain)
+        match = _CLASSIFIER.fullmatch(name)
         if not match:
-            renamed[f"encoder.{plain}"] = tensor.flip(1) if plain == "conv1.weight" else tensor
+            renamed[f"encoder.{name}"] = tensor.flip(1) if name == "conv1.weight" else tensor
         elif int(match[2]) < (2 if two else 4):
             renamed[f"{'auxiliary' if match[1] == '5' else 'head'}.branches.{match[2]}.{match[3]}"] = tensor
     auxiliary = any(name.startswith("auxiliary.") for name in renamed)
     options = {"caffe_stride": True, "aspp_bug_compat": two} | ({} if auxiliary else {"auxiliary": False})
-    notes = ["its images are blue first there; its first layer was turned to red first"]
-    notes += [f"the prefix {root!r} was taken off the names"] if root else []
-    notes += [
+    said = [*notes, "its images are blue first there; its first layer was turned to red first"]
+    said += [
         "of each classifier the dilations 6 and 12 are read, as AdaptSegNet's code uses them; of one that was trained "
         "with all four, as ADVENT's is, say --set model.name=deeplabv2_resnet101 --set "
         "'model.options={aspp_bug_compat: false}'"
     ] if two else []  # fmt: skip
-    return Renamed("deeplabv2_resnet101", options, renamed, notes, CAFFE)
+    return Renamed("deeplabv2_resnet101", options, renamed, said, CAFFE)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 
 from torch import Tensor
 
@@ -46,16 +46,24 @@ def trained_one(prefixes: Iterable[str], origin: str) -> str:
     """
     whole = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
     outer = [prefix for prefix in whole if not any(prefix != other and prefix.startswith(other) for other in whole)]
-    words = {prefix: set(re.split(r"[._]", prefix.lower())) for prefix in outer}
-    left = [prefix for prefix in outer if not words[prefix] & _COPIES] or outer
+    shared = _shared(outer)  # tells none apart
+    parts = {prefix: prefix.lower().split(".")[shared:] for prefix in outer}
+    copies = {prefix for prefix in outer if _COPIES & {word for part in parts[prefix] for word in part.split("_")}}
+    left = [prefix for prefix in outer if prefix not in copies] or outer
     if len(left) > 1:
-        left = [prefix for prefix in left if prefix.split(".")[0] in _TRAINED] or left
+        left = [prefix for prefix in left if _TRAINED & set(parts[prefix][:1])] or left
     if len(left) > 1:
         names = ", ".join(prefix.rstrip(".") for prefix in left)
         raise SegRefineryError(
             f"{origin}: holds several such networks ({names}), and nothing says which is meant; save one alone"
         )
     return left[0] if left else ""
+
+
+def _shared(names: Iterable[str]) -> int:
+    """How many of their words names have in common, from the first on."""
+    words = zip(*(name.split(".") for name in names), strict=False)
+    return sum(1 for _ in takewhile(lambda there: len(set(there)) == 1, words))
 
 
 def find_prefix(names: Iterable[str], expected: Iterable[str], origin: str) -> str:
@@ -78,6 +86,13 @@ def find_prefix(names: Iterable[str], expected: Iterable[str], origin: str) -> s
     if 2 * most < len(wanted):  # another network's names, which agree here and there
         return min(best, key=len, default="")
     return trained_one(best, origin)
+
+
+def alone(state: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under a prefix, without it, and the names up to where they depart from it of what else there is."""
+    others = [name for name in state if not name.startswith(prefix)]
+    starts = {".".join(name.split(".")[: _shared((name, prefix)) + 1]) for name in others}
+    return {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}, sorted(starts)
 
 
 def fitted(
