@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 import segrefinery as api
-from runs import DAY, NIGHT, tiny_run
+from data.test_joined import described
+from runs import DAY, NIGHT, TEST, tiny_run
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.evaluation.results import read_results
 
 FOG = "scenes:fog,count=3,size=32x64"
 
@@ -24,6 +26,31 @@ def test_all_data_sets_of_a_list_are_looked_at(run, tmp_path):
     assert api.compare([run], [NIGHT, FOG])
     sides = api.check([DAY, FOG], NIGHT, evaluation=[FOG, FOG], scale="small").data.sides
     assert {side.role: side.images for side in sides} == {"source": 9, "target": 6, "evaluation": 6}
+
+
+def test_a_set_has_the_scores_that_it_has_alone(run, tmp_path):
+    """One lacks classes that the other has: a model that sees them there is wrong, but they have no IoU there."""
+    few, fewer = described(tmp_path / "few", ("lane", "sky", "car")), described(tmp_path / "fewer", ("Sky", "road"))
+    together = api.evaluate(run, [TEST, few, fewer])
+    assert list(together["sets"]) == [TEST, few, fewer]
+    for name, scores in together["sets"].items():
+        alone = api.evaluate(run, name)
+        assert len(alone.pop("missing")) == (0 if name == TEST else 13)
+        assert scores == alone
+
+
+def test_a_run_scores_each_set_as_evaluate_does(tmp_path):
+    few = described(tmp_path / "few", ("sky", "road"))
+    run = tiny_run(tmp_path / "run", "source_only", ("stages.source.steps=1",), evaluation=[TEST, few])
+    kept = read_results(run)["source_only"]["sets"][few]
+    assert [kept["iou"][name] is None for name in ("sky", "road", "car")] == [False, False, True]
+    assert kept == {key: value for key, value in api.evaluate(run, few).items() if key != "missing"}
+
+
+def test_a_set_without_a_class_of_the_model_is_refused(run, tmp_path):
+    odd = described(tmp_path / "odd", ("cat", "dog"))
+    with pytest.raises(SegRefineryError, match=rf"^{odd}: none of its classes can be scored; leave it out, or say"):
+        api.evaluate(run, [TEST, odd])
 
 
 CALLS = {

@@ -90,7 +90,7 @@ def align(
         chosen,
         Remapped(source, chosen, merge),
         UnlabeledView(target),
-        None if evaluation is None else Remapped(evaluation, chosen, merge),
+        None if evaluation is None else _scored(Remapped(evaluation, chosen, merge), chosen),
         f"{sentence}.",
         ignored,
         None if labels is None else Remapped(labels, chosen, merge),
@@ -181,8 +181,19 @@ def evaluation_view(
         )
     # The last entry of a name wins over the model's own merge.
     dropped = {name: None for name, index in zip(dataset.space.classes, landing) if index not in reached}
-    view = Remapped(dataset, space, {**(merge or {}), **dropped})
+    view = _scored(Remapped(dataset, space, {**(merge or {}), **dropped}), space)
     return view, tuple(name for index, name in enumerate(space.classes) if index not in reached)
+
+
+def _scored(view: Remapped, space: LabelSpace) -> Remapped:
+    """The view, if each of the data sets that it was joined of has a class that is scored."""
+    for part in view.parts:
+        if not part.classes:
+            raise SegRefineryError(
+                f"{part.reference}: none of its classes can be scored; leave it out, or say with merge in its "
+                f"dataset.yaml which of them are {', '.join(space.classes)}"
+            )
+    return view
 
 
 def classes_beside(dataset: SegmentationDataset, space: LabelSpace, merge: Merge | None = None) -> list[str]:

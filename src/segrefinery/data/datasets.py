@@ -62,12 +62,13 @@ class SegmentationDataset(ImageDataset, Protocol):
 
 
 class Part(NamedTuple):
-    """One of several data sets that are used as one: which, how many images, and its share of the draws (None: by its
-    images)."""
+    """One of several data sets that are used as one: which, how many images, its share of the draws (None: by its
+    images), and the classes of the whole that its labels can be."""
 
     reference: str
     images: int
     share: int | None
+    classes: tuple[str, ...] = ()
 
 
 class _View:
@@ -177,7 +178,9 @@ class Remapped(_View):
         super().__init__(dataset, space)
         self._labels = dataset
         self._table = lookup_table({**dict(enumerate(dataset.space.classes)), IGNORE: None}, space, merge)
-        self._same = self._table[: dataset.space.num_classes].tolist() == list(range(dataset.space.num_classes))
+        landing = self._table[: dataset.space.num_classes].tolist()
+        self._same = landing == list(range(dataset.space.num_classes))
+        self.parts = tuple(_landed(part, dataset.space, landing, space) for part in self.parts)
 
     def label(self, index: int) -> Tensor:
         label = self._labels.label(index)
@@ -186,6 +189,12 @@ class Remapped(_View):
     def content_key(self) -> Iterator[str]:
         yield str(self._table[self._table >= 0].tolist())
         yield from super().content_key()
+
+
+def _landed(part: Part, old: LabelSpace, landing: Sequence[int], new: LabelSpace) -> Part:
+    """A part with its classes as another space calls them, where each class of the old one lands at an id or 255."""
+    reached = {place for name, place in zip(old.classes, landing, strict=True) if name in part.classes}
+    return part._replace(classes=tuple(name for place, name in enumerate(new.classes) if place in reached))
 
 
 def bare_of(dataset: ImageDataset) -> tuple[Sample, ...]:

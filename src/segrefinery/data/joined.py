@@ -67,9 +67,12 @@ class Joined:
 
     def __init__(self, reference: str, sets: Sequence[SegmentationDataset], shares: Sequence[int | None]) -> None:
         self.reference, self.sets = reference, tuple(sets)
-        self.parts = tuple(Part(one.reference, len(one), share) for one, share in zip(sets, shares, strict=True))
         self.has_labels = all(one.has_labels for one in sets)
         self.space = united_space([one.space for one in sets if one.space is not None])
+        self.parts = tuple(
+            Part(one.reference, len(one), share, _shared_classes(self.space, one.space))
+            for one, share in zip(sets, shares, strict=True)
+        )
         self.bands = bands_of(sets[0])
         self.bare = tuple(sample for one in sets for sample in bare_of(one))
         for one in sets:
@@ -116,7 +119,7 @@ class Joined:
 
     def content_key(self) -> Iterator[str]:
         """Lines that change whenever a part, its share or the classes do."""
-        yield f"joined {self.space} {[part[1:] for part in self.parts]}"
+        yield f"joined {self.space} {[(part.images, part.share) for part in self.parts]}"
         for one in self.sets:
             yield from content_key(one)
 
@@ -126,6 +129,14 @@ def _table(part_space: LabelSpace | None, space: LabelSpace | None) -> Tensor | 
     if part_space is None or space is None or part_space.classes == space.classes:
         return None
     return lookup_table({**dict(enumerate(part_space.classes)), IGNORE: None}, space)
+
+
+def _shared_classes(space: LabelSpace | None, part_space: LabelSpace | None) -> tuple[str, ...]:
+    """The classes of the united space that a part has too."""
+    if space is None or part_space is None:
+        return ()
+    reached = {match(name, space.classes) for name in part_space.classes}
+    return tuple(name for place, name in enumerate(space.classes) if place in reached)
 
 
 def _repeated(names: Iterator[str]) -> set[str]:
@@ -141,7 +152,8 @@ def _lacking(sets: Sequence[SegmentationDataset], space: LabelSpace | None) -> l
     gaps = []
     for one in sets:
         if space is not None and one.space is not None and one.has_labels:
-            absent = [name for name in space.classes if match(name, one.space.classes) is None]
+            has = _shared_classes(space, one.space)
+            absent = [name for name in space.classes if name not in has]
             if absent:
                 gaps.append(f"{one.reference} lacks {', '.join(absent)}, which others have")
     return gaps

@@ -44,12 +44,14 @@ def scores_of(counts: ConfusionMatrix, space: LabelSpace, left_out: Collection[s
 def scores_by_set(
     evaluation: Evaluation, parts: Sequence[Part], space: LabelSpace, left_out: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Scores on each of the data sets that the images were joined of, by its name."""
+    """Scores on each of the data sets that the images were joined of, by its name, as of this set alone: the classes
+    that its own labels cannot show have no part in its mean either."""
     by_set, start = {}, 0
     for part in parts:
         counts = ConfusionMatrix(space.num_classes)
         counts.matrix += evaluation.per_image[start : start + part.images].sum(dim=0)
-        by_set[part.reference] = scores_of(counts, space, left_out)
+        beside = [name for name in space.classes if name not in part.classes]
+        by_set[part.reference] = scores_of(counts, space, {*left_out, *beside})
         start += part.images
     return by_set
 
