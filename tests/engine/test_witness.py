@@ -20,24 +20,28 @@ class Told(RunEvents):
 
 
 @pytest.mark.parametrize(
-    ("choose", "word", "wanted"),
+    ("choose", "labels", "chosen", "word", "wanted"),
     [
-        ("last", "better", []),
+        ("last", None, "adapt", "better", []),
         (
             "last",
+            None,
+            "adapt",
             "worse",
             ["model/ is the adapted one all the same, source_model/ the one before; training.choose"],
         ),
-        ("score", "worse", ["model/ is that of source: none is called better"]),
+        ("score", None, "source", "worse", ["model/ is that of source: none is called better"]),
+        ("score", "taught", "adapt", "no evidence", ["model/ is that of adapt: labels of the target taught it, and"]),
+        ("score", "taught", "source", "worse", ["model/ is that of source: none is called better"]),
     ],
 )
-def test_a_run_says_which_model_it_ships_where_the_verdict_leaves_it_open(choose, word, wanted, tmp_path, monkeypatch):
+def test_a_run_says_which_model_it_ships(choose, labels, chosen, word, wanted, tmp_path, monkeypatch):
     told = Told()
-    scorer = SimpleNamespace(sets=SimpleNamespace(source=None))
+    scorer = SimpleNamespace(sets=SimpleNamespace(source=None, labels=labels))
     witness = Witness(tmp_path, scorer, Tracker(tmp_path, tensorboard=False), told, choose)  # pyright: ignore
     monkeypatch.setattr(witness, "conclude", lambda: Verdict(word, -0.1, None))
     witness.source_only = "source"
-    witness.chosen = "source"
+    witness.chosen = chosen
     witness.concluded()
     verdict, *more = told.lines
     assert verdict.startswith("verdict: ")
@@ -46,15 +50,18 @@ def test_a_run_says_which_model_it_ships_where_the_verdict_leaves_it_open(choose
 
 
 @pytest.mark.parametrize(
-    ("words", "wanted"),
+    ("labels", "words", "wanted"),
     [
-        ({"prepared": "better", "adapt": "better"}, "adapt"),
-        ({"prepared": "better", "adapt": "no evidence"}, "prepared"),
-        ({"prepared": "no evidence", "adapt": "worse"}, "source"),
+        (None, {"prepared": "better", "adapt": "better"}, "adapt"),
+        (None, {"prepared": "better", "adapt": "no evidence"}, "prepared"),
+        (None, {"prepared": "no evidence", "adapt": "worse"}, "source"),
+        ("taught", {"prepared": "better", "adapt": "no evidence"}, "adapt"),
+        ("taught", {"prepared": "better", "adapt": "worse"}, "prepared"),
+        ("taught", {"prepared": "no evidence", "adapt": "worse"}, "source"),
     ],
 )
-def test_what_is_not_called_better_is_not_shipped_however_high_it_scores(words, wanted, tmp_path, monkeypatch):
-    scorer = SimpleNamespace(sets=SimpleNamespace(source=None))
+def test_what_is_not_called_better_is_not_shipped_but_for_labels(labels, words, wanted, tmp_path, monkeypatch):
+    scorer = SimpleNamespace(sets=SimpleNamespace(source=None, labels=labels))
     witness = Witness(tmp_path, scorer, Tracker(tmp_path, tensorboard=False), Told(), "score")  # pyright: ignore
     looks = {name: SimpleNamespace(name=name, names=["a", "b"]) for name in ("early", "source", "prepared", "adapt")}
     witness.observations, witness.source_only = looks, "source"  # pyright: ignore

@@ -26,6 +26,7 @@ class Witness(RunEvents):
         observations: stage -> what its model said, in order; kept as ``trust/STAGE.npz`` in the run folder.
         steps: stage -> its length. source_only: the last stage that has seen nothing but the source, or None.
         chosen: the stage whose model is shipped, once that is concluded.
+        taught: whether labels of the target took part in training.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Witness(RunEvents):
         which model the run ships (``training.choose``)."""
         self.folder, self.scorer, self.source = folder, scorer, scorer.sets.source
         self.tracker, self.told, self.choose = tracker, told, choose
+        self.taught = scorer.sets.labels is not None
         self.observations: dict[str, Observation] = {}
         self.steps: dict[str, int] = {}
         self.source_only: str | None = None
@@ -67,17 +69,21 @@ class Witness(RunEvents):
 
     def best(self) -> str:
         """Of the stages whose model is called better than source-only the one with the highest combined score, the
-        later of equals; source-only where none is; the last where source-only is missing or there is one image only."""
+        later of equals; source-only where none is; the last where source-only is missing or there is one image only. A
+        last that labels of the target taught is the best unless it is called worse: they say more than the score."""
         last = list(self.observations)[-1]
         if self.source_only is None or len(self.observations[last].names) < 2:
             return last
         reference = self.observations[self.source_only]
         expected = expected_classes(*self.observations.values())
         after = list(self.observations)[list(self.observations).index(self.source_only) + 1 :]
+        words = {name: verdict(self.observations[name], reference, self.prior).word for name in reversed(after)}
+        if self.taught and words.get(last, "worse") != "worse":
+            return last
         values = {
             name: float(trust(self.observations[name], reference, expected))
-            for name in reversed(after)
-            if verdict(self.observations[name], reference, self.prior).word == "better"
+            for name, word in words.items()
+            if word == "better"
         }
         return max(values, key=values.__getitem__, default=self.source_only)
 
@@ -93,6 +99,8 @@ class Witness(RunEvents):
         self.told.said(f"verdict: {verdict}")
         if self.choose == "score":
             why = "none is called better" if self.chosen == self.source_only else "it scores highest without labels"
+            if self.taught and verdict.word == "no evidence" and self.chosen != self.source_only:
+                why = "labels of the target taught it, and it is not called worse"
             self.told.said(f"model/ is that of {self.chosen}: {why}")
         elif verdict.word == "worse":
             self.told.said(
