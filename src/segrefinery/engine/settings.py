@@ -43,8 +43,8 @@ class TrainingSettings(Settings):
     """Ships the model of the last stage, as publications do, so that a recipe reproduces them; or, of the stage ends
     that are called better than source-only, that which the label-free score ranks highest, and source-only where none
     is; but the last where labels of the target taught it (``--labels``) and it is not called worse. What batch norm's
-    statistics alone make of the model, before a stage that sets them trains, is then one of them (``STAGE-
-    prepared``)."""
+    statistics alone make of the model, before a stage that sets them trains, is then one of them
+    (``STAGE-prepared``)."""
     holdout: float = Field(default=0.0, ge=0, lt=1)
     """Takes this share of the labelled target images (``--labels``) from training: they score the run's models instead,
     which gives an estimate for the target with its interval. By default all teach, and nothing is estimated."""
