@@ -39,7 +39,7 @@ def from_cache_alone(*libraries: Any) -> Iterator[None]:
     with ``HF_HUB_OFFLINE``, which they read when they are imported."""
     from huggingface_hub import constants
 
-    places = [constants, *(library.config for library in libraries)]
+    places = [constants, *(getattr(library, "config", library) for library in libraries)]
     before = [(place, name, value) for place in places for name, value in vars(place).items() if name in _SWITCHES]
     try:
         for place, name, _ in before:
