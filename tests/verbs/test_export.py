@@ -177,6 +177,30 @@ def test_padding_of_open_sizes_rounds_as_pythons():
         torch.testing.assert_close(runner(image), Padded()(image), atol=1e-5, rtol=0)
 
 
+class Pooled(nn.Module):
+    """A grid of fixed size, as PSPNet and UPerNet have several."""
+
+    reads = "float"
+
+    def __init__(self, cells):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(cells)
+
+    def forward(self, image):
+        return self.pool(image)
+
+
+@pytest.mark.parametrize("cells", [1, 6, (2, 5)])
+def test_pooling_to_a_grid_is_for_any_size(cells):
+    """Of whose cells some reach over a place of their neighbours, and some are smaller than a place."""
+    program, sizes = graph.program_of(followable(Pooled(cells)), 32)
+    assert sizes == 1
+    runner = graph.onnx_runner(graph.onnx_bytes(program, "logits", {}))
+    for size in ((61, 83), (64, 96), (4, 3)):
+        image = torch.rand(2, 3, *size)
+        torch.testing.assert_close(runner(image), Pooled(cells)(image), atol=1e-6, rtol=0)
+
+
 class OnlyOneSize(nn.Module):
     """Is followed for any size, and then works for the example's alone, as transformers' BEiT does."""
 

@@ -1,4 +1,5 @@
-"""What no graph for images of any size follows, put otherwise and computing the same: layers of timm, HRDA's boxes."""
+"""What no graph for images of any size follows, put otherwise and computing the same: layers of timm, pooling to a grid
+of fixed size, HRDA's boxes."""
 
 from __future__ import annotations
 
@@ -23,6 +24,8 @@ def followable(network: nn.Module) -> nn.Module:
             network.set_submodule(name, with_fixed_padding(layer))
         elif isinstance(layer, rotary):
             with_open_grid(layer)
+        elif isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size not in (1, (1, 1)):
+            layer.__class__ = PooledByShares
         elif isinstance(layer, HRDA):
             layer.__class__ = BoxesAtOnce
     return network
@@ -53,6 +56,26 @@ def with_open_grid(layer: Any) -> None:
         return torch.cat([sin, cos], dim=-1)
 
     layer._create_embed = embed
+
+
+class PooledByShares(nn.AdaptiveAvgPool2d):
+    """Mean values over a grid of fixed size (of PSPNet and UPerNet), whose cells are as large as the image asks for."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        size = self.output_size
+        rows, columns = (size, size) if isinstance(size, int) else size
+        sides = zip(input.shape[-2:], (rows, columns), strict=True)
+        above, beside = (cell_shares(full, full if cells is None else cells) for full, cells in sides)
+        return above @ input @ beside.T
+
+
+def cell_shares(full: int, cells: int) -> Tensor:
+    """``cells`` x ``full``: what share each place has in each cell. Cells reach over whole places, and so may share
+    one."""
+    places, cell = torch.arange(full), torch.arange(cells)[:, None]
+    first, end = cell * full // cells, ((cell + 1) * full + cells - 1) // cells
+    inside = ((first <= places) & (places < end)).float()
+    return inside / inside.sum(dim=1, keepdim=True)
 
 
 class BoxesAtOnce(HRDA):
