@@ -68,8 +68,26 @@ def test_a_model_of_smp_goes_back(tmp_path, capsys, architecture):
     assert again.pixel_mean == segrefinery.load(run, "cpu").data.normalization.mean
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pan/resnet18", "multiples of 16 and sides of at least 128"),
+        ("fpn/tu-maxvit_rmlp_pico_rw_256", "multiples of 256"),
+        ("pspnet/resnet18", "multiples of 8"),
+        ("unet/resnet18", "a shorter side of 32 pixels"),
+    ],
+)
+def test_a_model_of_smp_is_checked_on_images_that_its_library_takes(tmp_path, name, said):
+    """Trained on smaller ones."""
+    model = (f"model.name=smp:{name}", "model.options={}", "model.weights=none", "stages.source.steps=1")
+    run = tiny_run(tmp_path / "run", "source_only", model, evaluation=None)
+    written = segrefinery.export(run, tmp_path / "back", "smp", images=1)
+    assert written.equal == 1
+    assert written.note["images"].endswith(said)
+
+
 def test_a_shallow_decoder_goes_as_a_file_for_other_sizes_than_the_examples(tmp_path):
-    """Of any size torch's own program is right and the ONNX fails on all but the example's; of multiples of 32 both go.
+    """Of any size torch's own program is right and the ONNX fails on all but the example's; of multiples of 16 both go.
     The library's module puts out more pixels than the image has, so no folder of it computes what the model does."""
     import onnxruntime
     import torch
@@ -81,10 +99,10 @@ def test_a_shallow_decoder_goes_as_a_file_for_other_sizes_than_the_examples(tmp_
         segrefinery.export(run, tmp_path / "back", "smp")
     assert not (tmp_path / "back").exists()
     written = segrefinery.export(run, tmp_path / "model.onnx")
-    assert "multiples of 32" in written.note["input"]
+    assert "multiples of 16" in written.note["input"]
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    image = torch.randint(0, 256, (2, 3, 96, 32), dtype=torch.uint8)
-    assert session.run(None, {"image": image.numpy()})[0].shape == (2, 3, 96, 32)
+    image = torch.randint(0, 256, (2, 3, 80, 48), dtype=torch.uint8)
+    assert session.run(None, {"image": image.numpy()})[0].shape == (2, 3, 80, 48)
 
 
 # -- what does not go --------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ OPSET = 20
 NOTE = "segrefinery.json"
 """The file inside a torch program that says what it is."""
 EXAMPLE = 149
-"""Sides that an example has at least: odd, so that no size is taken for a special one; PAN reads no less than 128."""
+"""Sides that an example has at least: odd, so that no size is taken for a special one."""
 REMEDY = "write it for images of one size: --size HEIGHTxWIDTH"
 
 

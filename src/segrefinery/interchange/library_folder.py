@@ -128,14 +128,22 @@ def _processed_size(model: Model, square: bool) -> tuple[tuple[int, int] | None,
 
 
 def _write_smp(model: Model, module: Any, folder: Path) -> Written:
-    short, stride = model.data.evaluation_short_side or model.data.short_side, model.segmenter.largest_stride
+    short, network = model.data.evaluation_short_side or model.data.short_side, model.segmenter
+    assert isinstance(network, smp.SMP), "of which alone the module was made"
     more = {"short_side": short, "colors": [list(color) for color in model.space.colors]}
     smp.save(module, folder, model.data.normalization, model.space.classes, more)
     module = smp.load_back(folder)
-    sides = f"to a shorter side of {short} pixels and " if short else ""
+    wanted = [f"a shorter side of {short} pixels"] if short else []
+    wanted += [f"multiples of {network.multiple}"] if network.multiple > 1 else []
+    wanted += [f"sides of at least {network.least}"] if network.least > network.multiple else []
+    brought = f", brought by the caller to {' and '.join(wanted)}" if wanted else ", of any size"
     note = {
         "classes": list(model.space.classes),
-        "images": f"normalised as {smp.PREPROCESSING} says, brought by the caller {sides}to multiples of {stride}",
+        "images": f"normalised as {smp.PREPROCESSING} says{brought}",
         "load": "segmentation_models_pytorch.from_pretrained(FOLDER)",
     }
-    return Written(note, lambda image: module(normalize(image, *model.data.normalization)), None, stride)
+
+    def runner(image: Tensor) -> Tensor:
+        return module(normalize(image, *model.data.normalization))
+
+    return Written(note, runner, None, network.multiple, network.least)

@@ -127,3 +127,39 @@ def test_a_checkpoint_of_the_mix_transformer_says_what_its_own_code_says(tmp_pat
             module(image(*size))
         with torch.no_grad():
             assert logits_at(network, image(*size), size).isfinite().all()
+
+
+SMP = {
+    "unet": {}, "unetplusplus": {}, "fpn": {}, "pspnet": {}, "deeplabv3": {"decoder_channels": 16},
+    "deeplabv3plus": {}, "pan": {}, "pan of stride 32": {"encoder_output_stride": 32}, "linknet": {"encoder_depth": 4},
+}  # fmt: skip
+TAKEN = {
+    "unet": (1, 1), "unetplusplus": (32, 32), "fpn": (32, 32), "pspnet": (8, 8), "deeplabv3": (8, 8),
+    "deeplabv3plus": (16, 16), "pan": (16, 128), "pan of stride 32": (32, 256), "linknet": (16, 16),
+}  # fmt: skip
+"""What the library wants sides to be multiples of, and at least."""
+
+
+@pytest.mark.parametrize("name", SMP)
+def test_a_network_of_smp_says_what_its_library_says_and_reads_all_others(tmp_path, name):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    module = smp.create_model(name.split()[0], "resnet18", encoder_weights=None, classes=3, **SMP[name])
+    module = varied(module)
+    module.save_pretrained(tmp_path)
+    start = read_start(tmp_path)
+    start.classes = CLASSES
+    network = start.build(CLASSES)[0].eval()
+    multiple, least = TAKEN[name]
+    assert (network.multiple, network.least) == (multiple, least)
+    for rows, columns in ((0, 0), (1, 3)):
+        size = (least + rows * multiple, least + columns * multiple)
+        with torch.no_grad():
+            theirs = module(image(*size))
+            ours = logits_at(network, image(*size), size)
+        torch.testing.assert_close(ours / theirs.std(), theirs / theirs.std(), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        for size in ((7, 9), (33, 47), (least, least + 1)):
+            assert logits_at(network, image(*size), size).isfinite().all()
+        if multiple > 1:
+            with pytest.raises(RuntimeError):
+                module(image(least - multiple, least))

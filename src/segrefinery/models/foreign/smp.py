@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
@@ -23,7 +24,7 @@ from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.timm import forget_biases, image_multiple
 from segrefinery.models.networks import ModelSettings
-from segrefinery.models.padding import pad_to_multiple, unpad
+from segrefinery.models.padding import pad_to_least, pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter, bands_read
 from segrefinery.models.settings import CONFIG, TENSORS, SMPSettings
 from segrefinery.models.states import in_hub_cache, missing_hub_weights, read_state, require_hub
@@ -50,10 +51,12 @@ class SMP(Segmenter):
 
     Its final up-sampling is left out: logits come at the decoder's own stride. Where the library has one, it enlarges
     from corner to corner, and so must whoever enlarges the logits.
+
+    Attributes:
+        multiple, least: what the sides of images are multiples of, and at least, for the library to take them; others
+            are padded, and no more than that, so that the network says here what it says there.
     """
 
-    largest_stride = 32
-    multiple = 32
     channels_last = True
 
     def __init__(
@@ -94,9 +97,15 @@ class SMP(Segmenter):
         self.classifier: nn.Conv2d = network.segmentation_head[0]
         self.aligned = bool(getattr(network.segmentation_head[1], "align_corners", False))
         channels = tuple(self.encoder.out_channels)
+        self.largest_stride = self.multiple = int(self.encoder.output_stride)
         if encoder.startswith("tu-"):
             forget_biases(self.encoder)
             self.multiple = image_multiple(self.encoder, encoder.removeprefix("tu-"), self.multiple, channels[-1])
+        any_side = not getattr(network, "requires_divisible_input_shape", True)
+        if any_side and takes(network, 2 * self.multiple + 1, 3 * self.multiple - 1):
+            self.multiple = 1
+        self.least = least_side(network, self.multiple)
+        self.graph_least = self.least - self.multiple + 1  # what is padded to multiples is no less than the least then
         self.kept = [i for i, count in enumerate(channels) if i and count]
         self.num_classes = num_classes
         self.feature_channels = self.classifier.in_channels
@@ -104,7 +113,7 @@ class SMP(Segmenter):
         self.learner_channels = (self.feature_channels,)
 
     def forward(self, image: Tensor) -> Prediction:
-        padded = pad_to_multiple(image, self.multiple)
+        padded = pad_to_multiple(pad_to_least(image, self.graph_least), self.multiple)
         size, whole = image.shape[-2:], padded.shape[-2:]
         levels = self.encoder(padded)
         features, *kept = (
@@ -114,6 +123,34 @@ class SMP(Segmenter):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
+
+
+@torch.no_grad()
+def takes(network: nn.Module, height: int, width: int) -> bool:
+    """Whether the library's network reads an image of such sides."""
+    training, tensor = network.training, next(network.parameters())
+    network.eval()
+    try:
+        network(tensor.new_zeros(1, 3, height, width))
+    except Exception:  # it raises whatever its parts raise
+        return False
+    finally:
+        network.train(training)
+    return True
+
+
+def least_side(network: nn.Module, multiple: int) -> int:
+    """The side of the smallest square image that a network takes, doubled from ``multiple`` on: PAN halves its last
+    level three times.
+
+    Raises:
+        SegRefineryError: it takes none.
+    """
+    sides = (multiple * 2**power for power in range(10))
+    least = next((side for side in sides if takes(network, side, side)), None)
+    if least is None:
+        raise SegRefineryError(f"{type(network).__name__} takes no images of sides that are multiples of {multiple}")
+    return least
 
 
 def pixel_statistics(encoder: str, repository: str) -> Normalization:
