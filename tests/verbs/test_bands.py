@@ -102,6 +102,7 @@ def test_a_run_learns_from_the_bands_and_its_model_keeps_them(tmp_path, bands, r
         (_, image, _), *_ = api.predict(model, target)
         api.audit(run, target, count=2)
         assert len(api.compare([run], target)) >= 1
+        assert f"B x {bands} x H x W" in api.export(run, tmp_path / "model.pt2", "torch").note["input"]
     assert image.shape[0] == bands
     assert scores["miou"] > 0.6  # by the last band alone can they be told apart
     assert (run / "report.html").exists()
@@ -109,7 +110,10 @@ def test_a_run_learns_from_the_bands_and_its_model_keeps_them(tmp_path, bands, r
     with pytest.raises(SegRefineryError, match=f"its images have 3 bands and the model reads {bands}"):
         list(api.predict(model, tmp_path / "a.png"))
     Image.new("RGB", (96, 64)).save(tmp_path / "b.png")
-    for verb in (lambda on: api.audit(run, on, tmp_path / "other"), lambda on: api.compare([run], on)):
+    for verb in (
+        lambda on: api.audit(run, on, tmp_path / "other"), lambda on: api.compare([run], on),
+        lambda on: api.export(run, tmp_path / "other.pt2", "torch", check=on),
+    ):  # fmt: skip
         with pytest.raises(SegRefineryError, match=f"its images have 3 bands and the model reads {bands}"):
             verb(f"{tmp_path}/*.png")
 

@@ -149,7 +149,7 @@ def export(
     if like is not None:
         raise SegRefineryError("--like goes with --format state_dict, which writes weights in a checkpoint's layout")
     model = load(run, "cpu", network=network)
-    shown = list(first_images(check or target_of(run), images))
+    shown = list(first_images(model, check or target_of(run), images))
     if format in LIBRARIES:
         if (result, reads, grid, size) != ("logits", "uint8", "image", None):
             raise SegRefineryError(
@@ -307,12 +307,19 @@ def target_of(run: str | Path) -> str:
     return target
 
 
-def first_images(images: References, count: int) -> Iterator[Tensor]:
-    """uint8 images as they lie there."""
+def first_images(model: Model, images: References, count: int) -> Iterator[Tensor]:
+    """uint8 images as they lie there.
+
+    Raises:
+        SegRefineryError: there are none, or they have other bands than the model reads.
+    """
+    if count < 1:
+        raise SegRefineryError(f"images: a file is checked on at least one image, got {count}")
     try:
         dataset = UnlabeledView(open_dataset(named_images("check", images)))
     except SegRefineryError as error:
         raise SegRefineryError(f"{error}; name images to check the file on with --check IMAGES") from error
+    model.refuse_other_bands(dataset)
     for index in range(min(count, len(dataset))):
         yield dataset.image(index)
 
