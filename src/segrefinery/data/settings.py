@@ -22,7 +22,7 @@ LONGEST_SIDE = 100_000
 """Pixels of a side that images are brought to; a larger number is taken for a mistake."""
 MOST_ENLARGED = 100
 
-References = str | Path | Sequence[str | Path]
+References = Annotated[str | Path | Sequence[str | Path], "NAME:PATH[@SPLIT] or a folder, or a list of these,"]
 """A data set, or several."""
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import Settings, two_sides
 from segrefinery.data.datasets import ImageDataset, bands_of
@@ -161,6 +162,7 @@ def default_device() -> torch.device:
     return torch.device("cuda", local_rank % torch.cuda.device_count()) if local_rank else torch.device("cuda")
 
 
+@checked
 def load(path: str | Path, device: torch.device | str | None = None, *, network: Segmenter | None = None) -> Model:
     """The model of a run folder, or of one of its model folders.
 

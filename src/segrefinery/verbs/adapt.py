@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.settings import References
 from segrefinery.engine.events import RunEvents
@@ -22,6 +23,7 @@ MOST_NAMED = 5
 """Settings that are named where those of a run have changed."""
 
 
+@checked
 def adapt(
     recipe: str | Path | Recipe,
     source: References | None,

@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import yaml
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import only_writer, readable, write_json, write_text
 from segrefinery.core.pixels import shown
@@ -78,15 +80,16 @@ class Audit:
     remarks: list[str] = field(default_factory=list)
 
 
+@checked
 def audit(
     run: str | Path,
     target: References,
     output: str | Path | None = None,
-    count: int = 20,
+    count: Annotated[int, Field(ge=2)] = 20,
     *,
     masks: str | Path | None = None,
     others: Sequence[str | Path] = (),
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0)] = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audit:
     """Pick the images whose labels tell most, and write starting masks for them; or score models by the masks.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.data.datasets import bands_of, open_dataset
 from segrefinery.data.settings import References
@@ -49,6 +50,7 @@ class Checkup:
         return self.data.ok
 
 
+@checked
 def check(
     source: References | None,
     target: References | None,

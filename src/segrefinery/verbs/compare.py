@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.datasets import UnlabeledView, open_dataset
 from segrefinery.data.settings import References
@@ -50,11 +53,12 @@ class Ranked:
     same_as: str | None = None
 
 
+@checked
 def compare(
     runs: Sequence[str | Path],
     target: References | None = None,
     *,
-    images: int = IMAGES,
+    images: Annotated[int, Field(ge=2)] = IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Ranked]:
     """Rank the models of runs on target images nobody has labelled, best first.
@@ -69,8 +73,6 @@ def compare(
     """
     if not runs:
         raise SegRefineryError("runs: there is none to compare; name run folders or model folders")
-    if isinstance(runs, str | Path):
-        raise SegRefineryError(f"runs: a list of run folders expected, got {str(runs)!r}; write [{str(runs)!r}]")
     folders = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
     check_classes(folders)
     reference = named_data("target", target) or common_target(runs)

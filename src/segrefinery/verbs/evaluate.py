@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import classes_beside, evaluation_view
 from segrefinery.data.datasets import UnlabeledView, open_dataset, parts_of, picture_of
@@ -19,6 +20,7 @@ from segrefinery.verbs.taught import taught_remark
 from segrefinery.verbs.zoom import warn_of_reading
 
 
+@checked
 def evaluate(
     run: str | Path | Model,
     on: References,

@@ -7,13 +7,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import refuse_unwritable, whole_folder, write_bytes
 from segrefinery.core.settings import choose
@@ -99,6 +101,7 @@ class Exported:
         return [*note, said]
 
 
+@checked
 def export(
     run: str | Path,
     output: str | Path,
@@ -110,7 +113,7 @@ def export(
     size: tuple[int, int] | None = None,
     opset: int = OPSET,
     check: References | None = None,
-    images: int = 4,
+    images: Annotated[int, Field(ge=1)] = 4,
     like: str | Path | None = None,
     network: Segmenter | None = None,
 ) -> Exported:

@@ -8,11 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.overlap import overlapped
 from segrefinery.core.settings import choose
@@ -32,11 +35,12 @@ from segrefinery.verbs.named import named_images, refuse_inside
 from segrefinery.verbs.zoom import at_size, reading_of, warn_of_reading
 
 
+@checked
 def predict(
     run: str | Path | Model,
     images: References,
     *,
-    factor: float = 1.0,
+    factor: Annotated[float, Field(gt=0)] = 1.0,
     size: str | int = "trained",
     skip: Callable[[SegRefineryError], None] | None = None,
 ) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
 from segrefinery.data.datasets import UnlabeledView, open_dataset
@@ -17,6 +20,7 @@ from segrefinery.verbs.corpus import CorpusResult, Job, write_all
 from segrefinery.verbs.named import named_images, refuse_inside
 
 
+@checked
 def pseudo_label(
     run: str | Path | Model,
     target: References,
@@ -27,7 +31,7 @@ def pseudo_label(
     ids: str | None = None,
     names: Literal["numbered", "images"] = "numbered",
     engine: str = "local",
-    workers: int = 2,
+    workers: Annotated[int, Field(ge=1)] = 2,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Label images for other tools to train on -> how many are labelled.

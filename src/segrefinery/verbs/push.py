@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError, first_line
 from segrefinery.core.files import write_text
 from segrefinery.core.settings import choose
@@ -49,6 +50,7 @@ class Pushed:
         ]  # fmt: skip
 
 
+@checked
 def push(
     run: str | Path,
     repository: str,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segrefinery.core.arguments import checked
 from segrefinery.engine.folders import run_recipe
 
 
+@checked
 def report(run: str | Path) -> Path:
     """Write ``RUN/report.html`` anew from what the run folder holds, finished or not -> its path.
 
