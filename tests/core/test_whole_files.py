@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import only_writer, read_json, read_once, sweep, whole_file, write_json, write_text
+from segrefinery.core.stopping import Stopped
 
 
 def test_what_was_written_is_read_back(tmp_path):
@@ -30,6 +32,38 @@ def test_an_error_on_the_way_leaves_the_old_file(tmp_path):
         write_and_fail(path, KeyboardInterrupt())
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+class Failing:
+    """A file whose disk is full, or where Ctrl-C comes, while torch writes to it."""
+
+    def __init__(self, file, error):
+        self.file, self.error, self.writes = file, error, 0
+
+    def write(self, content):
+        self.writes += 1
+        if self.writes > 2:
+            raise self.error
+        return self.file.write(content)
+
+    def flush(self):
+        self.file.flush()
+
+
+def save_and_fail(path, error):
+    try:
+        raise KeyError("handled")
+    except KeyError:
+        with whole_file(path) as file:
+            torch.save({"a": torch.zeros(10_000)}, Failing(file, error))
+
+
+def test_what_stopped_torch_is_said_and_not_what_torch_makes_of_it(tmp_path):
+    with pytest.raises(SegRefineryError, match=r"a: cannot be written \(No space left on device\); what was there"):
+        save_and_fail(tmp_path / "a", OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(Stopped):
+        save_and_fail(tmp_path / "a", Stopped(signal.SIGTERM))
+    assert not list(tmp_path.iterdir())
 
 
 def write_and_fail(path, error):

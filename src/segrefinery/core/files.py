@@ -38,7 +38,7 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     Raises:
         SegRefineryError: the disk is full or the folder cannot be written.
     """
-    temporary = None
+    temporary, handled = None, sys.exception()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent)
@@ -51,11 +51,21 @@ def whole_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             if fcntl is None:
                 file.close()
             os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-        raise cannot_write(path, error) from error
+    except (OSError, RuntimeError) as error:
+        first = _first_raised(error, handled)
+        if not isinstance(first, Exception):  # Ctrl-C
+            raise first from None
+        raise cannot_write(path, first) from error
     finally:
         if temporary is not None:
             remove(temporary)
+
+
+def _first_raised(error: BaseException, handled: BaseException | None) -> BaseException:
+    """What an error came of, after ``handled``: torch raises one of its own where the file it writes raised one."""
+    while (before := error.__cause__ or error.__context__) is not None and before is not handled:
+        error = before
+    return error
 
 
 @contextmanager
@@ -223,7 +233,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def cannot_write(path: Path, error: Exception) -> SegRefineryError:
     """The one line about a file that cannot be written."""
-    reason = getattr(error, "strerror", None) or error
+    reason = getattr(error, "strerror", None) or first_line(error)
     return SegRefineryError(
         f"{path}: cannot be written ({reason}); what was there before is kept. Free some space, or name a folder that "
         "can be written; a run continues with --resume"
