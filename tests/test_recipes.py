@@ -6,7 +6,8 @@ import re
 import pytest
 import yaml
 
-from runs import TINY, narrow, tiny_run
+import segrefinery as api
+from runs import DAY, NIGHT, TINY, command, narrow, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import dump_recipe, load_recipe, read_recipe, recipe_names
 
@@ -389,6 +390,24 @@ def test_an_assignment_that_an_option_would_undo_is_refused():
     with pytest.raises(SegRefineryError, match=r"^--set seed=5: --seed says 3; leave one"):
         load_recipe("self_training", "small", ["seed=5"], seed=3)
     assert load_recipe("self_training", "small", ["seed=5"], seed=None).seed == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "option", "value"),
+    [("model.from=a", "--from", "b"), ("training.on_collapse=warn", "--on-collapse", "stop")],
+)
+def test_an_assignment_that_an_option_makes_too_is_refused(override, option, value, monkeypatch, capsys, tmp_path):
+    given = ("-s", DAY, "-t", NIGHT, "-o", tmp_path / "run", "--set", override, option, value)
+    code, _, complaint = command(monkeypatch, capsys, "adapt", *given)
+    assert (code, complaint) == (2, f"error: --set {override}: {option} says {value}; leave one of the two away\n")
+    with pytest.raises(SegRefineryError, match=r"^--set model.from=a: --from says b"):
+        api.check(DAY, NIGHT, start="b", overrides=["model.from=a"])
+
+
+def test_a_field_of_several_kinds_is_one_mistake():
+    with pytest.raises(SegRefineryError) as error:
+        load_recipe("self_training", overrides=["data.cache=5"])
+    assert str(error.value) == "--set data.cache=5: data.cache: Input should be a valid boolean or 'disk' (got 5)"
 
 
 def test_a_recipe_that_is_there_already_takes_assignments_and_data():

@@ -97,13 +97,14 @@ def adapt(
     ] = None,
 ) -> None:
     """Adapt a model to unlabelled target images and write a report."""
+    from segrefinery.recipe import also_set
     from segrefinery.verbs.adapt import adapt
 
-    collapse = [f"training.on_collapse={on_collapse}"] if on_collapse else []
+    changes = also_set(overrides or (), "training.on_collapse", on_collapse, "--on-collapse")
     with told_on_terminal() as events:
         adapt(
             recipe, source, target, output, start=start, labels=labels, evaluation=evaluation, oracle=oracle,
-            scale=scale, seed=seed, overrides=[*(overrides or ()), *collapse], resume=resume, reuse=reuse,
+            scale=scale, seed=seed, overrides=changes, resume=resume, reuse=reuse,
             events=events,
         )  # fmt: skip
 

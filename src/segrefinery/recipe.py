@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -186,6 +187,20 @@ def refuse_odd_arguments(name: Any, scale: Any, overrides: Any, fields: Mapping[
             raise SegRefineryError(f"--set {override}: that only remembers a scale; choose one with --scale")
         if fields.get(key) is not None:
             raise SegRefineryError(f"--set {override}: --{key} says {fields[key]}; leave one of the two away")
+
+
+def also_set(overrides: Sequence[str], key: str, value: str | None, option: str) -> list[str]:
+    """Overrides, and what an option sets of a recipe; None sets nothing.
+
+    Raises:
+        SegRefineryError: an override sets the same.
+    """
+    if value is None:
+        return list(overrides)
+    for override in overrides:
+        if override.partition("=")[0] == key:
+            raise SegRefineryError(f"--set {override}: {option} says {value}; leave one of the two away")
+    return [*overrides, f"{key}={json.dumps(value)}"]
 
 
 def refuse_another_method(name: str | Path | Recipe, scale: str | None) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -158,7 +159,29 @@ def mistakes_of(error: ValidationError, model: type[Settings]) -> list[Mistake]:
                 text += f"; valid keys: {', '.join(owner.model_fields)}{hint and '.'}{hint}"
         elif item["type"] in ("tuple_type", "too_long", "missing") and field and _values_of(field.annotation):
             text = _how_to_write(field, given)
-        mistakes.append(Mistake(location, text + got))
+        mistakes.append((*_field_of_kind(model, location, text), got))
+    return _each_once(mistakes)
+
+
+def _field_of_kind(model: type[Settings], location: tuple[int | str, ...], text: str) -> tuple[Any, str, bool]:
+    """Location and text of a mistake, and whether it is that of one kind alone of a field that takes one of several:
+    pydantic names each as if it were a setting of its own."""
+    field = _field_at(model, location[:-1])
+    kinds = get_args(field.annotation) if field and get_origin(field.annotation) in (Union, UnionType) else ()
+    if len(location) < 2 or len(set(kinds) - {NoneType}) < 2:
+        return location, text, False
+    return location[:-1], text.removesuffix(", unable to interpret input"), True
+
+
+def _each_once(found: Iterable[tuple[tuple[int | str, ...], str, bool, str]]) -> list[Mistake]:
+    """Mistakes without repetition, in one those of all kinds that a field may have: what they expect, and what came."""
+    several: dict[tuple[int | str, ...], list[str]] = {}
+    for location, text, of_a_kind, _ in found:
+        if of_a_kind:
+            several.setdefault(location, []).append(text)
+    expected = {location: " or ".join(dict.fromkeys(texts)) for location, texts in several.items()}
+    expected = {location: text.replace(" or Input should be ", " or ") for location, text in expected.items()}
+    mistakes = [Mistake(place, (expected[place] if of_a_kind else text) + got) for place, text, of_a_kind, got in found]
     return list(dict.fromkeys(mistakes))
 
 

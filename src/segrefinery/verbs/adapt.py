@@ -14,7 +14,7 @@ from segrefinery.engine.folders import RECIPE
 from segrefinery.engine.processes import restarted
 from segrefinery.engine.record import LOCK, the_only_writer
 from segrefinery.recipe import Recipe, load_recipe
-from segrefinery.verbs.named import assigned, named_data, open_named, refuse_inside
+from segrefinery.verbs.named import named_data, open_named, refuse_inside, with_start
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +70,7 @@ def adapt(
         resume = True
     named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation, "oracle": oracle}
     fields = {role: named_data(role, data) for role, data in named.items()}
-    recipe = load_recipe(recipe, scale, [*overrides, *assigned(start)], seed=seed, **fields)
+    recipe = load_recipe(recipe, scale, with_start(overrides, start), seed=seed, **fields)
     refuse_folder(folder, resume, told)
     named = open_named(recipe)
     if not resume:

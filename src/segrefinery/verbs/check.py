@@ -13,7 +13,7 @@ from segrefinery.data.datasets import bands_of, open_dataset
 from segrefinery.data.settings import References
 from segrefinery.engine.events import RunEvents
 from segrefinery.recipe import Recipe, load_recipe, read_recipe
-from segrefinery.verbs.named import NO_TARGET, assigned, named_data, refuse_nothing_to_adapt
+from segrefinery.verbs.named import NO_TARGET, named_data, refuse_nothing_to_adapt, with_start
 
 if TYPE_CHECKING:
     from segrefinery.data.check import CheckReport, Role
@@ -75,7 +75,7 @@ def check(
     named = {"source": source, "target": target, "labels": labels, "evaluation": evaluation}
     remarks = Remarks()
     fields = {role: named_data(role, data) for role, data in named.items()}
-    plan = load_recipe(recipe, scale, [*overrides, *assigned(start)], **fields)
+    plan = load_recipe(recipe, scale, with_start(overrides, start), **fields)
     given: dict[Any, str] = {role: data for role in named if (data := getattr(plan, role)) is not None}
     if "target" not in given:
         raise SegRefineryError(NO_TARGET)

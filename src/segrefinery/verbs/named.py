@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from segrefinery.data.datasets import ImageDataset, SegmentationDataset, files_o
 from segrefinery.data.settings import References, joined_reference
 from segrefinery.data.translated import TranslatedFolder
 from segrefinery.engine.folders import model_folders
-from segrefinery.recipe import Recipe
+from segrefinery.recipe import Recipe, also_set
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,15 +78,17 @@ def refuse_nothing_to_adapt(recipe: Recipe) -> None:
         )
 
 
-def assigned(start: str | Path | nn.Module | None) -> list[str]:
-    """What a model to start from sets of a recipe."""
-    if start is None:
-        return []
-    if not isinstance(start, str | Path):
+def with_start(overrides: Sequence[str], start: str | Path | nn.Module | None) -> list[str]:
+    """Overrides, and what a model to start from sets of a recipe.
+
+    Raises:
+        SegRefineryError: an override names a model to start from too.
+    """
+    if start is not None and not isinstance(start, str | Path):
         from segrefinery.models.trained import start_of
 
         start = start_of(start).origin
-    return [f"model.from={json.dumps(str(start))}"]
+    return also_set(overrides, "model.from", None if start is None else str(start), "--from")
 
 
 def named_data(role: str, data: References | None) -> str | None:
