@@ -10,6 +10,7 @@ import segrefinery as api
 from runs import DAY, NIGHT, TINY, command, narrow, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.recipe import dump_recipe, load_recipe, read_recipe, recipe_names
+from segrefinery.verbs.adapt import differences
 
 SHORT = {"supervised": 3, "adversarial": 2, "self_training": 3, "distillation": 2, "entropy_minimization": 2}
 
@@ -455,3 +456,13 @@ def test_what_is_no_recipe_and_no_list_of_settings_is_said():
     for overrides in ("stages.adapt.steps=3", {"stages.adapt.steps": 3}, [5], None):
         with pytest.raises(SegRefineryError, match="overrides: a list of"):
             load_recipe("self_training", None, overrides)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_stage_that_is_gone_is_not_said_whole():
+    stages = {"source": {"steps": 3}, "adapt": {"steps": 4, "refine": {}}}
+    changed = {"adapt": {"steps": 5, "refine": {"tether": {"weight": 1.0}}}}
+    assert list(differences(stages, changed, "stages")) == [
+        "stages.source is gone",
+        "stages.adapt.steps 4, now 5",
+        "stages.adapt.refine.tether is new",
+    ]

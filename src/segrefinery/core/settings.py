@@ -173,15 +173,15 @@ def _field_of_kind(model: type[Settings], location: tuple[int | str, ...], text:
     return location[:-1], text.removesuffix(", unable to interpret input"), True
 
 
-def _each_once(found: Iterable[tuple[tuple[int | str, ...], str, bool, str]]) -> list[Mistake]:
+def _each_once(told: Iterable[tuple[tuple[int | str, ...], str, bool, str]]) -> list[Mistake]:
     """Mistakes without repetition, in one those of all kinds that a field may have: what they expect, and what came."""
     several: dict[tuple[int | str, ...], list[str]] = {}
-    for location, text, of_a_kind, _ in found:
+    for location, text, of_a_kind, _ in told:
         if of_a_kind:
             several.setdefault(location, []).append(text)
     expected = {location: " or ".join(dict.fromkeys(texts)) for location, texts in several.items()}
     expected = {location: text.replace(" or Input should be ", " or ") for location, text in expected.items()}
-    mistakes = [Mistake(place, (expected[place] if of_a_kind else text) + got) for place, text, of_a_kind, got in found]
+    mistakes = [Mistake(place, (expected[place] if of_a_kind else text) + got) for place, text, of_a_kind, got in told]
     return list(dict.fromkeys(mistakes))
 
 

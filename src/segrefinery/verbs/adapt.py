@@ -128,6 +128,8 @@ def differences(old: Any, new: Any, key: str) -> Iterator[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for part in {**old, **new}:
             yield from differences(old.get(part), new.get(part), f"{key}.{part}")
+    elif isinstance(old, Mapping) or isinstance(new, Mapping):  # all of a stage or a refiner is too much to say
+        yield f"{key} {'is new' if old is None else 'is gone' if new is None else 'is another'}"
     elif old != new:
         yield f"{key} {old}, now {new}"
 
