@@ -80,12 +80,13 @@ def test_a_page_on_more_models_than_there_are_now_stays(study, tmp_path, monkeyp
     with pytest.raises(study.SegRefineryError, match=r"trust\.md: rests on 54 models, and the runs under .* are 0"):
         study.main()
     assert page.read_text().startswith("# Title")
+    assert (tmp_path / "verdicts.md").read_text().startswith("# Can the verdicts be believed?")  # needs no run folders
     page.unlink()
     study.main()
     assert "0 models" in page.read_text()
 
 
-def test_the_verdicts_of_studies_count_once_and_yield_to_those_judged_anew(study, tmp_path, monkeypatch):
+def test_the_verdicts_of_studies_count_once_and_yield_to_those_judged_anew(study, tmp_path):
     def line(row, key, miou, verdict):
         cell = {"task": "night", "row": row, "seed": 0, "key": key, "recipe": row, "stage": "adapt", "miou": miou}
         return json.dumps(cell | {"verdict": verdict, "before": 0.2}) + "\n"
@@ -94,14 +95,16 @@ def test_the_verdicts_of_studies_count_once_and_yield_to_those_judged_anew(study
     (tmp_path / "second.jsonl").write_text(line("a again", "1", 0.3, "better") + line("c", "3", 0.4, "worse"))
     source_only = {"task": "night", "row": "source_only", "seed": 0, "key": "0", "recipe": "source_only"}
     (tmp_path / "third.jsonl").write_text(json.dumps(source_only | {"stage": "source", "miou": 0.2}) + "\n")
-    monkeypatch.setattr(study, "RESULTS", tmp_path)
+    verdicts = sys.modules[study.Judged.__module__]
     judged = study.Judged("night", "b-2/seed0", "adapt", False, 0.1, {"trust": 0.1}, "no evidence", -0.1)
-    models = study.with_studies({"night": [judged]})["night"]
+    models = verdicts.with_studies({"night": [judged]}, tmp_path)["night"]
     assert {(m.run, m.miou, m.verdict) for m in models} == {
         ("a-1/seed0", 0.3, "better"), ("b-2/seed0", 0.1, "no evidence"), ("c-3/seed0", 0.4, "worse"),
     }  # fmt: skip
-    lines = study.verdict_table({"night": models}).splitlines()
+    lines = verdicts.verdict_table({"night": models}).splitlines()
     assert "| night | better | 1 | 0 | 1 |" in lines
     assert "| night | worse | 0 | 1 | 0 |" in lines
-    assert "Called better and worse in truth: 0" in lines
-    assert lines[-2:] == ["Called worse and better in truth: 1", "* night c-3/seed0 adapt, +20.0 points"]
+    assert verdicts.opposites({"night": models}).splitlines() == [
+        "Called better and worse in truth: 0", "", "Called worse and better in truth: 1", "",
+        "* night c-3/seed0 adapt, +20.0 points",
+    ]  # fmt: skip

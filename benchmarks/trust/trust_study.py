@@ -7,9 +7,9 @@
 without the source's loss); a finished one is not run again. ``table`` reads every finished cell: the
 looks of runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations
 are those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The
-verdicts are those of the same models and of every cell that a study kept. The result is
-``benchmarks/results/trust.md``; what was said of each model is kept in ``trust/judged.jsonl`` beside it, so that it
-counts when its run folder is gone.
+results are ``benchmarks/results/trust.md`` and, of the verdicts of the same models and of every cell that a study
+kept, ``verdicts.md``; what was said of each model is kept in ``trust/judged.jsonl`` beside them, so that it counts when
+its run folder is gone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.command import one_line_errors
-from lib.results import CELLS, RESULTS, read_lines
+from lib.results import CELLS, RESULTS
+from lib.verdicts import Judged, verdicts
 from segrefinery.core.errors import SegRefineryError
 
 KNOWN = Path(__file__).with_name("known.txt")
@@ -50,21 +51,6 @@ SPOILT = {
     "all-labels-no-source": ["stages.adapt.refine.confidence_threshold.portion=1.0", "stages.adapt.source_weight=0"],
     "all-labels": ["stages.adapt.refine.confidence_threshold.portion=1.0"],
 }
-
-
-@dataclass
-class Judged:
-    """A model whose scores and true mIoU are known."""
-
-    task: str
-    run: str
-    stage: str
-    source_only: bool
-    miou: float
-    scores: dict[str, float]
-    verdict: str | None = None
-    gain: float | None = None
-    """Of the true mIoU over source-only."""
 
 
 def finished_runs() -> list[Path]:
@@ -203,30 +189,6 @@ def kept_and(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
     return {task: models for task, models in sorted(by_task.items()) if len(models) >= MODELS}
 
 
-def told_by_studies() -> list[Judged]:
-    """The models that the cells of all studies ended with, by the verdicts of their runs. A cell that several studies
-    have in common counts once."""
-    models: dict[tuple[str, float], Judged] = {}
-    for path in sorted(RESULTS.glob("*.jsonl")):
-        for line in read_lines(path).values():
-            if "verdict" in line:
-                run = f"{line['recipe'].replace('/', '_')}-{line['key']}/seed{line['seed']}"
-                gain = line["miou"] - line["before"]
-                model = Judged(line["task"], run, line["stage"], False, line["miou"], {}, line["verdict"], gain)
-                models.setdefault((model.task, model.miou), model)
-    return list(models.values())
-
-
-def with_studies(judged: dict[str, list[Judged]]) -> dict[str, list[Judged]]:
-    """The judged models and those of the studies, by task; where a model is in both, as it was judged."""
-    models = {(each.task, each.miou): each for each in told_by_studies()}
-    models |= {(each.task, each.miou): each for of_task in judged.values() for each in of_task}
-    by_task: dict[str, list[Judged]] = {}
-    for each in models.values():
-        by_task.setdefault(each.task, []).append(each)
-    return dict(sorted(by_task.items()))
-
-
 def across_table(judged: dict[str, list[Judged]]) -> str:
     """Markdown: per score and task, Spearman over all stage ends and the regret of the picked one."""
     lines = [
@@ -242,39 +204,6 @@ def across_table(judged: dict[str, list[Judged]]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("| models | " + " | ".join(f"{len(models)} | " for models in judged.values()) + " |")
     return "\n".join(lines)
-
-
-def known_and_new(judged: dict[str, list[Judged]]) -> tuple[dict[str, list[Judged]], dict[str, list[Judged]]]:
-    """The models of runs on which the score was chosen, and all others."""
-    names = {line for line in KNOWN.read_text().splitlines() if not line.startswith("#")}
-    known = {task: [m for m in models if f"{m.task}/{m.run}" in names] for task, models in judged.items()}
-    new = {task: [m for m in models if f"{m.task}/{m.run}" not in names] for task, models in judged.items()}
-    return known, new
-
-
-def verdict_table(judged: dict[str, list[Judged]], margin: float = 0.005) -> str:
-    """Markdown: what the verdicts said, by what was true (a true change is one of more than ``margin`` mIoU). Rows
-    without a model are left out."""
-    lines = ["| task | truth | better | no evidence | worse |", "|---|---|---|---|---|"]
-    for task, models in judged.items():
-        for truth in ("better", "about the same", "worse"):
-            group = [m for m in models if truth_of(m, margin) == truth]
-            counts = [sum(m.verdict == word for m in group) for word in ("better", "no evidence", "worse")]
-            if group:
-                lines.append(f"| {task} | {truth} | " + " | ".join(map(str, counts)) + " |")
-    for word, truth in (("better", "worse"), ("worse", "better")):
-        every = (model for of_task in judged.values() for model in of_task)
-        wrong = [m for m in every if m.verdict == word and truth_of(m, margin) == truth]
-        lines.append(f"\nCalled {word} and {truth} in truth: {len(wrong)}")
-        lines += [f"* {m.task} {m.run} {m.stage}, {100 * (m.gain or 0):+.1f} points" for m in wrong]
-    return "\n".join(lines)
-
-
-def truth_of(model: Judged, margin: float) -> str | None:
-    """better, about the same or worse than source-only, which alone is none of them."""
-    if model.gain is None:
-        return None
-    return "about the same" if abs(model.gain) <= margin else "better" if model.gain > 0 else "worse"
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
@@ -312,16 +241,19 @@ def train(study: Path, task: str, steps: int, seeds: Sequence[int]) -> None:
             print(f"{task} {name} seed {seed}: {'done' if status == 0 else f'failed, see {log.name}'}", flush=True)
 
 
-def table() -> str:
-    """The whole page."""
-    from segrefinery.engine.environment import environment
-
-    runs = finished_runs()
-    curves = [one for run in runs if (one := curve(run))]
+def judged_models(runs: Sequence[Path]) -> dict[str, list[Judged]]:
+    """By task: the models of these runs and those that were kept."""
     by_task: dict[str, list[Path]] = {}
     for run in runs:
         by_task.setdefault(run.parts[-3], []).append(run)
-    judged = kept_and([each for task, own in by_task.items() for each in judge_task(task, own)])
+    return kept_and([each for task, own in by_task.items() for each in judge_task(task, own)])
+
+
+def ranking(runs: Sequence[Path], judged: dict[str, list[Judged]]) -> str:
+    """The page on the scores."""
+    from segrefinery.engine.environment import environment
+
+    curves = [one for run in runs if (one := curve(run))]
     machine = environment()
     where = f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}"
     if machine["gpu"]:
@@ -335,9 +267,6 @@ def table() -> str:
         "## Across runs: the stage ends of all runs of a task",
         across_table(judged) if judged else f"No task has {MODELS} models.",
     ]
-    parts_of = known_and_new(with_studies(judged))
-    for title, part in zip(("on which the score was chosen", "that came after"), parts_of, strict=True):
-        parts += [f"## Verdicts against source-only: runs {title}", verdict_table(part)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -374,9 +303,17 @@ def main() -> None:
     if arguments.command == "train":
         train(arguments.study, arguments.task, arguments.steps, arguments.seeds)
         return
-    path = RESULTS / "trust.md"
-    text = table()
-    refuse_fewer(path, text)
+    runs = finished_runs()
+    judged = judged_models(runs)
+    known = {line for line in KNOWN.read_text().splitlines() if not line.startswith("#")}
+    written(RESULTS / "verdicts.md", verdicts(judged, RESULTS, known))
+    text = ranking(runs, judged)
+    refuse_fewer(RESULTS / "trust.md", text)
+    written(RESULTS / "trust.md", text)
+
+
+def written(path: Path, text: str) -> None:
+    """Write a page, and show it."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     print(text)
