@@ -305,5 +305,5 @@ def test_a_size_is_height_and_width(run, tmp_path, size):
 
 @pytest.mark.parametrize("format", ["onnx", "smp"])
 def test_at_least_one_image_checks_a_file(run, tmp_path, format):
-    with pytest.raises(SegRefineryError, match="images: a file is checked on at least one image, got 0"):
+    with pytest.raises(SegRefineryError, match="images: a whole number of at least 1 expected, got 0"):
         segrefinery.export(run, tmp_path / "model", format, images=0)

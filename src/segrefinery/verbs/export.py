@@ -60,6 +60,7 @@ from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import load_recipe
 from segrefinery.verbs.named import named_images
 
+Pixels = Annotated[int, Field(ge=1)]
 Format = Literal["onnx", "torch", "hf", "smp", "state_dict"]
 FORMATS = {"onnx": "onnxruntime", "torch": "torch.export.load", **LIBRARIES, "state_dict": "torch.load"}
 """What a file or folder is checked with."""
@@ -110,7 +111,7 @@ def export(
     result: Output = "logits",
     reads: Reads = "uint8",
     grid: Grid = "image",
-    size: tuple[int, int] | None = None,
+    size: Annotated[tuple[Pixels, Pixels] | None, "height and width in pixels, for instance (512, 1024),"] = None,
     opset: int = OPSET,
     check: References | None = None,
     images: Annotated[int, Field(ge=1)] = 4,
@@ -199,8 +200,6 @@ def export_file(
     images: list[Tensor],
 ) -> Exported:  # fmt: skip
     """Write one file; see ``export``."""
-    if size is not None and (isinstance(size, int) or len(size) != 2 or min(size) < 1):
-        raise SegRefineryError(f"size: height and width in pixels expected, for instance (512, 1024), got {size!r}")
     failed: list[Sizes] = []
     while True:
         program, sizes = program_of(deployed, largest_stride(model), size, failed)
@@ -316,8 +315,6 @@ def first_images(model: Model, images: References, count: int) -> Iterator[Tenso
     Raises:
         SegRefineryError: there are none, or they have other bands than the model reads.
     """
-    if count < 1:
-        raise SegRefineryError(f"images: a file is checked on at least one image, got {count}")
     try:
         dataset = UnlabeledView(open_dataset(named_images("check", images)))
     except SegRefineryError as error:
