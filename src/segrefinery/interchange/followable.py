@@ -63,7 +63,7 @@ class PooledByShares(nn.AdaptiveAvgPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         size = self.output_size
-        rows, columns = size if isinstance(size, tuple) else (size, size)
+        rows, columns = size if isinstance(size, tuple | list) else (size, size)
         sides = zip(input.shape[-2:], (rows, columns), strict=True)
         above, beside = (cell_shares(full, full if cells is None else cells) for full, cells in sides)
         return above @ input @ beside.T
