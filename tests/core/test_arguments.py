@@ -33,7 +33,10 @@ WRONG = {
     "factor": (lambda: api.predict(RUN, DATA, factor=0), "factor: a number above 0 expected, got 0"),
     "no number": (lambda: api.predict(RUN, DATA, factor=float("nan")), "factor: a number above 0 expected, got nan"),
     "classes": (lambda: api.evaluate(RUN, DATA, classes=5), "classes: a text or a list of texts expected, got 5"),
-    "size": (lambda: api.export(RUN, "out", size=5), "size: a list of 2 whole numbers expected, got 5"),
+    "size": (
+        lambda: api.export(RUN, "out", size=5),
+        "size: height and width in pixels, for instance (512, 1024), expected, got 5",
+    ),
     "progress": (lambda: api.check(DATA, DATA, progress=5), "progress: a function expected, got 5"),
 }
 
