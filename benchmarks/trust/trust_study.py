@@ -306,17 +306,19 @@ def main() -> None:
     runs = finished_runs()
     judged = judged_models(runs)
     known = {line for line in KNOWN.read_text().splitlines() if not line.startswith("#")}
-    written(RESULTS / "verdicts.md", verdicts(judged, RESULTS, known))
+    page = verdicts(judged, RESULTS, known)
+    print(page)
+    written(RESULTS / "verdicts.md", page)
     text = ranking(runs, judged)
+    print(text)
     refuse_fewer(RESULTS / "trust.md", text)
     written(RESULTS / "trust.md", text)
 
 
 def written(path: Path, text: str) -> None:
-    """Write a page, and show it."""
+    """Write a page."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
-    print(text)
 
 
 if __name__ == "__main__":

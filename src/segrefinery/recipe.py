@@ -182,11 +182,21 @@ def refuse_odd_arguments(name: Any, scale: Any, overrides: Any, fields: Mapping[
     if not isinstance(overrides, list | tuple) or not all(isinstance(each, str) for each in overrides):
         raise SegRefineryError(f"overrides: a list of 'a.b.c=value' expected, got {overrides!r}")
     for override in overrides:
-        key = override.partition("=")[0]
-        if key == "scale":
+        if override.partition("=")[0] == "scale":
             raise SegRefineryError(f"--set {override}: that only remembers a scale; choose one with --scale")
-        if fields.get(key) is not None:
-            raise SegRefineryError(f"--set {override}: --{key} says {fields[key]}; leave one of the two away")
+    for key, value in fields.items():
+        refuse_said_twice(overrides, key, value, f"--{key}")
+
+
+def refuse_said_twice(overrides: Sequence[str], key: str, value: Any, option: str) -> None:
+    """Refuse an assignment of what an option says too; None says nothing.
+
+    Raises:
+        SegRefineryError: names both.
+    """
+    for override in overrides:
+        if value is not None and override.partition("=")[0] == key:
+            raise SegRefineryError(f"--set {override}: {option} says {value}; leave one of the two away")
 
 
 def also_set(overrides: Sequence[str], key: str, value: str | None, option: str) -> list[str]:
@@ -195,12 +205,8 @@ def also_set(overrides: Sequence[str], key: str, value: str | None, option: str)
     Raises:
         SegRefineryError: an override sets the same.
     """
-    if value is None:
-        return list(overrides)
-    for override in overrides:
-        if override.partition("=")[0] == key:
-            raise SegRefineryError(f"--set {override}: {option} says {value}; leave one of the two away")
-    return [*overrides, f"{key}={json.dumps(value)}"]
+    refuse_said_twice(overrides, key, value, option)
+    return [*overrides, *([] if value is None else [f"{key}={json.dumps(value)}"])]
 
 
 def refuse_another_method(name: str | Path | Recipe, scale: str | None) -> None:

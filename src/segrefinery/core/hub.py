@@ -11,6 +11,7 @@ from typing import Any
 
 from segrefinery.core.errors import first_line
 
+_SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 PATIENCE = 5.0
 """Seconds that a host may take to answer."""
 
@@ -48,6 +49,3 @@ def from_cache_alone(*libraries: Any) -> Iterator[None]:
     finally:
         for place, name, value in before:
             setattr(place, name, value)
-
-
-_SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")

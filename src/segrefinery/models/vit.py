@@ -38,9 +38,8 @@ class PlainEncoder(Encoder):
         self.taken = [depth * i // 4 - 1 for i in range(1, 5)]
         network.prune_intermediate_layers(self.taken, prune_head=True)  # what only classifies whole images
         network.set_grad_checkpointing(settings.checkpointing)
-        self.largest_stride = self.multiple = network.feature_info[-1][
-            "reduction"
-        ]  # a convolutional stem may come before the patches
+        # Not the patch's size: a convolutional stem may come before.
+        self.largest_stride = self.multiple = network.feature_info[-1]["reduction"]
         self.channels = (network.embed_dim,) * 4
         self.normalization = timm_normalization(name)
         self.network = network

@@ -134,15 +134,16 @@ def verdict(candidate: Observation, source_only: Observation, prior: Tensor | No
     check_comparable(candidate, source_only)
     expected = expected_classes(candidate, source_only)
     difference = float(trust(candidate, source_only, expected) - trust(source_only, source_only, expected))
-    alarming, rare = collapse_signs(candidate, source_only, prior), rare_classes_lost(candidate, source_only, prior)
+    alarming = collapse_signs(candidate, source_only, prior)
     told = _terms(candidate, source_only, expected)
     if len(candidate.names) < 2:
         few = "one target image is too few for an interval"
         return Verdict("worse" if alarming else "no evidence", difference, None, [*alarming, few, *told])
     low, high = gain_interval(candidate, source_only, expected)
     gains = low > 0 and difference >= SMALLEST_GAIN
+    contradicted = gains and only_rare_classes_lost(alarming, candidate, source_only, prior)
     word: Word = "no evidence"
-    if (alarming and not (rare and gains)) or high < -SMALLEST_GAIN:
+    if (alarming and not contradicted) or high < -SMALLEST_GAIN:
         word = "worse"
     elif alarming:
         told.append("the score gains all the same, and speaks against a collapse")
@@ -192,11 +193,13 @@ def collapse_signs(candidate: Observation, reference: Observation, prior: Tensor
     return signs
 
 
-def rare_classes_lost(candidate: Observation, reference: Observation, prior: Tensor | None = None) -> bool:
-    """Whether the only sign of collapse are classes that are no longer predicted, and they were ``RARE`` together."""
+def only_rare_classes_lost(
+    signs: Sequence[str], candidate: Observation, reference: Observation, prior: Tensor | None = None
+) -> bool:
+    """Whether the only one of the signs of collapse are classes that are no longer predicted, and they were less than
+    ``RARE`` together."""
     dead, alive = _dead(candidate, reference, prior)
-    only = len(collapse_signs(candidate, reference, prior)) == 1 and _many(dead, alive)
-    return only and float(reference.shares[dead].sum()) < RARE
+    return len(signs) == 1 and _many(dead, alive) and float(reference.shares[dead].sum()) < RARE
 
 
 def _dead(candidate: Observation, reference: Observation, prior: Tensor | None) -> tuple[Tensor, Tensor]:
