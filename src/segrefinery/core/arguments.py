@@ -1,4 +1,8 @@
-"""What a function of the Python API is called with is of the kind that it declares, or one line names the argument."""
+"""What a function of the Python API is called with is of the kind that it declares, or one line names the argument.
+
+Neither way of pydantic's ``validate_call`` does: the lax one takes ``"2"`` and ``True`` for numbers, the strict one
+refuses numpy's numbers and a list of two for a pair, and both need torch imported to read ``nn.Module``.
+"""
 
 from __future__ import annotations
 
