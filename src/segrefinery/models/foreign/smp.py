@@ -11,7 +11,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
@@ -23,6 +22,7 @@ from segrefinery.models.build import build_model
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
 from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.timm import forget_biases, image_multiple
+from segrefinery.models.foreign.trial import takes
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.padding import pad_to_least, pad_to_multiple, unpad
 from segrefinery.models.segmenter import Prediction, Segmenter, bands_read
@@ -123,20 +123,6 @@ class SMP(Segmenter):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
-
-
-@torch.no_grad()
-def takes(network: nn.Module, height: int, width: int) -> bool:
-    """Whether the library's network reads an image of such sides."""
-    training, tensor = network.training, next(network.parameters())
-    network.eval()
-    try:
-        network(tensor.new_zeros(1, 3, height, width))
-    except Exception:  # it raises whatever its parts raise
-        return False
-    finally:
-        network.train(training)
-    return True
 
 
 def least_side(network: nn.Module, multiple: int) -> int:

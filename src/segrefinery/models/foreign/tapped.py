@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segrefinery.core.resize import bilinear
 from segrefinery.models.foreign.families import Tap
+from segrefinery.models.foreign.trial import takes
 from segrefinery.models.padding import differ, pad_to_least, pad_to_multiple, unpad
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
 
@@ -85,24 +85,10 @@ class Tapped(Segmenter):
         return list(self.module.get_submodule(self.encoder_name).parameters())
 
 
-@torch.no_grad()
 def least_side(module: nn.Module, arguments: Mapping[str, Any], most: int) -> int:
-    """The side of the smallest square image that a module takes, up to ``most``, found by trying: it depends on how the
-    module was configured, and a padding that is not needed would change what it says."""
-    tensor, training = next(module.parameters()), module.training
-
-    def takes(side: int) -> bool:
-        try:
-            module(tensor.new_zeros(1, 3, side, side), **arguments)
-        except Exception:  # the library raises whatever its parts raise
-            return False
-        return True
-
-    module.eval()
-    try:
-        return bisect_left(range(1, most), True, key=takes) + 1
-    finally:
-        module.train(training)
+    """The side of the smallest square image that a module takes, up to ``most``, found by trying: a padding that is
+    not needed would change what it says."""
+    return bisect_left(range(1, most), True, key=lambda side: takes(module, side, side, **arguments)) + 1
 
 
 @contextmanager
