@@ -10,6 +10,7 @@ lies below.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,21 @@ def page() -> str:
         "`python benchmarks/studies/claims.py`: gain in points of mIoU with its 95 % interval, at scale small. A claim "
         "holds where the interval lies above zero, does not hold where it lies below; empty: not run. A gate tells "
         "what the source model alone shows ([all](gates/)).",
+        "\n".join(counted(task, [each for claims in papers.values() for each in claims]) for task in TASKS),
     ]
     for paper, claims in papers.items():
         head = ["claim", "published", *TASKS]
         rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *map(line, claims)]
-        parts += [f"## {paper}", "\n".join(rows), *(gate(each["gate"]) for each in claims if "gate" in each)]
+        gates = dict.fromkeys(each["gate"] for each in claims if "gate" in each)
+        parts += [f"## {paper}", "\n".join(rows), *map(gate, gates)]
     return "\n\n".join(parts) + "\n"
+
+
+def counted(task: str, claims: list[dict[str, Any]]) -> str:
+    """How many of the claims hold on a task."""
+    words = Counter(word(found[task]) if task in found else "not tested" for found in map(gains, claims))
+    told = [f"{each}: {words[each]}" for each in ("holds", "does not hold", "open", "not tested")]
+    return f"- {task}, {len(claims)} claims: {', '.join(told)}"
 
 
 def main() -> None:
