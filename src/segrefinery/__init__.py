@@ -5,12 +5,12 @@ The verbs are in ``segrefinery.verbs``, one file each; ``load`` opens what a run
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from segrefinery.core.lazy import looked_up
 
 if TYPE_CHECKING:
+    from segrefinery.core.version import __version__ as __version__
     from segrefinery.engine.events import RunEvents
     from segrefinery.engine.model import load
     from segrefinery.verbs.adapt import adapt
@@ -38,9 +38,7 @@ __all__ = [
     "push",
     "report",
 ]
-__version__ = version("segrefinery")
-
-_PLACES = {"RunEvents": "engine.events", "load": "engine.model"}
+_PLACES = {"RunEvents": "engine.events", "load": "engine.model", "__version__": "core.version"}
 """Where what is no verb lives; a verb has a file of its own."""
 
 
@@ -49,4 +47,4 @@ def __dir__() -> list[str]:
 
 
 # The networks load only when a verb is used, so that the command line answers at once.
-__getattr__ = looked_up(__name__, {name: _PLACES.get(name, f"verbs.{name}") for name in __all__})
+__getattr__ = looked_up(__name__, {name: f"verbs.{name}" for name in __all__} | _PLACES)

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +29,30 @@ def test_a_forked_reader_leaves_ctrl_c_to_its_owner(number, code):
             signal.raise_signal(number)
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+
+
+WHILE_IMPORTED = """
+import signal, sys
+class Stopper:
+    def find_spec(self, name, *_):
+        if name == "segrefinery.cli":
+            signal.raise_signal({number})
+sys.meta_path.insert(0, Stopper())
+from segrefinery.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_while_its_libraries_are_imported_says_so(number, code):
+    program = WHILE_IMPORTED.format(number=int(number))
+    places = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": places}
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (code, "stopped\n", "")
+
+
+def test_the_command_begins_where_it_can_be_stopped():
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"segrefinery": "segrefinery.__main__:main"}

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that end a command in words."""
+
 
 class Stopped(BaseException):
     """Ctrl-C or SIGTERM. No ``KeyboardInterrupt``, which the library of commands would answer itself."""
@@ -32,7 +35,7 @@ def stoppable() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     finally:
