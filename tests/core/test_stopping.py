@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,34 @@ def test_a_forked_reader_leaves_ctrl_c_to_its_owner(number, code):
             signal.raise_signal(number)
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+
+
+def test_a_stop_that_a_library_swallows_is_raised_again_but_not_into_what_is_put_in_order():
+    tidied = []
+
+    def command():
+        with suppress(BaseException):  # as libraries do around an optional import
+            signal.raise_signal(signal.SIGINT)
+        try:
+            time.sleep(10)
+        finally:
+            time.sleep(0.5)
+            tidied.append(True)
+
+    with pytest.raises(Stopped), stoppable():
+        command()
+    assert tidied == [True]
+
+
+def test_what_fails_because_of_a_stop_is_a_stop():
+    def command():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except Stopped as stopped:
+            raise ImportError("a part of a library failed to import") from stopped
+
+    with pytest.raises(Stopped), stoppable():
+        command()
 
 
 WHILE_IMPORTED = """
