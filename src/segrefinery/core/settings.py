@@ -56,6 +56,24 @@ class Settings(BaseModel):
             raise ValueError("a number expected")
         return given
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _over_the_default(cls, given: Any, info: ValidationInfo) -> Any:
+        """A part of a field's settings changes that part of the field's default, which may say more than its class."""
+        default = cls.model_fields[str(info.field_name)].default
+        if not isinstance(default, Settings) or not isinstance(given, Mapping):
+            return given
+        return _laid_over(default.model_dump(include=default.model_fields_set), given)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _laid_over(below[key], value) for key, value in above.items() if _are_mappings(below.get(key), value)}
+    return {**below, **above, **both}
+
+
+def _are_mappings(*values: Any) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
+
 
 def _kinds_in(annotation: Any) -> set[Any]:
     """All types that an annotation is made of."""
