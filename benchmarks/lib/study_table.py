@@ -148,4 +148,4 @@ def closed(mean: dict[str, dict[int, float]], row: str) -> str:
         return ""
     low, reached = (np.mean([mean[name][seed] for seed in seeds]) for name in ("source_only", row))
     high = np.mean([mean["oracle"][seed] for seed in bounds])
-    return f"{100 * (reached - low) / (high - low):.0f} %" if high > low else ""
+    return f"{round(100 * (reached - low) / (high - low))} %" if high > low else ""

@@ -5,8 +5,9 @@
 The pages are ``docs/benchmarks.md`` and the notes in ``benchmarks/results/``. A place for a table is a pair of
 comments, ``<!-- PAGE: TITLE -->`` and ``<!-- end -->``; what stands between them becomes the part below that title of
 ``benchmarks/results/PAGE.md``, as a script wrote it. ``<!-- overview: STUDY STUDY ... -->`` takes a table of all rows
-and tasks of these studies, made from their ``.jsonl`` files, ``<!-- column: STUDY: HEAD -->`` one column of the study's
-page, a line a row and a column a task, and ``<!-- rooms: TASK TASK ... -->`` what the gates of these tasks leave.
+and tasks of these studies, from their ``.yaml`` and ``.jsonl`` files, ``<!-- column: STUDY: HEAD -->`` one column of
+the study's page, a line a row and a column a task, and ``<!-- rooms: TASK TASK ... -->`` what the gates of these tasks
+leave.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.results import BENCHMARKS, RESULTS, read_lines
 from lib.study_table import closed
 
 PLACE = re.compile(r"(<!-- (?P<page>[\w/]+): (?P<title>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+STUDIES = Path(__file__).parent
 Scores = dict[str, dict[int, float]]
 """Row -> seed -> mIoU."""
 
@@ -89,15 +92,19 @@ def side_by_side(what: str, tasks: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def overview(studies: Sequence[str]) -> str:
-    """Markdown: a line a row, a column a task; mIoU over seeds, and the share of the gap that it closes."""
+    """Markdown: a line a row, a column a task, in the order of the study files; mIoU over seeds, and the share of the
+    gap that it closes. Rows that were not run are left out."""
     tasks: dict[str, Scores] = {}
     rows: dict[str, None] = {}
     for study in studies:
+        told = yaml.safe_load((STUDIES / f"{study}.yaml").read_text(encoding="utf-8"))
+        rows |= dict.fromkeys(told["rows"])
+        tasks |= {task: {} for task in told["tasks"] if task not in tasks}
         for (task, row, seed), line in read_lines(RESULTS / f"{study}.jsonl").items():
             if "error" not in line:
-                rows[row] = None
-                tasks.setdefault(task, {}).setdefault(row, {})[seed] = line["miou"]
-    return side_by_side("row", {task: {row: score(scores, row) for row in rows} for task, scores in tasks.items()})
+                tasks[task].setdefault(row, {})[seed] = line["miou"]
+    run = [row for row in rows if any(row in scores for scores in tasks.values())]
+    return side_by_side("row", {task: {row: score(scores, row) for row in run} for task, scores in tasks.items()})
 
 
 def score(task: Scores, row: str) -> str:
