@@ -173,10 +173,11 @@ def test_no_paper_changes_the_colours_of_the_source(name):
 
 
 @pytest.mark.parametrize("name", ["proda", "cpsl", "cpsl_distilled"])
-def test_prodas_network_has_one_classifier_and_reads_plain_colours(name):
+def test_prodas_network_has_one_classifier_learns_whole_and_reads_plain_colours(name):
     settings = load_recipe(name).model
     with torch.device("meta"):
         network = build_model(ModelSettings(name=settings.name, weights="none", options=settings.options), 19)
     assert len(network.learner_channels) == 1
     assert network.normalization == ((0, 0, 0), (1, 1, 1))  # colours from 0 to 1, whatever its weights were trained on
     assert sum(parameter.numel() for parameter in network.parameters()) == 65_063_568  # of the authors' network
+    assert all(parameter.requires_grad for parameter in network.parameters())  # its batch norms learn too

@@ -22,6 +22,8 @@ def test_it_loads_at_every_scale_and_reads_back_the_same(name, tmp_path):
     for scale in ("paper", *scales):
         recipe = load_recipe(name, scale)
         assert recipe.about.strip()
+        for stage, settings in recipe.stages.items():
+            assert settings.repeats <= load_recipe(name).stages[stage].repeats  # a scale adds no rounds or generations
         copy = tmp_path / f"{scale}.yaml"
         copy.write_text(dump_recipe(recipe), encoding="utf-8")
         assert load_recipe(copy) == recipe
