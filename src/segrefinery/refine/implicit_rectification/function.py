@@ -266,14 +266,10 @@ class ImplicitRectification(nn.Module):
 
     def _log_weights(self, ready: _Prepared, points: Tensor, noise: bool) -> tuple[Tensor, Tensor]:
         """Log weights (with the noise component if asked) and the components' logits, B x K x C x Q."""
-        sites = [_sites_of(learner, points) for learner in ready.learners]
-        logits = torch.stack([sample(wide(le.logits), at) for le, at in zip(ready.learners, sites, strict=True)], dim=1)
-        inside = torch.stack([at.inside for at in sites], dim=1)
+        logits, inside = self._learner_logits(ready.learners, points)
         if self.learned:
-            scores = (
-                self._decode(ready, points).transpose(1, 2) if ready.grid is None else self._upsample(ready, points)
-            )
-            scores = scores.unflatten(1, (-1, self.num_classes if self.classwise else 1))
+            decoded = self._decode(ready, points).mT if ready.grid is None else self._upsample(ready, points)
+            scores = decoded.unflatten(1, (-1, self.num_classes if self.classwise else 1))
         else:
             scores = self._own_shares(ready, points)
         if noise and not self.noise_component:
@@ -288,7 +284,7 @@ class ImplicitRectification(nn.Module):
     @staticmethod
     def _learner_logits(learners: Sequence[Learner], points: Tensor) -> tuple[Tensor, Tensor]:
         """Each learner's bilinear logits, B x K x C x Q, and whether it sees the point, B x K x Q."""
-        sites = [_sites_of(learner, points) for learner in learners]
+        sites = [locate(points, each.logits.shape[-2:], each.box, aligned=each.aligned) for each in learners]
         logits = [sample(wide(learner.logits), at) for learner, at in zip(learners, sites, strict=True)]
         return torch.stack(logits, dim=1), torch.stack([at.inside for at in sites], dim=1)
 
@@ -330,8 +326,3 @@ class ImplicitRectification(nn.Module):
             raise ValueError(f"coordinates must be B x Q x 2 (y, x), got {tuple(coordinates.shape)}")
         if coordinates.numel() and not bool((coordinates.abs() <= 1).all()):
             raise ValueError("coordinates must lie in [-1, 1]")
-
-
-def _sites_of(learner: Learner, points: Tensor) -> Sites:
-    """Where points lie on the grid of a learner's logits."""
-    return locate(points, learner.logits.shape[-2:], learner.box, aligned=learner.aligned)

@@ -21,7 +21,7 @@ from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine.base import PseudoLabels, Refiner, Step
 from segrefinery.refine.class_features import gather_statistics, require_finite
 from segrefinery.refine.consistency import look_at_strong_view
-from segrefinery.refine.prototypes.formulas import move_prototypes, prototype_distances
+from segrefinery.refine.prototypes.formulas import move_prototypes, prototype_distances, prototype_weights
 from segrefinery.refine.prototypes.settings import PrototypesSettings
 from segrefinery.refine.self_labeling.formulas import rectify
 
@@ -51,9 +51,8 @@ class Prototypes(Refiner):
     @torch.no_grad()
     def forward(self, view: TeacherView, labels: PseudoLabels) -> PseudoLabels:
         soft_labels = labels.probs if self.warmup is None else self.warmup.view(view.image).probs
-        distances = prototype_distances(view.features, self.prototypes)
-        require_finite(distances)
-        weights = (distances / -self.settings.temperature).softmax(dim=1)
+        weights = prototype_weights(view.features, self.prototypes, self.settings.temperature)
+        require_finite(weights)
         return replace(labels, probs=rectify(weights, soft_labels))
 
     def losses(self, step: Step) -> dict[str, Tensor]:
