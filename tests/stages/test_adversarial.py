@@ -54,7 +54,7 @@ def one_step(stage, trained, number=0):
     for item in trained.values():
         item.optimizer.zero_grad(set_to_none=True)
     found = {}
-    for losses in stage.step(batch(number)):
+    for losses in filter(None, stage.step(batch(number))):
         torch.stack(list(losses.values())).sum().backward()
         found |= {name: loss.item() for name, loss in losses.items()}
     for item in trained.values():

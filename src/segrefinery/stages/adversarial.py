@@ -31,6 +31,7 @@ class Adversarial(Stage):
     """The segmenter and one discriminator a learner.
 
     Attributes:
+        fooling: weight of the loss that fools each learner's discriminator; one of weight 0 is not built.
         guidance: of UncerDA's rounds, or None; a stage that follows a guided one continues its rounds.
         nothing_to_do: set by ``prepare``: why this round need not train, or None.
     """
@@ -40,11 +41,14 @@ class Adversarial(Stage):
         self.settings = settings
         self.space, self.normalization = context.space, context.normalization
         self.model = context.model
+        self.fooling = {"main": settings.adversarial.main}
+        if len(self.model.learner_channels) > 1:
+            self.fooling["aux"] = settings.adversarial.aux
         self.discriminators = nn.ModuleDict(
             {
-                level: Discriminator(context.space.num_classes, settings.discriminator_width)
-                for level in ("main", "aux")
-                if getattr(settings.adversarial, level) and (level == "main" or len(self.model.learner_channels) > 1)
+                learner: Discriminator(context.space.num_classes, settings.discriminator_width)
+                for learner, weight in self.fooling.items()
+                if weight
             }
         )
         guided = settings.target_guided
@@ -65,7 +69,7 @@ class Adversarial(Stage):
         if on_labels := labels_losses(self.model, batch, settings, settings.weights):
             yield on_labels
         on_source = self.model(source.image)
-        from_source = self.levels(on_source, source.image, detach=True)
+        of_source = self.shown(on_source, source.image, detach=True)
         losses = head_losses("source", on_source, source.label, None, settings.weights)
         del on_source
         yield losses  # frees the source's graph before the target's is built
@@ -73,44 +77,36 @@ class Adversarial(Stage):
         image, label = target_stream(source, target.image, settings, self.normalization, batch.generators)
         on_target = self.model(image)
         losses = {}
-        for level, level_map in self.levels(on_target, image).items():
-            if level in self.discriminators:
-                with frozen(self.discriminators[level]):
-                    scores = self.discriminators[level](level_map)
-                weight = getattr(settings.adversarial, level)
-                losses[f"fool_{level}"] = weight * domain_loss(scores, SOURCE, settings.objective)
+        for learner, maps in self.shown(on_target, image).items():
+            with frozen(self.discriminators[learner]):
+                scores = self.discriminators[learner](maps)
+            losses[f"fool_{learner}"] = self.fooling[learner] * domain_loss(scores, SOURCE, settings.objective)
         losses |= self.entropy_losses(on_target)
         if label is not None:
             losses |= head_losses("translated", on_target, label, None, settings.weights)
-        from_target = self.levels(on_target, image, detach=True)
+        of_target = self.shown(on_target, image, detach=True)
         del on_target
-        if losses:
-            yield losses
+        yield losses
 
         losses = {}
-        for level, discriminator in self.discriminators.items():
-            if level in from_source:
-                scores = discriminator(from_source[level]), discriminator(from_target[level])
-                pair = (domain_loss(one, domain, settings.objective) for one, domain in zip(scores, (SOURCE, TARGET)))
-                losses[f"discriminator_{level}"] = 0.5 * sum(pair, torch.zeros((), device=image.device))
-                self._see(scores[0].detach(), scores[1].detach())
-        if losses:
-            yield losses
+        for learner, discriminator in self.discriminators.items():
+            scores = discriminator(of_source[learner]), discriminator(of_target[learner])
+            wrong = [domain_loss(each, domain, settings.objective) for each, domain in zip(scores, (SOURCE, TARGET))]
+            losses[f"discriminator_{learner}"] = 0.5 * (wrong[0] + wrong[1])
+            self._see(scores[0].detach(), scores[1].detach())
+        yield losses
 
-    def levels(self, prediction: Prediction, image: Tensor, detach: bool = False) -> dict[str, Tensor]:
+    def shown(self, prediction: Prediction, image: Tensor, detach: bool = False) -> dict[str, Tensor]:
         """What the discriminators look at, by learner: B x C x H x W."""
-        height, width = image.shape[-2:]
-        shown = {}
-        for level, logits in (("main", prediction.logits), ("aux", prediction.aux_logits)):
-            if logits is None or level not in self.discriminators:
+        maps = {}
+        for learner, logits in (("main", prediction.logits), ("aux", prediction.aux_logits)):
+            if logits is None or learner not in self.discriminators:
                 continue
             logits = (logits.detach() if detach else logits).float()
-            if not self.settings.upsample:
-                height, width = logits.shape[-2:]
-            size = (max(height, STRIDE), max(width, STRIDE))
-            logits = bilinear(logits, size, prediction.aligned)
-            shown[level] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
-        return shown
+            height, width = (image if self.settings.upsample else logits).shape[-2:]
+            logits = bilinear(logits, (max(height, STRIDE), max(width, STRIDE)), prediction.aligned)
+            maps[learner] = logits.softmax(dim=1) if self.settings.disc_input == "softmax" else self_information(logits)
+        return maps
 
     def entropy_losses(self, prediction: Prediction) -> dict[str, Tensor]:
         weights, power = self.settings.entropy, self.settings.entropy_power

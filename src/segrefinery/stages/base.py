@@ -115,8 +115,9 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
-        """Yield dictionaries of weighted scalar losses. The loop sums and back-propagates each one before it asks for
-        the next, so that a graph that is no longer needed is freed early."""
+        """Yield dictionaries of weighted scalar losses, empty where there is nothing to learn. The loop sums and
+        back-propagates each one before it asks for the next, so that a graph that is no longer needed is freed early.
+        """
 
     def after_step(self, batch: StepBatch) -> None:
         """After the optimizers moved: teacher, memories."""

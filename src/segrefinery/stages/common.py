@@ -48,8 +48,12 @@ def labels_losses(
     taught = batch.labeled_target
     if taught is None:
         return {}
-    losses = head_losses("labels", model(taught.image), taught.label, None, weights)
-    return {name: settings.labelled.weight * loss for name, loss in losses.items()}
+    return weighted(settings.labelled.weight, head_losses("labels", model(taught.image), taught.label, None, weights))
+
+
+def weighted(factor: float, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses, each multiplied by ``factor``; none with 0."""
+    return {name: factor * loss for name, loss in losses.items()} if factor else {}
 
 
 def build_refiners(chain: Mapping[str, RefinerSettings], context: StageContext) -> nn.ModuleDict:
@@ -85,12 +89,12 @@ class RefinedStage(Stage):
         micro_steps: the steps since the optimizer last moved (several with accumulation), for the refiners' updates.
     """
 
-    def __init__(self, settings: StageSettings, chain: Mapping[str, RefinerSettings], context: StageContext) -> None:
+    def __init__(self, settings: StageSettings, context: StageContext) -> None:
         super().__init__()
         self.optimizer_settings, self.steps = settings.optimizer, settings.steps
         self.space = context.space
         self.model = context.model
-        self.refiners = build_refiners(chain, context)
+        self.refiners = build_refiners(settings.chain, context)
         self.micro_steps: list[Step] = []
 
     @property
@@ -113,7 +117,7 @@ class RefinedStage(Stage):
             return UnseenSource(source, self.model), {}
         prediction = self.model(source.image)
         losses = head_losses("source", prediction, source.label, None, weights)
-        return SourceStep(source, prediction), {name: factor * loss for name, loss in losses.items()}
+        return SourceStep(source, prediction), weighted(factor, losses)
 
     def optimizers(self) -> dict[str, ScheduledOptimizer]:
         refiners = dict(zip(self.refiners, self.chain, strict=True))

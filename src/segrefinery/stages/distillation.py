@@ -21,7 +21,7 @@ from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.teacher import Teacher
 from segrefinery.refine import SourceStep, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StepBatch
-from segrefinery.stages.common import RefinedStage, from_hard_labels, head_losses, labels_losses
+from segrefinery.stages.common import RefinedStage, from_hard_labels, head_losses, labels_losses, weighted
 from segrefinery.stages.kinds import DistillationSettings
 
 
@@ -50,7 +50,7 @@ class Distillation(RefinedStage):
     """A student, its frozen teacher, and refiners that add losses."""
 
     def __init__(self, settings: DistillationSettings, context: StageContext) -> None:
-        super().__init__(settings, settings.refine, context)
+        super().__init__(settings, context)
         self.settings = settings
         self.teacher = Teacher(context.previous)
         self.normalization = context.normalization
@@ -76,8 +76,7 @@ class Distillation(RefinedStage):
         image = self.strong(target.image, batch.generators)
 
         student = self.model(image)
-        on_target = head_losses("target", student, label, None, settings.weights)
-        losses |= {name: settings.target_weight * loss for name, loss in on_target.items()}
+        losses |= weighted(settings.target_weight, head_losses("target", student, label, None, settings.weights))
         if settings.kl_weight:
             share = 1.0 if settings.divisor == "pixels" else 1.0 / student.logits.shape[1]
             divergence = kl_divergence(self.teacher(image).logits, student.logits)

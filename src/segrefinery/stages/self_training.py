@@ -22,7 +22,7 @@ from segrefinery.models.segmenter import Prediction
 from segrefinery.models.teacher import Teacher, TeacherView
 from segrefinery.refine import PseudoLabels, Step, TargetStep
 from segrefinery.stages.base import Passes, StageContext, StepBatch
-from segrefinery.stages.common import RefinedStage, from_hard_labels, head_losses, labels_losses
+from segrefinery.stages.common import RefinedStage, from_hard_labels, head_losses, labels_losses, weighted
 from segrefinery.stages.kinds import SelfTrainingSettings
 from segrefinery.stages.norm_statistics import choose_statistics
 from segrefinery.stages.watch import LabelWatch
@@ -32,7 +32,7 @@ class SelfTraining(RefinedStage):
     """Student, teacher and refiners; see ``step`` for the method."""
 
     def __init__(self, settings: SelfTrainingSettings, context: StageContext) -> None:
-        super().__init__(settings, settings.refine, context)
+        super().__init__(settings, context)
         self.settings, self.normalization = settings, context.normalization
         self.statistics = settings.statistics or "both"  # a recipe has filled in its network's
         self.prepares_model = self.statistics != "both" and bool(batch_norms(self.model))
@@ -65,7 +65,7 @@ class SelfTraining(RefinedStage):
             losses = {}
 
         on_mixed = self.model(mixed.image)
-        losses |= self.weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed))
+        losses |= weighted(self.settings.target_weight, self.target_losses(on_mixed, mixed))
         self.watch.see(labels.probs, None if source is None else source.label, on_mixed, mixed.target_label)
 
         step = Step(
@@ -211,9 +211,6 @@ class SelfTraining(RefinedStage):
         if self.settings.strong is None:
             return image
         return strong_view(image, random, self.settings.strong, *self.normalization)
-
-    def weighted(self, factor: float, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: factor * loss for name, loss in losses.items()} if factor else {}
 
     def _note_labels(self, labels: PseudoLabels) -> None:
         confidence = labels.probs.amax(dim=1).mean()

@@ -16,7 +16,7 @@ class Supervised(RefinedStage):
     """Cross-entropy on labelled images, plus the losses of refiners that learn from the source."""
 
     def __init__(self, settings: SupervisedSettings, context: StageContext) -> None:
-        super().__init__(settings, settings.refine, context)
+        super().__init__(settings, context)
         self.settings = settings
 
     def step(self, batch: StepBatch) -> Iterator[dict[str, Tensor]]:
