@@ -36,7 +36,7 @@ def weighted_cross_entropy(
     """
 
     def loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-        return _times(_surprise(logits.log_softmax(dim=1), label), weight)
+        return _times(surprise(logits.log_softmax(dim=1), label), weight)
 
     mean = mean_over_pixels(loss, [logits], [label, weight], aligned)
     return mean if mean_over == "all" else mean / _labelled_share(label, weight)
@@ -52,7 +52,7 @@ def _times(loss: Tensor, weight: Tensor | None) -> Tensor:
     return loss if weight is None else loss * weight
 
 
-def _surprise(log_probs: Tensor, label: Tensor) -> Tensor:
+def surprise(log_probs: Tensor, label: Tensor) -> Tensor:
     """-log p of the labels B x H x W, 0 where a pixel is ignored. ``gather`` has a deterministic gradient on every
     device, the cross-entropy of images has none on GPUs."""
     ignored = label == IGNORE
@@ -122,7 +122,7 @@ def symmetric_cross_entropy(
         probs = log_probs.exp().clamp_min(1e-7)
         of_label = probs.gather(1, label.masked_fill(~valid, 0)[:, None])[:, 0]
         reverse = -math.log(1e-4) * (probs.sum(dim=1) - of_label) * valid
-        return _times(alpha * _surprise(log_probs, label) + beta * reverse, weight)
+        return _times(alpha * surprise(log_probs, label) + beta * reverse, weight)
 
     return mean_over_pixels(loss, [logits], [label, weight], aligned)
 
@@ -213,7 +213,7 @@ def variance_regularized_loss(
     def loss(logits: Tensor, other_logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
         here, other = logits.log_softmax(dim=1), other_logits.log_softmax(dim=1)
         divergence = (other.exp() * (other - here)).sum(dim=1)
-        return (-divergence).exp() * _times(_surprise(here, label), weight) + divergence
+        return (-divergence).exp() * _times(surprise(here, label), weight) + divergence
 
     return mean_over_pixels(loss, [logits, other_logits], [label, weight], aligned)
 

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.resize import bilinear
 from segrefinery.labels import IGNORE
+from segrefinery.losses import surprise
 
 # Entries of the strip of the attention matrix held at a time: 8 MiB in float32 stay in the cache of a CPU or GPU.
 STRIP = 2**21
@@ -178,7 +179,7 @@ def mean_cross_entropy(logits: Tensor, label: Tensor, aligned: bool = False) -> 
     """
     logits = bilinear(logits.float(), label.shape[-2:], aligned)
     labelled = (label != IGNORE).sum().clamp(min=1)
-    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="sum") / labelled
+    return surprise(logits.log_softmax(dim=1), label).sum() / labelled
 
 
 def attention_distance(
