@@ -26,7 +26,7 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.labels import LabelSpace
 from segrefinery.models import NETWORKS, ModelSettings, build_model
-from segrefinery.recipe import Recipe, layers, load_recipe, read_recipe, recipe_names, validate_recipe
+from segrefinery.recipe import Recipe, layers, load_recipe, read_recipe, recipe_names, recipe_or_mistakes
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from segrefinery.stages import STAGES
 from segrefinery.stages.overlay import assign
@@ -347,12 +347,14 @@ def plain():
     for name in recipe_names():
         for scale in ("paper", "small"):
             *_, (_, raw) = layers(name, scale, (), {})
-            found[name, scale] = raw, resolved(raw, name)
+            found[name, scale] = raw, resolved(raw)
     return found
 
 
-def resolved(raw, name):
-    return validate_recipe(copy.deepcopy(raw), name).model_dump(mode="json")
+def resolved(raw):
+    """All settings of a recipe, or in words what is wrong with it."""
+    result = recipe_or_mistakes(copy.deepcopy(raw))
+    return result.model_dump(mode="json") if isinstance(result, Recipe) else "; ".join(map(str, result))
 
 
 def outcomes(switch, names, plain):
@@ -370,7 +372,8 @@ def outcomes(switch, names, plain):
         changed = copy.deepcopy(raw)
         try:
             assign(changed, switch)
-            found[name, scale] = resolved(changed, name) != before
+            after = resolved(changed)
+            found[name, scale] = after if isinstance(after, str) else after != before
         except SegRefineryError as error:
             found[name, scale] = str(error)
     return found

@@ -362,14 +362,6 @@ def _is_copied(mistake: Mistake, mistakes: list[Mistake], raw: Mapping[str, Any]
     return own_value is None and Mistake(("data", *rest), mistake.text) in mistakes
 
 
-def validate_recipe(raw: dict[str, Any], place: str) -> Recipe:
-    """A recipe from its mapping; errors name the place and the valid choices."""
-    result = recipe_or_mistakes(raw)
-    if isinstance(result, Recipe):
-        return result
-    raise SegRefineryError("; ".join(f"{place}: {mistake}" for mistake in result))
-
-
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML that ``load_recipe`` reads back to the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

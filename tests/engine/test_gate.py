@@ -72,6 +72,10 @@ def test_running_means_by_hand():
     assert float(seen.early[0]) == pytest.approx((WINDOW - 1) / WINDOW)
 
 
+def good_checkpoints(run):
+    return sorted((run / "checkpoints").glob("*.good-*.pt"))
+
+
 def test_a_pinned_checkpoint_outlives_rotation(tmp_path):
     checkpoints, model = Checkpoints(tmp_path, "adapt", keep=1), ToySegmenter()
     for step in (0, 10, 20):
@@ -83,7 +87,6 @@ def test_a_pinned_checkpoint_outlives_rotation(tmp_path):
     assert [path.name for path in checkpoints.paths()] == ["adapt-0000020.pt", "adapt-0000040.pt"]
     checkpoints.set_aside()
     checkpoints.clear()
-    assert [path.name for path in gate.good_checkpoints(tmp_path.parent)] == []
     assert [path.name for path in tmp_path.iterdir()] == ["adapt.good-0000020.pt"]
 
 
@@ -114,15 +117,15 @@ def test_warn_changes_nothing_but_keeps_the_good_checkpoint(tmp_path, monkeypatc
     warned = tiny_run(tmp_path / "warned", overrides=OPTIONS)
     assert same(weights(plain), weights(warned))
     assert [(each["stage"], each["step"], each["action"]) for each in warnings(warned)] == [("adapt", 4, "warn")]
-    assert [path.name for path in gate.good_checkpoints(warned)] == ["adapt.good-0000001.pt"]
-    assert gate.good_checkpoints(plain) == []
+    assert [path.name for path in good_checkpoints(warned)] == ["adapt.good-0000001.pt"]
+    assert good_checkpoints(plain) == []
 
 
 @pytest.mark.usefixtures("suspicious")
 def test_rollback_ends_at_the_good_checkpoint(tmp_path):
     back = tiny_run(tmp_path / "back", overrides=(*OPTIONS, "training.on_collapse=rollback"))
     warned = tiny_run(tmp_path / "warned", overrides=OPTIONS)
-    kept = torch.load(gate.good_checkpoints(warned)[0], weights_only=True)["module"]
+    kept = torch.load(good_checkpoints(warned)[0], weights_only=True)["module"]
     assert all(torch.equal(kept[f"model.{name}"], value) for name, value in weights(back).items())
     assert warnings(back)[0]["good_checkpoint"] == "adapt-0000001.pt"
 

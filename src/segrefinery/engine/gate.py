@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -130,8 +129,3 @@ class Gate:
         flag = torch.tensor(float(bool(reasons)), device=self.fabric.device)
         anywhere = self.fabric.all_reduce(flag, reduce_op="sum")
         return reasons or (["another rank's labels look like a collapse"] if float(anywhere) else [])  # pyright: ignore[reportArgumentType]
-
-
-def good_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that gates of a run set aside, by name."""
-    return sorted((folder / "checkpoints").glob("*.good-*.pt"))
