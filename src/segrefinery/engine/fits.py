@@ -10,6 +10,7 @@ from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.transforms import DataSettings
+from segrefinery.models.batch_norm import BatchNorm
 from segrefinery.models.segmenter import Segmenter, bands_read
 from segrefinery.stages.settings import StageSettings
 
@@ -71,7 +72,7 @@ def learns_statistics(network: nn.Module) -> bool:
     """Whether a batch norm of the network uses the statistics of its batch in training."""
     was_training = network.training
     network.train()
-    norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    norms = (module for module in network.modules() if isinstance(module, BatchNorm))
     learns = any(module.training for module in norms)
     network.train(was_training)
     return learns

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from segrefinery.models.batch_norm import batch_norms
 from segrefinery.models.segmenter import Prediction, Segmenter
 from segrefinery.models.settings import TeacherSettings
 
@@ -44,9 +45,8 @@ class Teacher(nn.Module):
         del mode
         super().train(False)
         if self.settings.mode == "train":
-            for module in self.network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.train(True)
+            for norm in batch_norms(self.network):
+                norm.train()
         return self
 
     @torch.no_grad()

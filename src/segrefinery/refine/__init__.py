@@ -1,4 +1,4 @@
-"""The heart: one file an idea, the paper's formulas as pure functions, then one small refiner.
+"""The heart: a folder for each method, a file for each small idea; formulas are pure functions, refiners are modules.
 
 ``REFINERS`` is all there is: the name a recipe uses -> the settings that build the refiner.
 """

@@ -39,8 +39,8 @@ class Refinement:
 class RefinementDecoder(nn.Module):
     """Teacher's levels and class logits in, a ``Refinement`` on the logits' grid out.
 
-    Modelled on SegFormer's all-MLP head (prn.md section 3): every level and the logits are brought to one width and one
-    grid, joined, mixed by a 1 x 1 and a 3 x 3 convolution, and read by two heads. Any number of levels, any strides.
+    Modelled on SegFormer's all-MLP head: every level and the logits are brought to one width and one grid, joined,
+    mixed by a 1 x 1 and a 3 x 3 convolution, and read by two heads. Any number of levels, any strides.
     """
 
     def __init__(
