@@ -104,6 +104,25 @@ def test_masks_of_colours(tmp_path):
     assert "(these masks hold [0, 0, 255], [9, 8, 7])" in how_to_describe(tmp_path)
 
 
+@pytest.mark.parametrize("bands", [1, 3])
+def test_masks_with_alpha(tmp_path, bands):
+    save(tmp_path / "images" / "a.png", IMAGE)
+    ids = np.stack([LABEL % 3] * bands, axis=-1)
+    for alpha, hidden in ((255, ""), (0, "transparent: ignore (or keep")):
+        stored = np.concatenate([ids, np.where(LABEL % 3 == 2, alpha, 255)[..., None]], axis=-1)
+        save(tmp_path / "masks" / "a.png", stored.astype(np.uint8))
+        told = how_to_describe(tmp_path)
+        assert hidden in told
+        assert f"a name for each id (these masks hold {'0, 1' if hidden else '0, 1, 2'})" in told
+
+
+def test_masks_of_which_some_are_grey_and_some_coloured(tmp_path):
+    for name, mask in {"a": LABEL % 2, "b": np.array([[0, 0, 255], [9, 8, 7]], np.uint8)[LABEL % 2]}.items():
+        save(tmp_path / "images" / f"{name}.png", IMAGE)
+        save(tmp_path / "masks" / f"{name}.png", mask.astype(np.uint8))
+    assert "(these masks hold [0, 0, 0], [0, 0, 255], [1, 1, 1], [9, 8, 7])" in how_to_describe(tmp_path)
+
+
 def test_nothing_is_told_of_images_alone(tmp_path):
     save(tmp_path / "images" / "a.png", IMAGE)
     assert how_to_describe(tmp_path) == ""

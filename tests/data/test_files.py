@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -124,6 +125,61 @@ def test_color_masks_may_be_palette_pngs(tmp_path):
     ids = IDS % 2
     assert encoding.decode(Sample("m", tmp_path, palette_png(tmp_path / "m.png", ids, 2, 1))).tolist() == ids.tolist()
     assert encoding.decode(Sample("m", tmp_path, palette_png(tmp_path / "n.png", ids))).tolist() == ids.tolist()
+
+
+CLEAR = np.array(IDS % 3 == 2)
+"""The pixels of a mask that are transparent; those beneath are the id 2, which nobody declares."""
+BANDS = {"grey": lambda ids: ids, "colors": lambda ids: np.stack([ids] * 3, axis=-1)}
+
+
+def with_alpha(path, values, bits):
+    """A mask whose alpha is 0, 1, and more: only 0 is transparent."""
+    alpha = np.where(CLEAR, 0, np.where(IDS % 2, 1, 2**bits - 1))[..., None]
+    stored = np.concatenate([np.atleast_3d(values), alpha], axis=-1)
+    if path.suffix == ".tif":
+        photometric = "rgb" if stored.shape[2] > 2 else "minisblack"
+        options = {"photometric": photometric, "planarconfig": "contig", "extrasamples": ["unassalpha"]}
+        tifffile.imwrite(path, stored.astype(np.uint8), **options)
+        return path
+    if bits == 16:
+        return raw_png(path, stored, bits)
+    Image.fromarray(stored.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("bands", [*BANDS])
+@pytest.mark.parametrize(("suffix", "bits"), [(".png", 8), (".png", 16), (".tif", 8)])
+def test_transparent_pixels_of_masks_of_ids_are_what_the_data_set_says(tmp_path, bands, suffix, bits):
+    mask = with_alpha(tmp_path / f"m{suffix}", BANDS[bands](IDS % 3), bits)
+    space, sample = LabelSpace.of("s", ("road", "car", "sky")), Sample("m", mask, mask)
+    table = lookup_table({0: "road", 1: "car"}, space)
+    assert IdMasks(table, transparent="ignore").decode(sample).tolist() == np.where(CLEAR, 255, IDS % 3).tolist()
+    whole = lookup_table({0: "road", 1: "car", 2: "sky"}, space)
+    assert IdMasks(whole, transparent="keep").decode(sample).tolist() == (IDS % 3).tolist()
+    with pytest.raises(DataError, match=r"33 % of its pixels are transparent.*transparent: ignore .*transparent: keep"):
+        IdMasks(whole).decode(sample)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bands", [*BANDS])
+def test_transparent_pixels_of_masks_of_colours_are_what_the_data_set_says(tmp_path, bands, suffix):
+    sample = Sample("m", tmp_path, with_alpha(tmp_path / f"m{suffix}", BANDS[bands](IDS % 3), 8))
+    colors = {(0, 0, 0): 0, (1, 1, 1): 1}
+    assert ColorMasks(colors, transparent="ignore").decode(sample).tolist() == np.where(CLEAR, 255, IDS % 3).tolist()
+    whole = {**colors, (2, 2, 2): 2}
+    assert ColorMasks(whole, transparent="keep").decode(sample).tolist() == (IDS % 3).tolist()
+    with pytest.raises(DataError, match="33 % of its pixels are transparent"):
+        ColorMasks(whole).decode(sample)
+
+
+def test_a_mask_whose_alpha_hides_nothing_needs_no_word_and_an_entry_of_a_palette_is_an_id(tmp_path):
+    mask = Image.fromarray(np.stack([IDS % 2] * 3 + [IDS * 0 + 9], axis=-1).astype(np.uint8), "RGBA")
+    mask.save(tmp_path / "m.png")
+    palette = Image.open(palette_png(tmp_path / "p.png", np.array(IDS % 2)))
+    palette.save(tmp_path / "q.png", transparency=0)
+    table = lookup_table({0: "road", 1: "car"}, LabelSpace.of("s", ("road", "car")))
+    for name in ("m.png", "q.png"):
+        assert IdMasks(table).decode(Sample("m", tmp_path, tmp_path / name)).tolist() == (IDS % 2).tolist()
 
 
 @pytest.mark.parametrize("part", [0.5, 0.9])

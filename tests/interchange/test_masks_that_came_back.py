@@ -38,6 +38,17 @@ def test_every_encoding_of_a_data_set_is_read(tmp_path, picture):
     assert torch.equal(read_masks(tmp_path, {STEM: SIZE}, SPACE)[STEM], TRUTH)
 
 
+@pytest.mark.parametrize("color", [(0, 0, 0), (1, 1, 1), (255, 255, 255)])
+def test_what_is_transparent_has_no_label(tmp_path, color):
+    erased = np.zeros(SIZE, dtype=bool)
+    erased[:, 12:] = True
+    rgb = np.where(erased[..., None], np.array(color), BOX[..., None].repeat(3, axis=-1) * 255)
+    alpha = np.where(erased, 0, 255)[..., None]
+    Image.fromarray(np.concatenate([rgb, alpha], axis=-1).astype(np.uint8)).save(tmp_path / f"{STEM}.png")
+    mask = read_masks(tmp_path, {STEM: SIZE}, SPACE)[STEM]
+    assert torch.equal(mask, TRUTH.masked_fill(torch.from_numpy(erased), 255))
+
+
 SHAPE = {"original_height": 10, "original_width": 20, "image_rotation": 0}
 BRUSH = {"format": "rle", "rle": encode_brush(BOX > 0), "brushlabels": ["crack"]}
 POLYGON = {"points": [[25, 20], [75, 20], [75, 60], [25, 60]], "polygonlabels": ["crack"]}

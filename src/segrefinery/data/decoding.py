@@ -72,22 +72,41 @@ def read_image(path: Path, reading: Reading | None = None, data: bytes | None = 
 
 
 def read_ids(path: Path, channel: int | None = None, data: bytes | None = None) -> Tensor:
-    """The numbers a mask file stores, H x W uint8 or uint16: grey values, palette indices, or a colour PNG's channel.
+    """``ids_and_alpha`` of a mask of which each pixel counts."""
+    return ids_and_alpha(path, channel, data)[0]
+
+
+def ids_and_alpha(path: Path, channel: int | None = None, data: bytes | None = None) -> tuple[Tensor, Tensor | None]:
+    """The numbers a mask file stores, H x W uint8 or uint16: grey values, palette indices, or a colour PNG's channel;
+    and H x W bool, where its alpha channel is 0 (see ``without_alpha``).
 
     PNGs of fewer than 8 bits a pixel give the stored numbers too (0 and 1, not 0 and 255). Without ``channel``, a
     colour PNG must be grey in truth.
     """
     import torch
 
-    ids = decoded(path, "mask", data=data)
+    ids, transparent = without_alpha(decoded(path, "mask", data=data))
     if ids.ndim == 3:
-        grey = ids.shape[2] < 3 or ((ids[..., 0] == ids[..., 1]) & (ids[..., 0] == ids[..., 2])).all()
-        if channel is None and not grey:
+        if channel is None and not is_grey(ids):
             raise DataError(
                 path, "mask", "is a colour picture, but its data set declares ids", "give 'colors' or 'labelmap'"
             )
         ids = np.ascontiguousarray(ids[..., channel or 0])
-    return torch.from_numpy(ids)
+    return torch.from_numpy(ids), None if transparent is None else torch.from_numpy(transparent)
+
+
+def is_grey(values: np.ndarray) -> bool:
+    """Whether the bands of a picture without alpha, H x W or H x W x C, are all the same."""
+    return values.ndim == 2 or bool((values == values[..., :1]).all())
+
+
+def without_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The numbers of a decoded mask without its alpha, and H x W bool, where that is 0; None where it is so nowhere.
+    An alpha channel says of each pixel what its numbers do not; an entry of a palette that is transparent is one id."""
+    if values.ndim == 2 or values.shape[2] not in (2, 4):
+        return values, None
+    transparent = values[..., -1] == 0
+    return values[..., :-1], transparent if transparent.any() else None
 
 
 def image_size(path: Path, upright: bool = True, data: bytes | None = None) -> tuple[int, int]:
@@ -133,7 +152,8 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, dat
 
     Args:
         field: ``image`` or ``mask``, for the error. A mask must be a PNG, GIF or BMP, or a TIFF that keeps its numbers.
-        rgb: what the picture looks like, H x W x 3; else the stored numbers. Grey of 16 bits stays H x W.
+        rgb: what the picture looks like, H x W x 3, and of a mask with alpha x 4; else the stored numbers. Grey of 16
+            bits stays H x W.
         upright: JPEG is turned as its EXIF mark says.
         data: the content of the file, where it does not lie on disk; ``path`` is its name then.
 
@@ -157,9 +177,9 @@ def decoded(path: Path, field: str, rgb: bool = False, upright: bool = True, dat
             if isinstance(image, JpegImageFile):
                 return _jpeg(image, data, upright)
             if isinstance(image, PngImageFile):
-                return png.stored_pixels(image, data, rgb)
+                return png.stored_pixels(image, data, rgb, alpha=field == "mask")
             image.load()
-            return png.as_rgb(image) if rgb else np.array(image, dtype=np.uint8)
+            return png.as_rgb(image, field == "mask") if rgb else np.array(image, dtype=np.uint8)
         except Exception as error:
             raise undecodable(path, field, error) from error
 
@@ -201,14 +221,15 @@ def _tiff(stream: BinaryIO, path: Path, field: str, in_parts: bool = False) -> T
 def _decoded_tiff(data: bytes, path: Path, field: str, rgb: bool) -> np.ndarray:
     picture = _tiff(io.BytesIO(data), path, field)
     try:
-        values = picture.read(rgb)
+        values = picture.read(rgb, alpha=field == "mask")
     except Exception as error:
         raise undecodable(path, field, error) from error
     if field == "image":
         return values
     colored = picture.bands == 3 or (rgb and picture.bands == 1)
     if colored and picture.lossless and values.dtype == np.uint8:
-        return values if values.ndim == 3 else np.stack([values] * 3, axis=-1)
+        bands = np.atleast_3d(values)
+        return np.concatenate([bands[..., :1]] * 3 + [bands[..., 1:]], axis=-1) if picture.bands == 1 else values
     if values.dtype.kind == "i" and picture.bands == 1 and values.min() < 0:
         raise DataError(
             path, "mask", f"holds the id {values.min()}", "give ids from 0 to 65535, 255 for what is ignored"

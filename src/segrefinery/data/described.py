@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.decoding import decoded
+from segrefinery.data.decoding import decoded, is_grey, without_alpha
 from segrefinery.data.discover import walk
 from segrefinery.data.sorting import IMAGE_SUFFIXES, images_among, masks_by_look
 
@@ -136,14 +136,23 @@ def _folders(path: str) -> list[str]:
 
 def _classes(masks: Sequence[Path]) -> str:
     """What to say of the classes, by what a few masks hold."""
-    pixels = [decoded(mask, "mask") for mask in masks]
-    if all(each.ndim == 2 or each.shape[-1] == 1 for each in pixels):
+    read = [without_alpha(decoded(mask, "mask")) for mask in masks]
+    pixels = [values if transparent is None else values[~transparent][None] for values, transparent in read]
+    if all(transparent is None for _, transparent in read):
+        return _held(pixels)
+    return f"transparent: ignore (or keep, for some pixels of these masks are transparent), {_held(pixels)}"
+
+
+def _held(pixels: Sequence[np.ndarray]) -> str:
+    """What to say of the ids, or else colours, in H x W or H x W x C numbers."""
+    if all(map(is_grey, pixels)):
         held = {int(value) for each in pixels for value in np.unique(each)}
         ids = sorted(held - {255} if len(held) > 2 else held)  # of two, as 0 and 255, both are classes
         if len(ids) <= _MOST_CLASSES:
             return f"{_NAMED_IDS} (these masks hold {', '.join(map(str, ids))})"
         return _NAMED_IDS
-    colors = {tuple(color) for each in pixels for color in np.unique(each[..., :3].reshape(-1, 3), axis=0).tolist()}
+    rows = [np.broadcast_to(np.atleast_3d(each), (*each.shape[:2], 3)).reshape(-1, 3) for each in pixels]
+    colors = {tuple(color) for each in rows for color in np.unique(each, axis=0).tolist()}
     known = ", ".join(str(list(color)) for color in sorted(colors))
     if len(colors) <= _MOST_CLASSES:
         return f"colors: {{NAME: [R, G, B], ...}}, a name for each colour (these masks hold {known})"

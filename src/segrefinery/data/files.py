@@ -8,10 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from segrefinery.data.decoding import DataError, bands_in, decoded, read_ids, read_image, stored_size, unreadable_file
+from segrefinery.data.decoding import (
+    DataError,
+    bands_in,
+    decoded,
+    ids_and_alpha,
+    read_image,
+    stored_size,
+    unreadable_file,
+    without_alpha,
+)
 from segrefinery.data.reading import Reading
 from segrefinery.data.strips import Picture, open_picture
-from segrefinery.labels import UNKNOWN, Color, LabelSpace, apply_table
+from segrefinery.labels import IGNORE, UNKNOWN, Color, LabelSpace, apply_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +33,10 @@ class Sample:
     name: str
     image: Path
     mask: Path | None = None
+
+
+Transparent = Literal["ignore", "keep"]
+"""Whether pixels of a mask whose alpha is 0 are ignored, or are what their numbers say; None refuses them."""
 
 
 class MaskEncoding(Protocol):
@@ -47,22 +60,22 @@ class IdMasks:
     channel: int | None = None
     written: tuple[int, ...] | None = None
     """The id that stands for each class where several are read as it; None: the lowest."""
+    transparent: Transparent | None = None
 
     def decode(self, sample: Sample) -> Tensor:
+        assert sample.mask is not None
+        return self.read(sample.mask)
 
-        path = sample.mask
-        assert path is not None
-        return self.label_of(read_ids(path, self.channel), path)
-
-    def label_of(self, ids: Tensor, path: Path) -> Tensor:
-        """Stored ids, H x W, as ids of the space.
+    def read(self, path: Path, data: bytes | None = None) -> Tensor:
+        """A mask file, or its content, as H x W ids of the space.
 
         Raises:
-            DataError: an id is not declared.
+            DataError: an id is not declared, or pixels are transparent and nothing says what they show.
         """
         import torch
 
-        label = apply_table(ids, self.table)
+        ids, transparent = ids_and_alpha(path, self.channel, data)
+        label = _settled(apply_table(ids, self.table), transparent, self.transparent, path)
         if int(label.min()) == UNKNOWN:
             unknown = torch.unique(ids.int()[label == UNKNOWN]).tolist()
             raise DataError(
@@ -75,7 +88,8 @@ class IdMasks:
         return label
 
     def key(self) -> str:
-        return f"ids {self.channel} {hashlib.sha256(self.table.numpy().tobytes()).hexdigest()}"
+        table = hashlib.sha256(self.table.numpy().tobytes()).hexdigest()
+        return f"ids {self.channel} {table}{self.transparent or ''}"
 
 
 @dataclass(frozen=True)
@@ -86,33 +100,56 @@ class ColorMasks:
     """RGB -> id of the space, or 255."""
     written: tuple[Color, ...] | None = None
     """The colour that stands for each class where several are read as it; None: the first."""
+    transparent: Transparent | None = None
 
     def decode(self, sample: Sample) -> Tensor:
         import torch
 
         path = sample.mask
         assert path is not None
-        rgb = torch.from_numpy(decoded(path, "mask", rgb=True)).long()
+        colors, transparent = without_alpha(decoded(path, "mask", rgb=True))
+        rgb = torch.from_numpy(colors).long()
         if rgb.ndim == 2 or rgb.shape[2] < 3 or int(rgb.max()) > 255:
             raise DataError(path, "mask", "is grey of 16 bits, but its data set declares colours", "give 'classes'")
         code = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
         known = torch.tensor([r << 16 | g << 8 | b for r, g, b in self.colors])
         order = known.argsort()
         place = torch.searchsorted(known[order], code).clamp(max=len(known) - 1)
-        label = torch.tensor(list(self.colors.values()))[order][place]
-        strange = known[order][place] != code
+        label = torch.tensor(list(self.colors.values()))[order][place].where(known[order][place] == code, UNKNOWN)
+        label = _settled(label, None if transparent is None else torch.from_numpy(transparent), self.transparent, path)
+        strange = label == UNKNOWN
         if bool(strange.any()):
-            colors = [f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in torch.unique(code[strange]).tolist()]
+            unknown = [f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in torch.unique(code[strange]).tolist()]
             raise DataError(
                 path,
                 "mask",
-                f"holds colours that no class has: {_few(colors)}",
+                f"holds colours that no class has: {_few(unknown)}",
                 "declare them under 'colors' or 'ignore', and save masks without smoothing or JPEG",
             )
         return label
 
     def key(self) -> str:
-        return f"colors {sorted(self.colors.items())}"
+        return f"colors {sorted(self.colors.items())}{self.transparent or ''}"
+
+
+def _settled(label: Tensor, transparent: Tensor | None, meaning: Transparent | None, path: Path) -> Tensor:
+    """A label of which transparent pixels are what the data set says.
+
+    Raises:
+        DataError: it says nothing of them.
+    """
+    if transparent is None or meaning == "keep":
+        return label
+    if meaning is None:
+        share = f"{100 * float(transparent.float().mean()):.2g} %"
+        remedy = (
+            "save it without alpha, or write in dataset.yaml transparent: ignore (these pixels are not learned) or "
+            "transparent: keep (they are what the numbers beneath say)"
+        )
+        raise DataError(
+            path, "mask", f"{share} of its pixels are transparent, and nothing says what these show", remedy
+        )
+    return label.masked_fill(transparent, IGNORE)
 
 
 def _few(values: Sequence[object], most: int = 8) -> str:

@@ -18,7 +18,7 @@ from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.decoding import DataError
 from segrefinery.data.described import how_to_describe
 from segrefinery.data.discover import find, require_folder
-from segrefinery.data.files import ColorMasks, Exif, FileDataset, IdMasks, MaskEncoding, Sample
+from segrefinery.data.files import ColorMasks, Exif, FileDataset, IdMasks, MaskEncoding, Sample, Transparent
 from segrefinery.data.listed import SplitSettings, class_names, names_of_split, read_labelmap
 from segrefinery.data.reading import Reading
 from segrefinery.labels import IGNORE, Color, LabelSpace, check_merge, key, lookup_table, merged, parse_space, renamed
@@ -66,6 +66,9 @@ class FolderSettings(Settings):
     """Gives the shares in percent of each picture's pixels, band by band, that are black below and white above."""
     bands: tuple[_Band, ...] | None = Field(default=None, min_length=1)
     """Says which bands are seen, counted from 1; of three or more the first are red, green and blue."""
+    transparent: Transparent | None = None
+    """Says that pixels of masks whose alpha is 0 are not learned (``ignore``), or are what their numbers say
+    (``keep``); needed where there are any."""
     exif: Exif | None = None
     """Turns a JPEG as its EXIF mark says (``follow``), or leaves it as stored (``ignore``); needed where a mask fits
     both."""
@@ -291,7 +294,7 @@ def _id_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tu
     original_ids = {key(name): id for id, name in sorted(ids.items(), reverse=True) if name is not None}
     lowest = [int((table == place).nonzero()[0]) for place in range(space.num_classes)]
     written = (original_ids.get(key(name), id) for name, id in zip(space.classes, lowest, strict=True))
-    return space, IdMasks(table, written=tuple(written))
+    return space, IdMasks(table, written=tuple(written), transparent=settings.transparent)
 
 
 def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) -> tuple[LabelSpace, ColorMasks]:
@@ -318,4 +321,4 @@ def _color_masks(settings: FolderSettings, name: str, file: Path, root: Path) ->
     original_colors = {key(class_name): color for class_name, color in colors.items()}
     first = (next(color for color, id in ids.items() if id == place) for place in range(space.num_classes))
     written = (original_colors.get(key(name), color) for name, color in zip(space.classes, first, strict=True))
-    return space, ColorMasks(ids, tuple(written))
+    return space, ColorMasks(ids, tuple(written), settings.transparent)

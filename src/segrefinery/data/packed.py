@@ -15,7 +15,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import readable
 from segrefinery.core.hub import from_cache_alone, why_unreachable
 from segrefinery.core.lazy import optional
-from segrefinery.data.decoding import DataError, image_size, read_ids, read_image, unreadable_file
+from segrefinery.data.decoding import DataError, image_size, read_image, unreadable_file
 from segrefinery.data.files import IdMasks
 from segrefinery.data.sorting import IMAGE_SUFFIXES
 from segrefinery.labels import IGNORE, LabelSpace, lookup_table, parse_space
@@ -57,7 +57,7 @@ class PackedDataset(ABC):
         place, data = self.content(index, True)
         if self._masks is None:
             raise DataError(place, "mask", "nothing says its classes", "name them with ,classes=")
-        label = self._masks.label_of(read_ids(place, data=data), place)
+        label = self._masks.read(place, data)
         image, data = self.content(index, False)
         height, width = image_size(image, data=data)
         if tuple(label.shape) != (height, width):

@@ -21,7 +21,7 @@ _ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 """First row and column of each pass of an interlaced PNG, and the steps to the next ones."""
 
 
-def stored_pixels(image: PngImageFile, data: bytes, rgb: bool) -> np.ndarray:
+def stored_pixels(image: PngImageFile, data: bytes, rgb: bool, alpha: bool = False) -> np.ndarray:
     """What a PNG of which the header is read stores: H x W or H x W x C, uint8 or uint16; see ``decoding.decoded``.
 
     Raises:
@@ -33,10 +33,10 @@ def stored_pixels(image: PngImageFile, data: bytes, rgb: bool) -> np.ndarray:
         return _spng(data)  # a quarter faster than Pillow
     if bits == 16:
         values = _sixteen_bits(image, data)
-        values = _without_alpha(values) if rgb else values
+        values = _without_alpha(values) if rgb and not alpha else values
     else:
         image.load()
-        values = as_rgb(image) if rgb else np.array(image, dtype=np.uint8)
+        values = as_rgb(image, alpha) if rgb else np.array(image, dtype=np.uint8)
         if not rgb and image.mode == "L":  # Pillow widens grey of 2 and 4 bits to the range 0..255
             values //= 255 // (2**bits - 1)
     # What Pillow does not find in a stream that ends early is 0, without a word.
@@ -83,9 +83,10 @@ def _verify_rows(data: bytes) -> None:
         raise ValueError("truncated: the stream ends before the last row")
 
 
-def as_rgb(image: ImageFile) -> np.ndarray:
-    """A loaded picture as H x W x 3 uint8."""
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+def as_rgb(image: ImageFile, alpha: bool = False) -> np.ndarray:
+    """A loaded picture as H x W x 3 uint8; with ``alpha`` H x W x 4 where each pixel has its own."""
+    mode = "RGBA" if alpha and image.mode in ("RGBA", "LA") else "RGB"
+    return np.array(image if image.mode == mode else image.convert(mode))
 
 
 def _sixteen_bits(image: PngImageFile, data: bytes) -> np.ndarray:

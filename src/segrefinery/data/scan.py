@@ -25,6 +25,8 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called after every image with the images done and the images in all."""
 MOST_THREADS = 8
+_RULES = 2
+"""Counts up when files are refused that were read before: what was found then is void."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def class_pixel_counts(dataset: SegmentationDataset, progress: Progress | None =
     if dataset.space is None or not dataset.has_labels:
         raise SegRefineryError(f"{dataset.reference}: has no labels, so its classes cannot be counted; name its masks.")
     classes = dataset.space.num_classes
-    file = cache_folder() / f"counts-{fingerprint(dataset)}.json"
+    file = cache_folder() / f"counts-{_RULES}-{fingerprint(dataset)}.json"
     rows = _load(file)
     if rows is None:
         rows = []
@@ -199,7 +201,7 @@ def _fault(dataset: ImageDataset, index: int, error: SegRefineryError) -> Fault:
 def _scan_file(dataset: ImageDataset) -> Path | None:
     # A file that has gone will be among the faults; it must not keep us from looking at the others.
     try:
-        return cache_folder() / f"scan-{fingerprint(dataset)}.json"
+        return cache_folder() / f"scan-{_RULES}-{fingerprint(dataset)}.json"
     except SegRefineryError:
         return None
 

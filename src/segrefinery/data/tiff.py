@@ -33,7 +33,8 @@ class TiffPicture:
     """The picture of a TIFF file, with its header read and nothing else.
 
     Attributes:
-        size: height and width. bands: how many, without one that is marked as alpha. dtype: of its numbers.
+        size: height and width. bands: how many, without one that is marked as alpha. alpha: whether
+            there is one. dtype: of its numbers.
         geo: the tags that say where on earth it lies. note: its description.
         lossless: whether numbers come back as they were written.
 
@@ -58,8 +59,9 @@ class TiffPicture:
         if len(pages) > 1 and first.axes != "YX":
             raise ValueError(f"it holds {len(pages)} pictures")
         self.size = int(first.imagelength), int(first.imagewidth)
-        alpha = [extra.name for extra in first.extrasamples][-1:] in (["UNASSALPHA"], ["ASSOCALPHA"])
-        self.bands = len(pages) if len(pages) > 1 else int(first.samplesperpixel) - alpha
+        last = [extra.name for extra in first.extrasamples][-1:]
+        self.alpha = len(pages) == 1 and last in (["UNASSALPHA"], ["ASSOCALPHA"])
+        self.bands = len(pages) if len(pages) > 1 else int(first.samplesperpixel) - self.alpha
         self.dtype = np.dtype(first.dtype)
         self.lossless = all(page.compression.name not in _LOSSY for page in pages)
         self.geo = tuple(_geo_tags(first))
@@ -78,12 +80,14 @@ class TiffPicture:
             return int(first.tilelength), int(first.tilewidth)
         return min(int(first.rowsperstrip), self.size[0]), self.size[1]
 
-    def read(self, rgb: bool) -> np.ndarray:
-        """H x W, or H x W x bands: the stored numbers; with ``rgb`` a palette's colours, and white where white is 0."""
+    def read(self, rgb: bool, alpha: bool = False) -> np.ndarray:
+        """H x W, or H x W x bands: the stored numbers; with ``rgb`` a palette's colours, and white where white is 0.
+        With ``alpha`` H x W x bands and, last, alpha, if there is one."""
         pages = [page.asarray() for page in self._pages]
-        return self._joined(
-            [np.moveaxis(page, 0, -1) if page.ndim == 3 and self._apart else page for page in pages], rgb
-        )
+        pages = [np.moveaxis(page, 0, -1) if page.ndim == 3 and self._apart else page for page in pages]
+        if alpha and self.alpha and self._pages[0].photometric.name in ("MINISBLACK", "RGB"):
+            return pages[0]
+        return self._joined(pages, rgb)
 
     def part(self, box: tuple[int, int, int, int], rgb: bool) -> np.ndarray:
         """The rows and columns ``box`` (top, left, bottom, right) of ``read``; only its tiles or strips are decoded.

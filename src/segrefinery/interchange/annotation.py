@@ -15,7 +15,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import readable, whole_file, write_json, write_text
 from segrefinery.data.annotations.brush import encode_brush
 from segrefinery.data.annotations.label_studio import read_label_studio
-from segrefinery.data.decoding import decoded, read_ids
+from segrefinery.data.decoding import decoded, ids_and_alpha, is_grey, without_alpha
 from segrefinery.interchange.regions import read_regions, region_files
 from segrefinery.labels import IGNORE, LabelSpace, key
 
@@ -131,11 +131,15 @@ def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: La
     paths = {
         stem: path for stem in sizes if (path := next((p for d in places if (p := d / f"{stem}.png").exists()), None))
     }
-    colored = colors is None and any(_is_colored(decoded(path, "mask")) for path in paths.values())
+    colored = colors is None and any(_is_colored(path) for path in paths.values())
     by_color = {
         stem: colors is not None or (colored and decoded(path, "mask").ndim == 3) for stem, path in paths.items()
     }
-    ids = {stem: read_ids(path).long() for stem, path in paths.items() if not by_color[stem]}
+    read = {stem: ids_and_alpha(path) for stem, path in paths.items() if not by_color[stem]}
+    ids = {
+        stem: held.long() if hidden is None else held.long().masked_fill(hidden, 0)
+        for stem, (held, hidden) in read.items()
+    }
     # 255 is a class where there are two and nothing else can be the second: to ignore it would leave one.
     values = {value for each in ids.values() for value in each.unique().tolist()}
     second = 1 if space.num_classes == 2 and values == {0, IGNORE} else IGNORE
@@ -146,6 +150,7 @@ def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: La
             mask = _by_color(path, decoded(path, "mask", rgb=True), table)
         else:
             mask = _checked_ids(path, ids[stem], space).masked_fill(ids[stem] == IGNORE, second)
+            mask = mask if (hidden := read[stem][1]) is None else mask.masked_fill(hidden, IGNORE)
         if tuple(mask.shape) != tuple(sizes[stem]):
             raise SegRefineryError(
                 f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {sizes[stem][1]} x "
@@ -155,9 +160,9 @@ def _from_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]], space: La
     return masks
 
 
-def _is_colored(picture: np.ndarray) -> bool:
+def _is_colored(path: Path) -> bool:
     """Whether it is a colour picture, and not grey in three channels."""
-    return picture.ndim == 3 and picture.shape[2] > 2 and bool((picture[..., :1] != picture[..., 1:3]).any())
+    return not is_grey(without_alpha(decoded(path, "mask"))[0])
 
 
 def _checked_ids(path: Path, ids: Tensor, space: LabelSpace) -> Tensor:
@@ -171,7 +176,9 @@ def _checked_ids(path: Path, ids: Tensor, space: LabelSpace) -> Tensor:
 
 
 def _by_color(path: Path, picture: np.ndarray, table: Mapping[Color, int]) -> Tensor:
+    picture, transparent = without_alpha(picture)
     packed = picture.astype(np.int64) @ np.array([65536, 256, 1])
+    packed = packed if transparent is None else np.where(transparent, 0, packed)  # erased, as black is
     known = {red * 65536 + green * 256 + blue: index for (red, green, blue), index in table.items()}
     known.setdefault(0, IGNORE)
     values, inverse = np.unique(packed, return_inverse=True)
