@@ -1,13 +1,16 @@
-"""Several whole training steps of a stage, for comparison with references in float64 that are written from the papers
-and the authors' code (as our notes on them tell), not from our own."""
+"""Several whole training steps of a recipe's stage, for comparison with references in float64 that are written from the
+papers and the authors' code (as our notes on them tell), not from our own."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -20,8 +23,8 @@ from segrefinery.engine.gradients import GradientAverage
 from segrefinery.engine.loop import LoopSettings, one_step
 from segrefinery.labels import LabelSpace
 from segrefinery.models.segmenter import Learner, Prediction, Segmenter
+from segrefinery.recipe import load_recipe
 from segrefinery.stages.base import Passes, Stage, StageContext
-from segrefinery.stages.settings import StageSettings
 
 NAMES = ["traffic light", "rider", "road", "sky", "car"]
 THINGS = (0, 1, 4)
@@ -99,21 +102,26 @@ def context(network: Segmenter, previous: Segmenter | None = None, handed_on: An
     return StageContext(first, before, copy.deepcopy(first), SPACE, handed_on or {})
 
 
-def built(kind: type[StageSettings], of: StageContext, **settings: Any) -> Any:
-    """A stage of these settings."""
-    return kind(**settings).build(of)
+def stage_of(recipe: str, name: str, of: StageContext, changes: Mapping[str, Any] | None = None) -> Any:
+    """A stage as a recipe has it at the papers' scale, but for ``changes``: sizes that fit a toy, rates and weights
+    whose effect is seen in four steps."""
+    overrides = [f"stages.{name}.{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+    return load_recipe(recipe, None, overrides).stages[name].build(of)
 
 
 def train(
-    stage: Stage, source: Sequence[Any], target: Sequence[Any], double: bool = True, prepare: bool = True
-) -> None:
+    stage: Stage, source: Sequence[Any], target: Sequence[Any], double: bool = True, prepare: bool = True,
+    look: Any = None,
+) -> None:  # fmt: skip
     """Prepare a stage and take a step with each pair of batches, as a run does; in float64 where its memories allow."""
     precision = torch.float64 if double else torch.float32
     stage.to(precision)
-    source, target = ([replace(batch, image=batch.image.to(precision)) for batch in side] for side in (source, target))
+    source, target = (
+        [batch and replace(batch, image=batch.image.to(precision)) for batch in side] for side in (source, target)
+    )
     if prepare:
         stage.eval()
-        stage.prepare(Passes(source, target, None))  # pyright: ignore[reportArgumentType]
+        stage.prepare(Passes(source, target, None, look=look))  # pyright: ignore[reportArgumentType]
     stage.train()
     fabric, trained = Fabric(accelerator="cpu", devices=1), stage.optimizers()
     average, settings = GradientAverage(fabric, stage, trained), LoopSettings(len(source))
@@ -170,6 +178,30 @@ def follow(old: nn.Module, new: nn.Module, decay: float, buffers: bool = False) 
         one.mul_(decay).add_((1 - decay) * other)
 
 
+def ramp(number: int, decay: float = 0.7) -> float:
+    return min(1 - 1 / (number + 1), decay)
+
+
+def measure(network: Toy, target: Sequence[UnlabeledBatch]) -> None:
+    """Batch norm's statistics anew: the mean of the batches'."""
+    for norm in (network.fine_norm, network.coarse_norm):
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        for batch in target:
+            network.train()(batch.image)
+    for norm in (network.fine_norm, network.coarse_norm):
+        norm.momentum = 0.1
+
+
+@contextmanager
+def still(network: Toy) -> Iterator[None]:
+    """Within, a pass leaves batch norm's statistics alone."""
+    network.fine_norm.momentum = network.coarse_norm.momentum = 0.0
+    yield
+    network.fine_norm.momentum = network.coarse_norm.momentum = 0.1
+
+
 def statistics(module: nn.Module) -> list[Tensor]:
     """Its floating buffers."""
     return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
@@ -200,9 +232,21 @@ def class_mixed(
 
 
 def furthest(mine: nn.Module | Sequence[Tensor], theirs: nn.Module | Sequence[Tensor]) -> float:
-    """The largest difference of two states, in units of the largest number of each tensor."""
+    """The largest difference of two states, in units of the largest number of each tensor. Below a millionth there is
+    only rounding: of a bias before a batch norm, that Adam divides by itself."""
     ours, others = (
         [*(state.parameters() if isinstance(state, nn.Module) else state)] for state in (mine, theirs)
     )  # fmt: skip
     pairs = zip(ours, others, strict=True)
-    return max(((one - other).abs().max() / other.abs().max().clamp(min=1e-12)).item() for one, other in pairs)
+    return max(((one - other).abs().max() / other.abs().max().clamp(min=1e-6)).item() for one, other in pairs)
+
+
+def swapped(content, style, share):
+    """FDA's low_freq_mutate_np: the amplitudes c - b to c + b of the shifted spectrum, the content's phase."""
+    spectrum, height, width = np.fft.fft2(content), *content.shape[-2:]
+    amplitude, theirs = (np.fft.fftshift(np.abs(each), axes=(-2, -1)) for each in (spectrum, np.fft.fft2(style)))
+    half, row, column = int(np.floor(min(height, width) * share)), height // 2, width // 2
+    low = (..., slice(max(row - half, 0), row + half + 1), slice(max(column - half, 0), column + half + 1))
+    amplitude[low] = theirs[low]
+    amplitude = np.fft.ifftshift(amplitude, axes=(-2, -1))
+    return np.real(np.fft.ifft2(amplitude * np.exp(1j * np.angle(spectrum))))

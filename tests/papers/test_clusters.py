@@ -11,7 +11,6 @@ from papers.steps import (
     NEAR_SINGLE,
     C,
     Descent,
-    built,
     context,
     cross_entropy,
     dice,
@@ -19,6 +18,7 @@ from papers.steps import (
     furthest,
     poly,
     sources,
+    stage_of,
     statistics,
     targets,
     toy,
@@ -29,13 +29,8 @@ from segrefinery.data.augment import affine_strong_view, apply_affine
 from segrefinery.data.mixing import cutmix
 from segrefinery.data.settings import AffineViewSettings
 from segrefinery.refine.self_labeling import balanced_positions, uniform_positions
-from segrefinery.stages.kinds import SelfTrainingSettings
 
-COMMON = {
-    "steps": 60, "strong": None, "statistics": "both", "target_loss": "symmetric", "weights": {"main": 1, "aux": 0},
-    "teacher": {"decay": 0.9, "ramp": False},
-}  # fmt: skip
-SGD = {"name": "sgd", "lr": 1e-2, "weight_decay": 2e-4, "momentum": 0.9, "power": 0.9, "horizon": 90}
+FAST = {"optimizer.lr": 1e-2, "optimizer.horizon": 90, "teacher.decay": 0.9}
 
 
 def symmetric(logits, label):
@@ -79,15 +74,8 @@ def class_means(teacher, batches, over_images, normalized):
 def test_prodas_steps(preset):
     source, target = sources(), targets()
     network = toy(target, auxiliary=False)
-    refine = {"prototypes": {"preset": preset, "divisor": "elements", "momentum": 0.7}}
-    stage = built(
-        SelfTrainingSettings,
-        context(network),
-        mixing="none",
-        optimizer=SGD | {"head_factor": 1},
-        refine=refine,
-        **COMMON,
-    )
+    changes = {"refine.prototypes.preset": preset, "refine.prototypes.momentum": 0.7}
+    stage = stage_of("proda", "adapt", context(network), FAST | changes)
     train(stage, source, target)
 
     teacher, warmed = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
@@ -144,14 +132,10 @@ def test_cpsls_steps(preset):
     """The bank, of two steps, fills and turns over. ``official`` waits for it, assigns image by image, and logits."""
     official, source, target = preset == "official", sources(), targets()
     network = toy(target, auxiliary=False)
-    labeling = {
-        "preset": preset, "divisor": "elements", "samples": DRAWN, "bank": BANK, "head_lr": 0.5, "head_momentum": 0.9,
-        "self_labeling_weight": 0.3,
-    } | ({} if official else {"distribution_momentum": 0.9})  # fmt: skip
-    stage = built(
-        SelfTrainingSettings, context(network), mixing="cutmix", optimizer=SGD | {"head_factor": 5},
-        refine={"self_labeling": labeling}, **COMMON,
-    )  # fmt: skip
+    changes = {"preset": preset, "samples": DRAWN, "bank": BANK, "head_lr": 0.5, "head_momentum": 0.9}
+    changes |= {} if official else {"distribution_momentum": 0.9}
+    changes = {f"refine.self_labeling.{key}": value for key, value in changes.items()}
+    stage = stage_of("cpsl", "adapt", context(network), FAST | changes)
     train(stage, source, target, double=False)
 
     teacher, warmed = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
@@ -192,7 +176,7 @@ def test_cpsls_steps(preset):
                 bank = torch.cat([bank, rows])[-BANK:]
                 logit_bank = torch.cat([logit_bank, logit_rows])[-BANK:]
         said = (torch.cat(pixels) @ unit.T / 0.08).log_softmax(1)
-        (gradient,) = torch.autograd.grad(-0.3 * (torch.cat(assigned) * said).sum(1).mean(), head)
+        (gradient,) = torch.autograd.grad(-0.1 * (torch.cat(assigned) * said).sum(1).mean(), head)
 
         strong, warp = affine_strong_view(image, rngs)
         moved = network(strong.double())

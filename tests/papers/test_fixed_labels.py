@@ -11,23 +11,23 @@ from papers.steps import (
     NEAR,
     C,
     Descent,
-    built,
     context,
     cross_entropy,
+    dice,
     furthest,
     poly,
     shrunk,
     sources,
+    stage_of,
     targets,
     toy,
     train,
     up,
 )
+from segrefinery.data.augment import strong_view
 from segrefinery.data.batch import PseudoLabeledBatch
-from segrefinery.stages.kinds import DistillationSettings, SelfTrainingSettings, SupervisedSettings
 
-SGD = {"name": "sgd", "lr": 1e-2, "weight_decay": 5e-4, "momentum": 0.9, "power": 0.9, "horizon": 250}
-FIXED = {"labels": "offline", "steps": 100, "mixing": "none", "strong": None, "statistics": "both"}
+FAST = {"optimizer.lr": 1e-2, "optimizer.horizon": 250}
 
 
 def attended(maps, embedding):
@@ -48,16 +48,13 @@ def written(stage, batches):
         yield PseudoLabeledBatch(batch.image, label, weight, index)
 
 
-@pytest.mark.parametrize("equations", ["(8) and (10)", "(9) and (11)"])
-def test_sams_two_phases(equations):
+@pytest.mark.parametrize("task", ["gta5", "synthia"])
+def test_sams_two_phases(task):
     """The module is taught on O + its attended form by the mean over labelled pixels. Frozen, it then pulls a new
     network, that learns the labels of another one which its median thresholds keep, by the mean over these pixels."""
-    skip, source, target = equations == "(8) and (10)", sources(), targets()
+    skip, source, target = task == "gta5", sources(), targets()  # equations (8) and (10), or (9) and (11)
     network = toy(target)
-    stage = built(
-        SupervisedSettings, context(network), steps=100, optimizer=SGD, hands_on="refiners",
-        weights={"main": 0, "aux": 0}, refine={"pixel_attention": {"train": True}},
-    )  # fmt: skip
+    stage = stage_of(f"pixel_attention_{task}", "attention", context(network), FAST)
     embed = copy.deepcopy(stage.refiners["pixel_attention"].attention["logits"].embed).double()
     train(stage, source, source, prepare=False)
     thrown_away = copy.deepcopy(network)
@@ -70,12 +67,8 @@ def test_sams_two_phases(equations):
 
     labeller = toy(target, seed=1)
     handed_on = {name: module.state_dict() for name, module in stage.handed_on().items()}
-    pull = {"target": "skip" if skip else "plain", "domains": "both" if skip else "target", "divisor": "elements"}
-    stage = built(
-        SelfTrainingSettings, context(network, labeller, handed_on), optimizer=SGD,
-        weights={"main": 1, "aux": 0, "mean_over": "labelled"},
-        refine={"confidence_threshold": {"classes": "fitted", "bins": 10_000}, "pixel_attention": pull}, **FIXED,
-    )  # fmt: skip
+    finer = FAST | {"refine.confidence_threshold.bins": 10_000}
+    stage = stage_of(f"pixel_attention_{task}", "adapt", context(network, labeller, handed_on), finer)
     labels = [*written(stage, target)]
     for batch, label in zip(labels, median_labels(labeller.eval(), target), strict=True):
         assert (batch.label == label).double().mean() > 0.98  # a threshold is a bin's lower edge
@@ -116,11 +109,7 @@ def test_uncerdas_self_training_steps():
     network = toy(target)
     for norm in (network.fine_norm, network.coarse_norm):
         norm.requires_grad_(False)
-    stage = built(
-        SelfTrainingSettings, context(network), batch_norm="train", source_weight=0, optimizer=SGD,
-        target_loss="variance_regularized", weights={"main": 1, "aux": 0.5},
-        refine={"entropy_mixture": {"min_pixels": 20}}, **FIXED,
-    )  # fmt: skip
+    stage = stage_of("uncerda", "adapt", context(network), FAST | {"refine.entropy_mixture.min_pixels": 20})
     labels = [*written(stage, target)]
     assert all(0 < (batch.label == 255).double().mean() < 1 for batch in labels)
     train(stage, source, labels, prepare=False)
@@ -140,23 +129,22 @@ def test_uncerdas_self_training_steps():
 
 def test_distillation_steps():
     """Hard labels above a confidence, from an image and its mirror image, and KL(teacher || student), its logarithm in
-    place, as a mean over pixels and classes."""
+    place, as a mean over pixels and classes; on a strong view of the image, which both see."""
     source, target = sources(), targets()
     student, teacher = toy(target, seed=2), toy(target)
-    stage = built(
-        DistillationSettings, context(student, teacher), steps=50, optimizer=SGD, confidence=0.23, divisor="elements",
-        strong=None, weights={"main": 1, "aux": 0},
-    )  # fmt: skip
+    stage = stage_of("cpsl_distilled", "distill", context(student, teacher), FAST | {"confidence": 0.23})
     train(stage, source, target)
     teacher.eval()
-    descent = Descent(student, poly(1e-2, 250), 5e-4)
+    descent = Descent(student, poly(1e-2, 250), 2e-4)
     for number, (one, other) in enumerate(zip(source, target, strict=True)):
+        strong = strong_view(other.image, dice(number))
         with torch.no_grad():
-            wanted = teacher(other.image).logits
             mirrored = teacher(other.image.flip(-1)).logits.softmax(1).flip(-1)
-            confidence, label = up((wanted.softmax(1) + mirrored) / 2, other.image.shape[-2:]).max(1)
+            probs = (teacher(other.image).logits.softmax(1) + mirrored) / 2
+            confidence, label = up(probs, other.image.shape[-2:]).max(1)
+            wanted = teacher(strong).logits
         loss = cross_entropy(student(one.image).logits, one.label)
-        logits = student(other.image).logits
+        logits = student(strong).logits
         loss = loss + cross_entropy(logits, label.masked_fill(confidence <= 0.23, 255))
         apart = (wanted.softmax(1) * (wanted.log_softmax(1) - logits.log_softmax(1))).mean()
         descent.step(number, loss + apart)

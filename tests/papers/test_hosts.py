@@ -1,4 +1,4 @@
-"""AdaptSegNet, ADVENT and ProDA's warm-up; DAFormer with MIC; HRDA."""
+"""AdaptSegNet, ADVENT, UncerDA's rounds and ProDA's warm-up; DAFormer with MIC; HRDA."""
 
 import copy
 
@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from papers.steps import (
     NEAR,
     NEAR_SINGLE,
+    SIZE,
     STEPS,
     THINGS,
+    C,
     Descent,
-    built,
     class_mixed,
     context,
     cross_entropy,
@@ -20,26 +21,31 @@ from papers.steps import (
     follow,
     furthest,
     poly,
+    ramp,
+    shrunk,
     sources,
+    stage_of,
     statistics,
+    swapped,
     targets,
     toy,
     train,
     up,
 )
+from segrefinery.data.augment import strong_view
+from segrefinery.data.photometric import IMAGENET_MEAN, IMAGENET_STD
 from segrefinery.models.hrda import HRDA
 from segrefinery.models.settings import HRDASettings
 from segrefinery.stages.base import Passes
-from segrefinery.stages.kinds import AdversarialSettings, SelfTrainingSettings
 
-SGD = {"name": "sgd", "lr": 2.5e-2, "weight_decay": 5e-4, "momentum": 0.9, "power": 0.9, "horizon": 250}
-ADAM = {"name": "adam", "lr": 1e-3, "weight_decay": 0.0, "betas": (0.9, 0.99), "power": 0.9, "horizon": 250}
+FAST = {"steps": 100, "optimizer.lr": 1e-2, "optimizer.warmup": 3, "teacher.decay": 0.7}
 
 
-@pytest.mark.parametrize("method", ["adaptsegnet", "advent", "proda"])
+@pytest.mark.parametrize("method", ["adaptsegnet", "advent", "uncerda", "proda"])
 def test_adversarial_steps(method):
     """train_gta2cityscapes_multi.py: the segmenter fools the discriminators as they were, on maps of the image's size;
-    they learn from its outputs of before its step. ADVENT's maps of self-information; ProDA's single LS-GAN."""
+    they learn from its outputs of before its step. ADVENT's maps of self-information; ProDA's single LS-GAN. UncerDA
+    shows source images in the target's style among the target's, and their labels teach."""
     source, target = sources(1, (64, 96)), targets(1, (64, 64))
     least_squares = method == "proda"
     network = toy(target, auxiliary=not least_squares)
@@ -47,12 +53,10 @@ def test_adversarial_steps(method):
         norm.requires_grad_(False)
     weights = {"main": 1.0, "aux": 0.0 if least_squares else 0.1}
     fooling = {"main": 0.1, "aux": 0.0 if least_squares else 0.02}
-    stage = built(
-        AdversarialSettings, context(network), steps=100, optimizer=SGD, discriminator_optimizer=ADAM,
-        discriminator_width=4, weights=weights,
-        adversarial=fooling, disc_input="entropy" if method == "advent" else "softmax",
-        objective="least_squares" if least_squares else "vanilla",
-    )  # fmt: skip
+    changes = {"optimizer.lr": 2.5e-2, "optimizer.horizon": 250, "adversarial": fooling, "discriminator_width": 4}
+    changes |= {"discriminator_optimizer.lr": 1e-3, "discriminator_optimizer.horizon": 250}
+    changes |= {"target_guided": None, "translation.fraction": 0.05} if method == "uncerda" else {}
+    stage = stage_of(method, "warmup" if least_squares else "align", context(network), changes)
     stage.prepare(Passes([], target, None))  # pyright: ignore[reportArgumentType]
     judges = copy.deepcopy(stage.discriminators).double()
     train(stage, source, target, double=False, prepare=False)
@@ -66,10 +70,12 @@ def test_adversarial_steps(method):
             return ((scores - domain) ** 2).mean()
         return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, domain))
 
-    descent = Descent(network, poly(2.5e-2, 250), 5e-4)
+    descent = Descent(network, poly(2.5e-2, 250), 2e-4 if least_squares else 5e-4)
     judging = torch.optim.Adam(judges.parameters(), lr=1e-3, betas=(0.9, 0.99))
     for number, (one, other) in enumerate(zip(source, target, strict=True)):
-        on_source, on_target = network(one.image), network(other.image)
+        translated = method == "uncerda" and torch.rand((), generator=dice(number)[0]) < 0.5
+        on_source = network(one.image)
+        on_target = network(in_style(one.image, other.image) if translated else other.image)
         pairs = {"main": (on_source.logits, on_target.logits), "aux": (on_source.aux_logits, on_target.aux_logits)}
         loss, judged = torch.zeros(()).double(), torch.zeros(()).double()
         for level, (theirs, ours) in pairs.items():
@@ -77,6 +83,8 @@ def test_adversarial_steps(method):
                 continue
             loss, judge = loss + weights[level] * cross_entropy(theirs, one.label), judges[level]
             loss = loss + fooling[level] * call(judge(seen(ours, (64, 64))), 0.0)
+            if translated:
+                loss = loss + weights[level] * cross_entropy(ours, shrunk(one.label, (64, 64)).long())
             judged = judged + 0.5 * call(judge(seen(theirs.detach(), (64, 96))), 0.0)
             judged = judged + 0.5 * call(judge(seen(ours.detach(), (64, 64))), 1.0)
         judging.param_groups[0]["lr"] = poly(1e-3, 250)(number)
@@ -90,31 +98,53 @@ def test_adversarial_steps(method):
     assert furthest(stage.discriminators, judges) < 1e-3  # Adam divides by what may be next to nothing
 
 
+def in_style(content, style):
+    """FDA on raw pixels, at the target's size."""
+    mean, std = (torch.tensor(each).double()[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
+    content = F.interpolate(content, style.shape[-2:], mode="bilinear", antialias=True)
+    colours = [(image * std + mean).clamp(0, 1).numpy() for image in (content, style)]  # a toy's leave the range
+    raw = swapped(*colours, 0.05)
+    return (torch.from_numpy(raw).clamp(0, 1) - mean) / std
+
+
+def test_uncerdas_rounds_draw_what_the_target_finds_uncertain(tmp_path):
+    """Evenly in the first round. Then by eq. 3 to 5 with 1 - balance for lambda, for the classes that eq. 1 finds the
+    most uncertain in the network that the round before left."""
+    target, rng = targets(), torch.Generator().manual_seed(0)
+    counts = torch.randint(1, 50, (20, C), generator=rng) ** 3 * (torch.rand(20, C, generator=rng) > 0.6)
+    network, handed_on = toy(target), {}
+    for number in (1, 2):
+        stage = stage_of("uncerda", "align", context(network, handed_on=handed_on), {"target_guided.uncertain": 2})
+        stage.eval().prepare(Passes([], target, tmp_path))
+        handed_on = {name: module.state_dict() for name, module in stage.handed_on().items()}
+        probabilities = stage.source_probabilities(counts)
+        assert (probabilities is None) == (number == 1)
+    with torch.no_grad():
+        probs = torch.cat([up(network.eval()(batch.image).logits, SIZE).softmax(1) for batch in target])
+    entropy, said = -(probs * probs.log()).sum(1) / torch.tensor(C).log(), probs.argmax(1)
+    chosen = torch.stack([entropy[said == kind].mean() for kind in range(C)]).topk(2).indices
+    pixels = counts.double()
+    of_class = pixels.sum(0) ** (0.1 - 1)
+    share = torch.where(pixels > 0, pixels**0.1, 0)[:, chosen]
+    score = (share / share.sum(1, keepdim=True) * (of_class / of_class.sum())[chosen]).sum(1).nan_to_num()
+    wanted = (0.1 + torch.sigmoid(80 * (score - 0.02))).clamp(max=1)
+    assert wanted.max() > 1.5 * wanted.min()
+    torch.testing.assert_close(probabilities, wanted / wanted.sum())
+
+
 def warmed_up(number):
     """DAFormer's poly10warm: 40,000 steps and 1500 are 100 and 3 here."""
     left = (1 - number / 3) * (1 - 1e-6) if number < 3 else 0.0
     return 1e-2 * (1 - number / 100) * (1 - left)
 
 
-def ramp(number, decay=0.7):
-    return min(1 - 1 / (number + 1), decay)
-
-
 def test_daformers_and_mics_steps():
     """dacs.py, in its order: average of parameters, source, feature distance, labels in the teacher's train mode,
-    ClassMix, masked target; one AdamW step."""
+    ClassMix, colours of the mixed image alone, masked target in colours of its own; one AdamW step."""
     source, target = sources(), targets()
-    network = toy(target)
-    stage = built(
-        SelfTrainingSettings, context(network), steps=100, strong=None, statistics="both",
-        teacher={"decay": 0.7, "mode": "train"},
-        weights={"main": 1, "aux": 0},
-        optimizer={"name": "adamw", "lr": 1e-2, "weight_decay": 0.01, "warmup": 3, "warmup_ratio": 1e-6},
-        refine={
-            "confidence_share": {"threshold": 0.25}, "feature_distance": {"weight": 0.5},
-            "masked_consistency": {"block": 8, "ratio": 0.7, "strong": False},
-        },
-    )  # fmt: skip
+    network = toy(target, auxiliary=False)
+    changes = {"refine.confidence_share.threshold": 0.25, "refine.feature_distance.weight": 0.5}
+    stage = stage_of("mic", "adapt", context(network), FAST | changes | {"refine.masked_consistency.block": 8})
     train(stage, source, target)
 
     teacher, imagenet = copy.deepcopy(network), copy.deepcopy(network).eval()
@@ -131,7 +161,8 @@ def test_daformers_and_mics_steps():
         on_source = network(one.image)
         loss = cross_entropy(on_source.logits, one.label)
         loss = loss + 0.5 * on_things((on_source.levels[-1] - wanted).norm(dim=1), one.label, 8)
-        loss = loss + cross_entropy(network(mixed).logits, mixed_label, weight)
+        loss = loss + cross_entropy(network(strong_view(mixed, rngs)).logits, mixed_label, weight)
+        image = strong_view(image, rngs)
         kept = torch.stack([torch.rand(1, image.shape[-2] // 8, image.shape[-1] // 8, generator=rng) for rng in rngs])
         shown = F.interpolate((kept > 0.7).double(), image.shape[-2:], mode="nearest")
         descent.step(number, loss + cross_entropy(network(image * shown).logits, label, share))
@@ -153,19 +184,15 @@ def test_hrdas_steps(monkeypatch):
     source, target = sources(2, (64, 64)), targets(2, (64, 64))
     network = HRDA(toy(target, auxiliary=False), HRDASettings(detail=32, divisor=8)).double()
     network.attention.dropout.p = 0.0
-    stage = built(
-        SelfTrainingSettings, context(network), steps=100, strong=None, statistics="both",
-        teacher={"decay": 0.7, "mode": "train"},
-        weights={"main": 0.9, "aux": 0.1}, optimizer=SGD | {"lr": 1e-2, "power": 1.0, "horizon": 100},
-        refine={"confidence_share": {"threshold": 0.25}, "feature_distance": {"weight": 0.5}},
-    )  # fmt: skip
+    changes = {"refine.confidence_share.threshold": 0.25, "refine.feature_distance.weight": 0.5}
+    stage = stage_of("hrda", "adapt", context(network), FAST | changes)
     boxes, draw = [], HRDA._draw_box
     monkeypatch.setattr(HRDA, "_draw_box", lambda *given: boxes.append(draw(*given)) or boxes[-1])
     train(stage, source, target)
 
     network.train()
     teacher, imagenet = copy.deepcopy(network), copy.deepcopy(network).eval()
-    descent, drawn = Descent(network, poly(1e-2, 100, 1.0), 5e-4), iter(boxes)
+    descent, drawn = Descent(network, warmed_up, 0.01, adam=True), iter(boxes)
     for number, (one, other) in enumerate(zip(source, target, strict=True)):
         if number:
             follow(teacher, network, ramp(number))
@@ -174,7 +201,9 @@ def test_hrdas_steps(monkeypatch):
             share = (probs.amax(1) > 0.25).double().mean((1, 2))[:, None, None].expand(2, 64, 64)
             label = up(probs, (64, 64)).argmax(1)
             wanted = imagenet.segmenter(half(one.image)).levels[-1]
-        mixed, mixed_label, weight, _ = class_mixed(one, other.image, label, share, dice(number))
+        rngs = dice(number)
+        mixed, mixed_label, weight, _ = class_mixed(one, other.image, label, share, rngs)
+        mixed = strong_view(mixed, rngs)
         loss = torch.zeros(()).double()
         for image, taught, trusted in ((one.image, one.label, torch.ones(2, 64, 64)), (mixed, mixed_label, weight)):
             top, left, bottom, right = box = [round(64 * edge) for edge in next(drawn)]
