@@ -58,8 +58,8 @@ class Recipe(Settings):
     seed: int = Field(default=0, ge=0)
     """Determines everything random."""
     source: Reference = None
-    """Names the labelled images, as NAME:PATH[@SPLIT]; of several data sets a list. Who adapts a trained model may do
-    without."""
+    """Names the labelled images, as NAME:PATH[@SPLIT]; of several data sets a list. A run that starts from a
+    trained model may do without."""
     target: Reference = None
     """Names the images to adapt to; their labels, where they have any, are not read."""
     labels: Reference = None

@@ -46,8 +46,8 @@ class FolderSettings(Settings):
     masks: str | None = None
     """Gives the pattern of their masks, with the same ``{name}``. Without it the data set has no labels."""
     classes: str | list[str] | dict[int, str | None] | None = None
-    """Names the classes in the order of their ids, or id -> name (null: ignored), or by the name of a known label
-    space, or in a text file, one a line."""
+    """Names the classes: a list in the order of their ids, a mapping id -> name (null: ignored), the name of a known
+    label space, or a text file with one name a line."""
     colors: dict[str, _Rgb] | None = None
     """Gives class name -> RGB. With ``classes`` it colours pictures; without, the masks themselves are colour PNGs."""
     labelmap: str | None = None

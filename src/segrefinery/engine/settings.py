@@ -15,8 +15,8 @@ class TrainingSettings(Settings):
     """How a run trains, whatever its stages."""
 
     precision: Annotated[Literal["32-true", "bf16-mixed"], BUDGET] = "32-true"
-    """Computes in float32, or the networks in bfloat16 where that is safe. On a processor bfloat16 pays for some
-    networks alone, and only on those with ``avx512_bf16`` or AMX; a run says where it is emulated."""
+    """Computes in float32, or the networks in bfloat16 where that is safe. On a processor it makes only
+    some networks faster, and only with ``avx512_bf16`` or AMX; a run says where it is emulated."""
     accumulate: Annotated[int, BUDGET] = Field(default=1, ge=1)
     """Splits a step into so many micro-batches: less memory, and the same gradient of every loss that is a mean over
     all pixels. Losses over chosen pixels (labelled, masked, contrastive, a mixture's) become means of the parts' means;
@@ -40,18 +40,18 @@ class TrainingSettings(Settings):
     """Acts when the labels of self-training look like a collapse: goes on and says so, ends the stage at the last good
     checkpoint (``rollback``), or ends the run (``stop``). That checkpoint is kept in any case."""
     choose: Literal["last", "score"] = "last"
-    """Ships the model of the last stage, as publications do, so that a recipe reproduces them; or, of the stage ends
-    that are called better than source-only, that which the label-free score ranks highest, and source-only where none
-    is; but the last where labels of the target taught it (``--labels``) and it is not called worse. What batch norm's
-    statistics alone make of the model, before a stage that sets them trains, is then one of them
-    (``STAGE-prepared``)."""
+    """Ships the model of the last stage, as publications do (``last``), or chooses among the models at the ends of the
+    stages (``score``). Then the last one is shipped if labels of the target taught it (``--labels``) and the verdict
+    does not call it worse. Else it is the one that the label-free score ranks highest among those called better than
+    source-only; without any, source-only. A candidate too is the model whose batch-norm statistics a stage has set,
+    before it trains (``STAGE-prepared``)."""
     holdout: float = Field(default=0.0, ge=0, lt=1)
-    """Takes this share of the labelled target images (``--labels``) from training: they score the run's models instead,
-    which gives an estimate for the target with its interval. By default all teach, and nothing is estimated."""
+    """Keeps this share of the labelled target images (``--labels``) out of training. They score the run's models
+    instead: an estimate for the target, with its interval. By default all teach, and nothing is estimated."""
     cross_fit: int = Field(default=0, ge=0)
-    """Parts the labelled target images (``--labels``) into so many parts and trains once more for each, without it: the
-    part scores that model. All labels teach the model that is shipped, and the scores of all parts together estimate
-    it, with an interval. Costs the stages that labels teach as often again; 0 = no estimate."""
+    """Divides the labelled target images (``--labels``) into so many parts, and for each trains once more without it;
+    the part then scores that model. All labels teach the model that is shipped, and the scores of all parts together
+    estimate it, with an interval. The stages that labels teach run so many times more; 0 = no estimate."""
     compile: Annotated[str | None, BUDGET] = None
     """Compiles the networks in training by this backend of torch.compile (``inductor``); null for none. Its first steps
     take minutes; what the others gain depends on the device."""

@@ -191,7 +191,7 @@ class RunModelSettings(ModelSettings):
     """Starts from a trained model in place of a new network: a run or model folder, ``hf:ORG/REPO``, a folder of
     transformers or segmentation_models_pytorch, ``torchvision:NAME``, or a checkpoint file of the network ``name``."""
     classes: tuple[str, ...] | None = None
-    """Names the classes of ``from`` in the order of its logits, where it does not say them or says them otherwise."""
+    """Names the classes of ``from`` in the order of its logits, if it names none or others."""
 
     @model_validator(mode="after")
     def _classes_of_a_model(self) -> RunModelSettings:

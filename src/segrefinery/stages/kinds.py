@@ -184,10 +184,10 @@ class SelfTrainingSettings(StageSettings):
     """Shows the source images of this stage, those that are mixed in too, in the style of a random target image of the
     batch (``fda``, ``color``); null leaves them as they are."""
     statistics: Statistics | None = None
-    """Lets batch norm's running statistics, by which the teacher labels, follow both domains (``both``); or measures
-    them on the target before the stage (``target``), then to follow what the student sees of it, not the source; or
-    takes the target's or the mean of them and the model's own, whichever the label-free score ranks higher
-    (``chosen``), by which the student normalises too. By default as the network's row in the table of networks says."""
+    """Chooses batch norm's running statistics, by which the teacher labels. They follow both domains (``both``); or are
+    measured on the target before the stage and then follow what the student sees of it, not the source (``target``);
+    or stay the target's, or the mean of these and the model's own, whichever the label-free score ranks higher, and
+    the student normalises by them too (``chosen``). By default as the network's row in the table of networks says."""
     batch_norm: Literal["network", "train"] = "network"
     """Leaves scales and shifts as the network has them, or learns also those that it keeps fixed (``train``, UncerDA's
     self-training)."""
@@ -262,7 +262,7 @@ class DistillationSettings(StageSettings):
     rounds: Annotated[int, BUDGET] = Field(default=1, ge=1)
     """Repeats the stage so often; the student of a round teaches the next."""
     confidence: Annotated[float, CODE] = Field(default=0.95, ge=0, le=1)
-    """Gives target pixels that the teacher is not surer of than this no hard label."""
+    """Gives a target pixel a hard label only if the teacher's confidence is above this."""
     kl_weight: Annotated[float, CODE] = Field(default=1.0, ge=0)
     """Weighs KL(teacher || student)."""
     divisor: Literal["pixels", "elements"] = "pixels"

@@ -103,7 +103,7 @@ class StageSettings(Settings):
     sampling: Literal["uniform", "rare_class"] = "uniform"
     """Draws source images evenly, or by DAFormer's rare class sampling."""
     labelled: LabelledSettings = LabelledSettings()
-    """Says how the stage learns from the labelled target images of ``--labels``; without any, this is nothing."""
+    """Says how the stage learns from the labelled target images of ``--labels``; without any, it has no effect."""
 
     @property
     def takes_target(self) -> bool:

@@ -19,8 +19,8 @@ class PixelAttentionSettings(RefinerSettings):
     """A frozen attention module teaches the student which pixels belong together (SAM)."""
 
     train: bool = False
-    """Trains the module, in a supervised stage whose own cross-entropy the recipe sets to 0; otherwise it is frozen and
-    teaches, with the weights which that stage handed on."""
+    """Trains the module, in a supervised stage whose own cross-entropy the recipe sets to 0. In other stages it is
+    frozen, and teaches with what it learned in that one."""
     kernel: Literal[0, 1, 3] = 1
     """Sets the side of the convolution before the similarity; 0 = none (the paper's "No Conv"). The paper does not
     state it."""

@@ -35,8 +35,8 @@ class RefinementNetworkSettings(RefinerSettings):
     mask_weight: Annotated[float, REBUILT] = Field(1.0, ge=0)
     """Weighs the mask's loss beside the refinement's."""
     largest_balance: Annotated[float, REBUILT] = Field(10.0, ge=1)
-    """Lets wrong pixels, for they are few, count #right / #wrong times in the mask's loss, but at most so often. The
-    mask then drops what is wrong with a probability of more than 1 / (1 + that); with 1 of more than a half."""
+    """Counts wrong pixels, which are few, #right / #wrong times in the mask's loss, but at most this many times. The
+    mask then drops pixels that are wrong with a probability above 1 / (1 + this); with 1, above a half."""
     noise_threshold: Annotated[float, REBUILT] = Field(0.5, gt=0, lt=1)
     """Drops pixels whose noise the mask puts above this."""
     residual: Annotated[bool, REBUILT] = False
