@@ -27,6 +27,7 @@ from segrefinery.stages.settings import LabelledSettings, LossWeights, Optimizer
 PAGE = Path(__file__).with_name("settings.md")
 PATTERNS = {
     "daformer:TIMM_ENCODER": "daformer:convnext_tiny",
+    "vit:TIMM_ENCODER": "vit:vit_tiny_patch16_224",
     "smp:ARCHITECTURE/ENCODER": "smp:unet/resnet34",
     "torchvision:MODEL": "torchvision:deeplabv3_resnet50",
     "transformers:MODEL_TYPE": "transformers:segformer",
@@ -87,7 +88,7 @@ def network_tables() -> Iterator[str]:
 
 def shortest(names: list[str]) -> str:
     """What the names begin with, for a title."""
-    first, *others = names
+    first, *others = [name for name in names if name not in PATTERNS] or names
     stem = first.split("_")[0]
     return f"{stem}_..." if others and all(name.startswith(stem) for name in others) else first
 

@@ -26,6 +26,7 @@ from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.settings import TrainingSettings
 from segrefinery.labels import LabelSpace
 from segrefinery.models import NETWORKS, ModelSettings, build_model
+from segrefinery.models.networks import PATTERNS
 from segrefinery.recipe import Recipe, layers, load_recipe, read_recipe, recipe_names, recipe_or_mistakes
 from segrefinery.refine import REFINERS, PseudoLabels, parse_chain
 from segrefinery.stages import STAGES
@@ -422,6 +423,7 @@ def test_the_page_has_every_setting_of_a_recipe(settings_page):
     kinds = [Recipe, DataSettings, TrainingSettings, FolderSettings, *STAGES.values(), *REFINERS.values()]
     kinds += [row.settings for row in NETWORKS.values()]
     assert {field.alias or key for kind in kinds for key, field in kind.model_fields.items()} <= told
+    assert set(settings_page.PATTERNS) == set(PATTERNS)  # networks whose names go on
 
 
 def test_every_setting_has_a_sentence_that_says_what_it_does(settings_page):

@@ -96,7 +96,7 @@ NETWORKS: dict[str, Network] = {
 }
 
 # Networks whose name goes on: what follows the colon is looked up in another library.
-_PATTERNS = (
+PATTERNS = (
     "daformer:TIMM_ENCODER",
     "vit:TIMM_ENCODER",
     "smp:ARCHITECTURE/ENCODER",
@@ -140,7 +140,7 @@ def network(name: str) -> Network:
             pretrained=inner.pretrained,
             statistics=inner.statistics,
         )
-    known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(_PATTERNS)}
+    known: Mapping[str, Network | None] = {**NETWORKS, **dict.fromkeys(PATTERNS)}
     row = choose(known, name, "model")
     if row is None:
         raise SegRefineryError(f"model name {name!r}: put the real names in place of the capitals.")
