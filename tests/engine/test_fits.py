@@ -1,11 +1,14 @@
-"""A network that batch norm cannot train on one image is known before training."""
+"""What a network cannot learn from, and what it has not learned, is known before training."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
-from segrefinery.engine.fits import pools_to_one_cell
+from segrefinery.engine.fits import pools_to_one_cell, warn_of_random_reference
+from segrefinery.models import ModelSettings
+from segrefinery.stages.kinds import SelfTrainingSettings
 
 
 def test_a_batch_norm_behind_a_pooling_of_the_whole_sees_one_cell_and_is_left_as_it_was():
@@ -15,3 +18,18 @@ def test_a_batch_norm_behind_a_pooling_of_the_whole_sees_one_cell_and_is_left_as
     assert pools_to_one_cell(pooled, (64, 64))
     assert not pooled.training
     assert torch.equal(plain[1].running_mean, torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("model", "weight", "warns"),
+    [
+        ({"name": "small"}, 1.0, True), ({"name": "efficientnet_lite0", "weights": "none"}, 1.0, True),
+        ({"name": "efficientnet_lite0"}, 1.0, False), ({"name": "small"}, 0.0, False),
+        ({"name": "small", "weights": "model.safetensors"}, 1.0, False),
+    ],
+)  # fmt: skip
+def test_that_random_weights_are_held_fast_is_said(model, weight, warns, caplog):
+    settings = SelfTrainingSettings.model_validate({"steps": 1, "refine": {"feature_distance": {"weight": weight}}})
+    warn_of_random_reference("adapt", settings, ModelSettings(**model))
+    said = "stages.adapt.refine.feature_distance: holds the encoder near what its pre-training taught, and that of"
+    assert (said in caplog.text) is warns

@@ -1,4 +1,4 @@
-"""Whether a network can learn from the batches that a stage gives it."""
+"""Whether a network goes with what a stage does with it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.transforms import DataSettings
+from segrefinery.models import ModelSettings, networks
 from segrefinery.models.batch_norm import BatchNorm
 from segrefinery.models.segmenter import Segmenter, bands_read
+from segrefinery.refine.settings import FeatureDistanceSettings
 from segrefinery.stages.settings import StageSettings
 
 log = logging.getLogger(__name__)
@@ -76,3 +78,20 @@ def learns_statistics(network: nn.Module) -> bool:
     learns = any(module.training for module in norms)
     network.train(was_training)
     return learns
+
+
+def warn_of_random_reference(name: str, settings: StageSettings, model: ModelSettings) -> None:
+    """Say so where a stage holds a new network near what its encoder knew before, which is nothing.
+
+    Args:
+        model: of a network that was not brought.
+    """
+    random = model.weights == "none" or (model.weights is None and not networks.network(model.name).pretrained)
+    for key, refiner in settings.chain.items() if random else ():
+        if isinstance(refiner, FeatureDistanceSettings) and refiner.weight:
+            log.warning(
+                "stages.%s.refine.%s: holds the encoder near what its pre-training taught, and that of %s begins with "
+                "random weights; name a network with published weights, or take it out with "
+                "--set stages.%s.refine.%s=false",
+                name, key, model.name, name, key,
+            )  # fmt: skip

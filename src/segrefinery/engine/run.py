@@ -19,7 +19,7 @@ from segrefinery.engine.compilation import compile_networks, uncompiled
 from segrefinery.engine.events import RunEvents, StageEnd, prepared_name
 from segrefinery.engine.feed import Feed
 from segrefinery.engine.finished import FinishedStages
-from segrefinery.engine.fits import refuse_unfit_batches
+from segrefinery.engine.fits import refuse_unfit_batches, warn_of_random_reference
 from segrefinery.engine.keys import Setup, StageKeys, digest
 from segrefinery.engine.loop import LoopSettings, train
 from segrefinery.engine.start import START, BroughtSettings, Start
@@ -125,6 +125,8 @@ class Run(Setup):
                 self.refuse_unfit_batches(name, settings, model)
             else:
                 model = copy.deepcopy(previous)
+            if not self.is_brought(model_settings):
+                warn_of_random_reference(name, settings, model_settings)
             own_feed = feed.read_by(model.normalization)
             pixels = own_feed.data.normalization
             if pixels != self.data.read_by(previous.normalization).normalization:
