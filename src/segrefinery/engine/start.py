@@ -74,8 +74,10 @@ def make_ready(model: StartModel, classes: Sequence[str], labels: bool, say: Cal
 
 def refuse_not_finite(origin: str, network: Segmenter) -> None:
     """Raises:
-    SegRefineryError: weights are infinite or no numbers, as a training leaves them that failed."""
-    for name, weights in network.named_parameters():
+    SegRefineryError: weights or statistics of batch norms are infinite or no numbers, as a training leaves them
+        that failed, or a number that was too large for float16."""
+    statistics = ((name, buffer) for name, buffer in network.named_buffers() if ".running_" in f".{name}")
+    for name, weights in (*network.named_parameters(), *statistics):
         if not bool(weights.isfinite().all()):
             raise SegRefineryError(f"{origin}: {name} holds values that are not finite; name weights from before that")
 

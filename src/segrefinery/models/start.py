@@ -20,7 +20,7 @@ from segrefinery.core.settings import Settings
 from segrefinery.labels import match
 from segrefinery.models.build import build_model
 from segrefinery.models.foreign import mmseg, smp, torchvision, transformers
-from segrefinery.models.foreign.names import alone, fitted, trained_one, without_wrappers
+from segrefinery.models.foreign.names import fitted, without_wrappers
 from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.foreign.transformers_names import family_in, installed_names
 from segrefinery.models.networks import ModelSettings
@@ -157,6 +157,11 @@ def _of_ours(folder: Path, origin: str) -> StartModel:
     state = tensors_of(read_checkpoint(folder / TENSORS), str(folder / TENSORS))
     expected = build_model(config.model.model_copy(update={"weights": "none"}), len(config.classes)).state_dict()
     tensors, notes = fitted(state, expected, str(folder / TENSORS))
+    if other := next((name for name in expected if tensors[name].shape != expected[name].shape), None):
+        raise SegRefineryError(
+            f"{folder / TENSORS}: {other} is {tuple(tensors[other].shape)}, and by {CONFIG} beside it "
+            f"{tuple(expected[other].shape)} ({len(config.classes)} classes); bring the two together again"
+        )
     return StartModel(
         origin, _without_weights(config.model), tensors, len(config.classes), config.classes, config.colors,
         config.data.pixel_mean, config.data.pixel_std, notes,
@@ -225,9 +230,8 @@ def of_tensors(
             "'model.options={config: {...}}', with what that file says"
         )
     if network.name.startswith("smp:"):
-        state, prefix = _unwrapped_smp(state, str(path))
         state, left_out = smp.own_names(state)
-        notes += [*prefix, *left_out]
+        notes += left_out
         network = _of_its_bands(network, state)
     probe, origin = build_model(network, 2), f"{path} as {network.name}"
     expected = probe.state_dict()
@@ -239,29 +243,18 @@ def of_tensors(
     else:
         tensors, left_out = fitted(state, expected, origin)
     num_classes = len(tensors[class_tensors(network)[0]])
+    why = ""
     if classes is not None and len(classes) != num_classes:
-        notes.append(f"the checkpoint names {len(classes)} classes and its classifier has {num_classes}")
-        classes = None
-    return StartModel(str(path), network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out])
-
-
-_SMP_HEAD = "segmentation_head."
+        why, classes = f"the checkpoint names {len(classes)}", None
+    return StartModel(str(path), network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out], why)
 
 
 def _of_its_bands(network: ModelSettings, state: Mapping[str, Tensor]) -> ModelSettings:
     """The network with as many bands as the first layer of its weights reads."""
     layers = build_model(network.model_copy(update={"bands": 3}), 2).named_modules()
     first = next(name for name, layer in layers if isinstance(layer, nn.Conv2d) and layer.in_channels == 3)
-    weight = state.get(f"{first}.weight")
+    weight = next((tensor for name, tensor in state.items() if f".{name}".endswith(f".{first}.weight")), None)
     return network if weight is None else network.model_copy(update={"bands": weight.shape[1]})
-
-
-def _unwrapped_smp(state: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Without what a wrapper put before ``segmentation_head``, and in words what that was; see ``trained_one``."""
-    prefix = trained_one({name.partition(_SMP_HEAD)[0] for name in state if _SMP_HEAD in name}, origin)
-    state, others = alone(state, prefix)
-    notes = [f"the prefix {prefix!r} was taken off the names"] if prefix else []
-    return state, [*notes, *([f"left out: {', '.join(others)}"] if others else [])]
 
 
 def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:

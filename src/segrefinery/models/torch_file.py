@@ -121,7 +121,7 @@ def read_torch_file(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         return _with_shells(path, error)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        if "central directory" in str(error):
+        if any(words in str(error) for words in ("central directory", "unexpected EOF")):  # of the new format, the old
             raise SegRefineryError(f"{path}: is cut short, as by half a download; {FETCH}") from error
         if "TorchScript" in str(error):
             raise SegRefineryError(f"{path}: is a TorchScript program; save the state_dict of its module") from error

@@ -34,6 +34,7 @@ class StartModel:
         classes: their names in the order of the logits, None where the model does not say. colors: or None.
         pixel_mean, pixel_std: of the images it was trained on, in [0, 1]; None where it does not say.
         notes: what was stripped, left out or guessed; to be said.
+        why_nameless: why ``classes`` is None though there are names; in words.
         one_class: it was a model of one class; see ``as_two_classes``.
     """
 
@@ -46,6 +47,7 @@ class StartModel:
     pixel_mean: PerBand | None = None
     pixel_std: PerBand | None = None
     notes: list[str] = field(default_factory=list)
+    why_nameless: str = ""
     one_class: bool = False
 
     def build(self, classes: Sequence[str]) -> tuple[Segmenter, list[str]]:
@@ -73,6 +75,12 @@ class StartModel:
                 f"{self.origin}: {name} is {tuple(given[name].shape)} and the network wants "
                 f"{tuple(wanted[name].shape)} ({len(differing)} tensors differ). Check model.options"
             )
+        for name in wanted:
+            if wanted[name].is_floating_point() and not given[name].is_floating_point():
+                raise SegRefineryError(
+                    f"{self.origin}: {name} is of {str(given[name].dtype).removeprefix('torch.')}, as of a quantised "
+                    "network; save its weights in floating point"
+                )
         model.load_state_dict(given)
         if self.normalization is not None:
             model.normalization = self.normalization
@@ -91,9 +99,10 @@ class StartModel:
             SegRefineryError: it does not say them, nor did the user; or it says one twice.
         """
         if self.classes is None:
+            why = f" ({self.why_nameless})" if self.why_nameless else ""
             raise SegRefineryError(
-                f"{self.origin}: does not say what its {self.num_classes} classes are; name them in the order of its "
-                "logits: --set 'model.classes=[road, car, ...]'"
+                f"{self.origin}: does not say what its {self.num_classes} classes are{why}; name them in the order of "
+                "its logits: --set 'model.classes=[road, car, ...]'"
             )
         if twice := [name for name, count in Counter(self.classes).items() if count > 1]:
             raise SegRefineryError(

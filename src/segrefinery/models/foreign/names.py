@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
 from torch import Tensor
@@ -114,10 +114,9 @@ def fitted(
     counters = {name for name in expected if name.endswith("num_batches_tracked")}  # older torch had none
     missing = [name for name in expected if name not in stripped and name not in counters]
     if missing:
-        near = [_with_nearest(name, stripped) for name in missing[:_SHOWN]]
         raise SegRefineryError(
-            f"{origin}: the weights do not fit the network: {len(missing)} of its {len(expected)} tensors are missing, "
-            f"among them {'; '.join(near)}. Check model.name and model.options"
+            f"{origin}: the weights do not fit the network: {len(missing)} of its {len(expected)} tensors are missing; "
+            f"{_where_they_are(missing, stripped, state, expected)}"
         )
     notes = [f"the prefix {prefix!r} was taken off the names"] if prefix else []
     extra = [name for name in state if name.removeprefix(prefix) not in expected or not name.startswith(prefix)]
@@ -139,6 +138,38 @@ def _inside(extra: Iterable[str], prefix: str, expected: Iterable[str]) -> list[
     names = (name.removeprefix(prefix) for name in extra if name.startswith(prefix))
     split = ((name, *name.split(".")) for name in names)
     return [name for name, part, *rest in split if part in parts and not set(rest) & set(_UNUSED)]
+
+
+def _where_they_are(
+    missing: Sequence[str], stripped: Iterable[str], state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> str:
+    """In words, with a remedy: what whole parts of a network are called in a checkpoint; else the nearest names there
+    of the first tensors of two parts."""
+    parts: dict[str, list[str]] = {}
+    for name in missing:
+        parts.setdefault(name.partition(".")[0], []).append(name)
+    moved = {part: place for part, names in parts.items() if (place := _moved(part, names, state, expected))}
+    if moved:
+        others = [name for part, names in parts.items() if part not in moved for name in names]
+        said = " and ".join(f"{part}.* is called {place}*" for part, place in moved.items())
+        rest = f", and {len(others)} are nowhere ({', '.join(others[:2])})" if others else ""
+        return f"{said} there{rest}; rename them, and save it again"
+    first = [_with_nearest(names[0], stripped) for names in list(parts.values())[:2]]
+    return f"the first are {' and '.join(first)}. Check model.name and model.options"
+
+
+def _moved(part: str, names: Sequence[str], state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What stands in a checkpoint in the place of a part and its dot, where all of the part is under it."""
+    ends: dict[str, list[str]] = {}
+    for other in state:
+        ends.setdefault(other.rpartition(".")[2], []).append(other)
+    places: Counter[str] = Counter()
+    for name in names:
+        rest = name.removeprefix(f"{part}.")
+        near = (other for other in ends.get(rest.rpartition(".")[2], ()) if f".{other}".endswith(f".{rest}"))
+        places.update(other.removesuffix(rest) for other in near if state[other].shape == expected[name].shape)
+    whole = [place for place, count in places.items() if count == len(names)]
+    return min(whole, key=len) if whole and len(names) > 2 else None  # two names are met by chance
 
 
 def _with_nearest(name: str, others: Iterable[str]) -> str:

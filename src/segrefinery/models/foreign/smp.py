@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -178,23 +179,42 @@ def read(folder: Path, origin: str) -> StartModel:
         SegRefineryError: an architecture we do not know, weights that cannot be read or do not fit, or see
             ``read_statistics``.
     """
-    config = json.loads(readable(folder / CONFIG).read_text(encoding="utf-8"))
+    config = _described(folder / CONFIG)
     architectures = {kind.__name__: name for name, kind in library().MODEL_ARCHITECTURES_MAPPING.items()}
     architecture = choose(architectures, str(config["_model_class"]), f"smp architecture ({folder / CONFIG})")
     left_out = {"_model_class", "encoder_name", "encoder_weights", "classes", "in_channels", *NOT_OF_LOGITS}
     arguments = {key: value for key, value in config.items() if key not in left_out}
     state, notes = own_names(read_state(folder / TENSORS))
-    num_classes, bands = int(config["classes"]), int(config.get("in_channels", 3))
+    bands = config.get("in_channels", 3)
     options = SMPSettings(arguments=arguments).model_dump(mode="json", exclude_defaults=True)
     name = f"smp:{architecture}/{config['encoder_name']}"
     network = ModelSettings(name=name, weights="none", options=options, bands=bands)
-    tensors, left_out = fitted(state, build_model(network, num_classes).state_dict(), str(folder))
+    tensors, left_out = fitted(state, build_model(network, 2).state_dict(), str(folder))
+    num_classes = len(tensors["classifier.weight"])
+    if num_classes != config["classes"]:
+        notes = (*notes, f"its {CONFIG} says {config['classes']} classes, and its classifier has {num_classes}")
     if activation := config.get("activation"):
         notes = (*notes, f"its {activation} is left out: logits are what is learned from, and the largest is the label")
     said = read_json(folder / PREPROCESSING) if (folder / PREPROCESSING).exists() else {}
     mean, std = read_statistics(said, bands, folder / PREPROCESSING)
-    classes = tuple(said["classes"]) if "classes" in said else None
-    return StartModel(origin, network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out])
+    classes, why = tuple(said["classes"]) if "classes" in said else None, ""
+    if classes is not None and len(classes) != num_classes:
+        classes, why = None, f"{PREPROCESSING} names {len(classes)}"
+    return StartModel(origin, network, tensors, num_classes, classes, None, mean, std, [*notes, *left_out], why)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What a folder says of its network.
+
+    Raises:
+        SegRefineryError: it lacks what the library writes there, or that is of another kind.
+    """
+    config = json.loads(readable(path).read_text(encoding="utf-8"))
+    wanted = {"encoder_name": (str, "a name"), "classes": (int, "a number"), "in_channels": (int, "a number")}
+    for key, (kind, words) in wanted.items():
+        if not isinstance(given := config.get(key, 3 if key == "in_channels" else None), kind) or not given:
+            raise SegRefineryError(f"{path}: {key}: {words} expected, got {given!r}; mend it, or save the model again")
+    return config
 
 
 def read_statistics(said: Any, bands: int, path: Path) -> tuple[PerBand | None, PerBand | None]:
@@ -224,14 +244,9 @@ def read_statistics(said: Any, bands: int, path: Path) -> tuple[PerBand | None, 
 
 
 def own_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The library's names as ours, and what has no place here: its image classifier."""
-    renamed = {
-        f"classifier.{name.removeprefix('segmentation_head.0.')}"
-        if name.startswith("segmentation_head.0.")
-        else name: tensor
-        for name, tensor in state.items()
-    }
-    extra = [name for name in renamed if name.startswith("classification_head.")]
+    """The library's names as ours, whatever stands before them, and what has no place here: its image classifier."""
+    renamed = {re.sub(r"(^|\.)segmentation_head\.0\.", r"\1classifier.", name): state[name] for name in state}
+    extra = [name for name in renamed if ".classification_head." in f".{name}"]
     notes = (f"the classifier of whole images is left out ({', '.join(extra)})",) if extra else ()
     return {name: tensor for name, tensor in renamed.items() if name not in extra}, notes
 

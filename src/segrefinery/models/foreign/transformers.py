@@ -114,9 +114,8 @@ def read(reference: str | Path, origin: str) -> StartModel:
     network = ModelSettings(
         name=f"transformers:{config.model_type}", weights="none", options=settings.model_dump(mode="json")
     )
-    return StartModel(
-        origin, network, state, config.num_labels, class_names(config), pixel_mean=mean, pixel_std=std, notes=notes
-    )
+    classes, why = class_names(config)
+    return StartModel(origin, network, state, config.num_labels, classes, None, mean, std, notes, why_nameless=why)
 
 
 def is_folder(folder: Path) -> bool:

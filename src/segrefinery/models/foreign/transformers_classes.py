@@ -24,10 +24,13 @@ def refuse_no_names(config: Any, path: Path) -> None:
     )
 
 
-def class_names(config: Any) -> tuple[str, ...] | None:
-    """Of the classes; None where they are numbers, or LABEL_ and a number, or not one a row of the classifier."""
-    if set(config.id2label) != set(range(config.num_labels)):  # counted from 1, say: nothing tells which row is meant
-        return None
-    names = [str(config.id2label[number]) for number in range(config.num_labels)]
+def class_names(config: Any) -> tuple[tuple[str, ...] | None, str]:
+    """Of the classes, or None where they are numbers, or LABEL_ and a number, or not one a row of the classifier; then
+    in words why not, where there are names."""
+    numbers, rows = sorted(config.id2label), config.num_labels
+    if numbers != list(range(rows)):  # counted from 1, say: nothing tells which row is meant
+        given = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+        return None, f"id2label numbers them {given}, and the rows of its classifier are 0 to {rows - 1}"
+    names = [str(config.id2label[number]) for number in numbers]
     named = any(name not in (f"LABEL_{number}", str(number)) for number, name in enumerate(names))
-    return tuple(names) if named else None
+    return tuple(names) if named else None, ""
