@@ -151,6 +151,7 @@ def test_a_network_of_smp_says_what_its_library_says_and_reads_all_others(tmp_pa
     network = start.build(CLASSES)[0].eval()
     multiple, least = TAKEN[name]
     assert (network.multiple, network.least) == (multiple, least)
+    assert network.graph_least == (2 * least if least > multiple else 1)  # a graph has no coarsest level of one cell
     for rows, columns in ((0, 0), (1, 3)):
         size = (least + rows * multiple, least + columns * multiple)
         with torch.no_grad():

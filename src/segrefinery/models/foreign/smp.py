@@ -106,7 +106,8 @@ class SMP(Segmenter):
         if any_side and takes(network, 2 * self.multiple + 1, 3 * self.multiple - 1):
             self.multiple = 1
         self.least = least_side(network, self.multiple)
-        self.graph_least = self.least - self.multiple + 1  # what is padded to multiples is no less than the least then
+        # Graphs are not followed through a level of one cell, such as PAN's coarsest one of its smallest image.
+        self.graph_least = 2 * self.least if self.least > self.multiple else 1
         self.kept = [i for i, count in enumerate(channels) if i and count]
         self.num_classes = num_classes
         self.feature_channels = self.classifier.in_channels
@@ -114,7 +115,7 @@ class SMP(Segmenter):
         self.learner_channels = (self.feature_channels,)
 
     def forward(self, image: Tensor) -> Prediction:
-        padded = pad_to_multiple(pad_to_least(image, self.graph_least), self.multiple)
+        padded = pad_to_multiple(pad_to_least(image, self.least - self.multiple + 1), self.multiple)
         size, whole = image.shape[-2:], padded.shape[-2:]
         levels = self.encoder(padded)
         features, *kept = (
