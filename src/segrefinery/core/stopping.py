@@ -28,7 +28,7 @@ class Stopped(BaseException):
 def stoppable() -> Iterator[None]:
     """Within, the first Ctrl-C or SIGTERM raises ``Stopped``, as often as a library's bare ``except`` swallows it; a
     second one ends the process at once. What fails because of it is ``Stopped`` too. Processes that were forked from
-    this one leave Ctrl-C to it."""
+    this one leave Ctrl-C to it. A signal that was ignored stays ignored."""
     owner, asked = os.getpid(), []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -49,7 +49,8 @@ def stoppable() -> Iterator[None]:
         if not _is_stopping(sys.exception()):
             raise Stopped(asked[0])
 
-    before = {number: signal.signal(number, stop) for number in STOPS}
+    # A shell ignores Ctrl-C in what a script runs behind it (``command &``): what is ignored stays so.
+    before = {number: signal.signal(number, stop) for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN}
     if _ALARM is not None:
         before[_ALARM] = signal.getsignal(_ALARM)
     try:
