@@ -49,6 +49,16 @@ def test_what_is_transparent_has_no_label(tmp_path, color):
     assert torch.equal(mask, TRUTH.masked_fill(torch.from_numpy(erased), 255))
 
 
+def test_what_is_transparent_has_no_label_where_black_is_background(tmp_path):
+    space = LabelSpace("yard", ("background", "road"), ((0, 0, 0), (128, 64, 128)))
+    alpha = np.full(SIZE, 255, dtype=np.uint8)
+    alpha[:, 12:] = 0
+    color = np.array([(0, 0, 0), (128, 64, 128)], dtype=np.uint8)[BOX]
+    Image.fromarray(np.dstack([color, alpha])).save(tmp_path / f"{STEM}.png")
+    mask = read_masks(tmp_path, {STEM: SIZE}, space)[STEM]
+    assert torch.equal(mask, TRUTH.masked_fill(torch.from_numpy(alpha == 0), 255))
+
+
 SHAPE = {"original_height": 10, "original_width": 20, "image_rotation": 0}
 BRUSH = {"format": "rle", "rle": encode_brush(BOX > 0), "brushlabels": ["crack"]}
 POLYGON = {"points": [[25, 20], [75, 20], [75, 60], [25, 60]], "polygonlabels": ["crack"]}

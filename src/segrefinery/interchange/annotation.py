@@ -178,7 +178,7 @@ def _checked_ids(path: Path, ids: Tensor, space: LabelSpace) -> Tensor:
 def _by_color(path: Path, picture: np.ndarray, table: Mapping[Color, int]) -> Tensor:
     picture, transparent = without_alpha(picture)
     packed = picture.astype(np.int64) @ np.array([65536, 256, 1])
-    packed = packed if transparent is None else np.where(transparent, 0, packed)  # erased, as black is
+    packed = packed if transparent is None else np.where(transparent, 0, packed)
     known = {red * 65536 + green * 256 + blue: index for (red, green, blue), index in table.items()}
     known.setdefault(0, IGNORE)
     values, inverse = np.unique(packed, return_inverse=True)
@@ -187,7 +187,8 @@ def _by_color(path: Path, picture: np.ndarray, table: Mapping[Color, int]) -> Te
         shown = ", ".join(f"({v >> 16}, {v >> 8 & 255}, {v & 255})" for v in unknown[:5])
         raise SegRefineryError(f"{path}: unknown colours {shown}; export the masks without smoothing, as PNG")
     ids = np.array([known[value] for value in values.tolist()], dtype=np.int64)
-    return torch.from_numpy(ids[inverse].reshape(packed.shape))
+    mask = torch.from_numpy(ids[inverse].reshape(packed.shape))
+    return mask if transparent is None else mask.masked_fill(torch.from_numpy(transparent), IGNORE)
 
 
 def _label_map(path: Path, space: LabelSpace) -> dict[Color, int] | None:
