@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -76,7 +77,21 @@ def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monke
 
 
 def test_images_that_are_gone_ask_for_others(run, tmp_path):
-    with pytest.raises(SegRefineryError, match="--check IMAGES"):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    config = json.loads((moved / "model" / "config.json").read_text())
+    config["trained_on"] |= {"source": "folder:my/source", "target": "my/camera"}
+    (moved / "model" / "config.json").write_text(json.dumps(config))
+    elsewhere = (
+        r"moved: its target cannot be opened \(a relative path starts where the run was made\): my/camera: .*\w\. "
+    )
+    with pytest.raises(SegRefineryError, match=elsewhere + ".*--check IMAGES"):
+        segrefinery.export(moved, tmp_path / "model.pt2", "torch")
+    with pytest.raises(SegRefineryError, match=elsewhere.replace("target", "source").replace("camera", "source")):
+        segrefinery.pseudo_label(moved, "scenes:night,count=2,size=32x64", tmp_path / "labels", ids="source")
+    (moved / "recipe.yaml").write_text((moved / "recipe.yaml").read_text().replace(NIGHT, "my/camera"))
+    with pytest.raises(SegRefineryError, match=elsewhere + "Name the images with --target"):
+        segrefinery.compare([moved])
+    with pytest.raises(SegRefineryError, match="nothing: path: does not exist"):
         segrefinery.export(run, tmp_path / "model.pt2", "torch", check=tmp_path / "nothing")
 
 

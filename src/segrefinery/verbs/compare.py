@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.datasets import ImageDataset, UnlabeledView, open_dataset
 from segrefinery.data.settings import References
 from segrefinery.engine.folders import RECIPE, SOURCE_ONLY, model_folders
 from segrefinery.engine.model import Model, load
@@ -32,7 +32,7 @@ from segrefinery.evaluation.trust.verdict import (
 )
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import load_recipe
-from segrefinery.verbs.named import named_data
+from segrefinery.verbs.named import named_data, open_recorded
 
 
 @dataclass
@@ -75,11 +75,11 @@ def compare(
         raise SegRefineryError("runs: there is none to compare; name run folders or model folders")
     folders = {name: folder for run in runs for name, folder in model_folders(Path(run)).items()}
     check_classes(folders)
-    reference = named_data("target", target) or common_target(runs)
-    dataset = UnlabeledView(open_dataset(reference))
+    named = named_data("target", target)
+    dataset = UnlabeledView(common_target(runs) if named is None else open_dataset(named))
     if len(dataset) < 2:
         raise SegRefineryError(
-            f"{reference}: holds one image; a comparison draws images anew and needs at least two, better thirty"
+            f"{dataset.reference}: holds one image; a comparison draws images anew and needs two or more, better thirty"
         )
     chosen = sample_images(dataset, images)
     firsts = first_of_each(folders)
@@ -163,8 +163,12 @@ def check_classes(folders: dict[str, Path]) -> None:
             )
 
 
-def common_target(runs: Sequence[str | Path]) -> str:
-    """The target that all runs were adapted to."""
+def common_target(runs: Sequence[str | Path]) -> ImageDataset:
+    """The target that all runs were adapted to.
+
+    Raises:
+        SegRefineryError: they do not say it, had different ones, or it is not there.
+    """
     targets = {}
     for run in map(Path, runs):
         home = next((path for path in (run, run.parent) if (path / RECIPE).exists()), None)
@@ -174,4 +178,5 @@ def common_target(runs: Sequence[str | Path]) -> str:
     if len(targets) > 1:
         told = "; ".join(f"{run}: {target}" for target, run in targets.items())
         raise SegRefineryError(f"the runs were adapted to different targets ({told}); name one with --target")
-    return next(iter(targets))
+    ((target, run),) = targets.items()
+    return open_recorded(run, "target", target, "Name the images with --target")

@@ -19,7 +19,7 @@ from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import refuse_unwritable, whole_folder, write_bytes
 from segrefinery.core.settings import choose
-from segrefinery.data.datasets import UnlabeledView, open_dataset
+from segrefinery.data.datasets import ImageDataset, UnlabeledView, open_dataset
 from segrefinery.data.settings import References
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
 from segrefinery.engine.folders import RECIPE, model_folder
@@ -58,7 +58,7 @@ from segrefinery.models.segmenter import Segmenter
 from segrefinery.models.states import read_state
 from segrefinery.models.weights import CONFIG, TENSORS, read_config
 from segrefinery.recipe import load_recipe
-from segrefinery.verbs.named import named_images
+from segrefinery.verbs.named import named_images, open_recorded
 
 Pixels = Annotated[int, Field(ge=1)]
 Format = Literal["onnx", "torch", "hf", "smp", "state_dict"]
@@ -153,7 +153,7 @@ def export(
     if like is not None:
         raise SegRefineryError("--like goes with --format state_dict, which writes weights in a checkpoint's layout")
     model = load(run, "cpu", network=network)
-    shown = list(first_images(model, check or target_of(run), images))
+    shown = list(first_images(model, target_of(run) if check is None else named_images("check", check), images))
     if format in LIBRARIES:
         if (result, reads, grid, size) != ("logits", "uint8", "image", None):
             raise SegRefineryError(
@@ -301,24 +301,26 @@ def network_name(run: str | Path) -> str:
     return config_of(run).model.name
 
 
-def target_of(run: str | Path) -> str:
-    """The images that a model was adapted to."""
+def target_of(run: str | Path) -> ImageDataset:
+    """The images that a model was adapted to.
+
+    Raises:
+        SegRefineryError: it does not say them, or they are not there.
+    """
+    remedy = "Name images to check what is written on with --check IMAGES"
     target = config_of(run).trained_on.target
     if target is None:
-        raise SegRefineryError(f"{run}: does not say what it was adapted to; name images with --check IMAGES")
-    return target
+        raise SegRefineryError(f"{run}: does not say what it was adapted to. {remedy}")
+    return open_recorded(run, "target", target, remedy)
 
 
-def first_images(model: Model, images: References, count: int) -> Iterator[Tensor]:
+def first_images(model: Model, images: ImageDataset | str, count: int) -> Iterator[Tensor]:
     """uint8 images as they lie there.
 
     Raises:
         SegRefineryError: there are none, or they have other bands than the model reads.
     """
-    try:
-        dataset = UnlabeledView(open_dataset(named_images("check", images)))
-    except SegRefineryError as error:
-        raise SegRefineryError(f"{error}; name images to check the file on with --check IMAGES") from error
+    dataset = UnlabeledView(open_dataset(images) if isinstance(images, str) else images)
     model.refuse_other_bands(dataset)
     for index in range(min(count, len(dataset))):
         yield dataset.image(index)

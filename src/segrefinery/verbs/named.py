@@ -114,6 +114,24 @@ def named_images(role: str, data: References) -> str:
     return reference
 
 
+def open_recorded(run: str | Path, role: str, reference: str, remedy: str) -> SegmentationDataset:
+    """A data set that a run was made with, from what it recorded.
+
+    Args:
+        role: what it was to the run. remedy: how another one is named.
+
+    Raises:
+        SegRefineryError: it cannot be opened from the folder where we are.
+    """
+    try:
+        return open_dataset(reference)
+    except SegRefineryError as error:
+        relative = " (a relative path starts where the run was made)"
+        raise SegRefineryError(
+            f"{run}: its {role} cannot be opened{relative}: {str(error).rstrip('.')}. {remedy}"
+        ) from error
+
+
 def open_labels(recipe: Recipe) -> SegmentationDataset | None:
     """The labelled target images that a recipe names to teach.
 

@@ -17,7 +17,7 @@ from segrefinery.data.settings import References
 from segrefinery.engine.model import Model, load, origin_of
 from segrefinery.interchange.labels import LABEL_FORMATS, PngLabels
 from segrefinery.verbs.corpus import CorpusResult, Job, write_all
-from segrefinery.verbs.named import named_images, refuse_inside
+from segrefinery.verbs.named import named_images, open_recorded, refuse_inside
 
 
 @checked
@@ -99,9 +99,9 @@ def source_numbering(run: str | Path | Model, model: Model, ids: str) -> Numberi
     Raises:
         SegRefineryError: nothing says the source, or it lacks a class.
     """
-    if ids == "source":
-        known = None if isinstance(run, Model) else origin_of(run).source
-        if known is None:
-            raise SegRefineryError("--ids source: the model does not say its source; name it, as in --ids gta5:PATH")
-        ids = known
-    return numbered_as(model.space, numbering_of(open_dataset(ids)), model.merge)
+    if ids != "source":
+        return numbered_as(model.space, numbering_of(open_dataset(ids)), model.merge)
+    if isinstance(run, Model) or (known := origin_of(run).source) is None:
+        raise SegRefineryError("--ids source: the model does not say its source; name it, as in --ids gta5:PATH")
+    source = open_recorded(run, "source", known, "Name it as it is called here, as in --ids gta5:PATH")
+    return numbered_as(model.space, numbering_of(source), model.merge)
