@@ -231,6 +231,9 @@ def test_normalize_and_back():
         {"workers": -1},
         {"short_side": 0},
         {"pixel_std": (1.0, 0.0, 1.0)},
+        {"pixel_std": (58.4, 57.1, 57.4)},
+        {"pixel_mean": (123.7, 116.3, 103.5)},
+        {"pixel_mean": (0.5, 0.5), "pixel_std": (0.5,)},
         {"crops": (8, 8)},
     ],
 )

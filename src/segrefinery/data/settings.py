@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
+from segrefinery.core.pixels import IMAGENET, Normalization, PerBand, refuse_statistics
 from segrefinery.core.settings import BUDGET, CODE, Settings
 
 BETWEEN = " + "
@@ -101,10 +101,10 @@ class DataSettings(Settings):
             raise ValueError(f"crop must be a height and a width of 1 to {LONGEST_SIDE} pixels, not {self.crop}")
         if not 0 < self.scale[0] <= self.scale[1] <= MOST_ENLARGED:
             raise ValueError(f"scale must be (min, max) with 0 < min <= max <= {MOST_ENLARGED}, not {self.scale}")
-        if self.pixel_mean is not None and self.pixel_std is not None and len(self.pixel_mean) != len(self.pixel_std):
-            raise ValueError(f"pixel_mean has {len(self.pixel_mean)} numbers and pixel_std {len(self.pixel_std)}")
-        if self.pixel_std is not None and min(self.pixel_std, default=0) <= 0:
-            raise ValueError(f"pixel_std must be positive, not {self.pixel_std}")
+        try:
+            refuse_statistics(self.pixel_mean, self.pixel_std)
+        except ValueError as error:
+            raise ValueError(f"pixel_mean, pixel_std: {error}") from error
         return self
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json
-from segrefinery.core.pixels import PerBand
+from segrefinery.core.pixels import PerBand, refuse_statistics
 from segrefinery.core.settings import Settings
 from segrefinery.labels import match
 from segrefinery.models.build import build_model
@@ -51,11 +50,12 @@ def read_start(reference: str | Path, network: ModelSettings | None = None) -> S
             message lists the nearest names.
     """
     model = _read_as_is(reference, network)
-    if model.pixel_std is not None and not all(0 < each < math.inf for each in model.pixel_std):
+    try:
+        refuse_statistics(model.pixel_mean, model.pixel_std)
+    except ValueError as error:
         raise SegRefineryError(
-            f"{model.origin}: says that its pixels are divided by {model.pixel_std}, which has to be positive; mend "
-            "what lies beside its weights"
-        )
+            f"{model.origin}: says how images are normalised, and {error}. Mend what lies beside its weights"
+        ) from error
     return model if model.num_classes > 1 else as_two_classes(model)
 
 

@@ -15,6 +15,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.pixels import Normalization, PerBand
 from segrefinery.labels import match
 from segrefinery.models.build import build_model
+from segrefinery.models.foreign.wrapped import Wrapped
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
 
@@ -182,6 +183,8 @@ def start_of(module: nn.Module) -> StartModule:
         )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise SegRefineryError(f"start: {kind} has no parameter that learns; set requires_grad of some, or of all")
+    if isinstance(module, Wrapped):
+        module.refuse_unteachable()
     mean, std = module.normalization
     network = ModelSettings(name=f"wrapped:{kind}", bands=len(mean))
     return StartModule(

@@ -491,6 +491,12 @@ STATISTICS = {
 }
 
 
+def test_pixels_that_a_processor_normalises_by_numbers_of_bytes_and_rescales_are_refused(tmp_path):
+    saved(tmp_path, "segformer", {"do_normalize": True, "image_mean": [123.7] * 3, "image_std": [58.4] * 3})
+    with pytest.raises(SegRefineryError, match=r"no mean of images in \[0, 1\].*Mend what lies beside its weights"):
+        read_start(tmp_path)
+
+
 @pytest.mark.parametrize("case", STATISTICS)
 def test_pixels_are_read_as_the_processor_says(tmp_path, case):
     given, (mean, std) = STATISTICS[case]
@@ -502,7 +508,7 @@ def test_pixels_are_read_as_the_processor_says(tmp_path, case):
 
 def test_a_processor_that_divides_by_nothing(tmp_path):
     saved(tmp_path, "segformer", {"do_normalize": True, "image_mean": [0, 0, 0], "image_std": [0, 1, 1]})
-    with pytest.raises(SegRefineryError, match=r"its pixels are divided by \(0\.0, 1\.0, 1\.0\)"):
+    with pytest.raises(SegRefineryError, match=r"\(0\.0, 1\.0, 1\.0\) is no standard deviation, which is pos"):
         read_start(tmp_path)
 
 

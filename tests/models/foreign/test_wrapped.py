@@ -66,6 +66,9 @@ REFUSED = {
     "half precision": (lambda: Net().half(), r"has parameters of torch\.float16.*wrap module\.float\(\)"),
     "no numbers": (lambda: Net(lambda z: z * torch.nan), "puts out values that are not finite"),
     "no module": (lambda: "net.pth", r"wrap: a torch\.nn\.Module expected, got 'net.pth'"),
+    "a list as out": (lambda: Net(lambda z: {"out": [z]}), r"returned logits of type list; expected 1 x 3 x h x w"),
+    "no out": (lambda: Net(lambda z: {"out": None}), "returned logits of type NoneType"),
+    "other classes in aux": (lambda: Net(lambda z: {"out": z, "aux": z[:, :2]}), r"'aux' of shape \(1, 2, 16, 16\)"),
     "a tuple": (lambda: Net(lambda z: (z, z)), "returned tuple; expected a tensor, a mapping"),
 }
 
@@ -98,6 +101,62 @@ def test_a_module_that_does_not_take_an_image_is_named_with_its_size():
 def test_a_module_that_is_frozen_as_a_whole_is_refused():
     with pytest.raises(SegRefineryError, match="Net has no parameter that learns; set requires_grad"):
         start_of(wrap(Net().requires_grad_(False), 3))
+
+
+def test_a_module_that_returns_fewer_images_is_refused():
+    network = wrap(Net(lambda z: z[:1]), 3)
+    with pytest.raises(SegRefineryError, match=r"logits of shape \(1, 3, 8, 8\); expected 2 x 3 x h x w"):
+        network(torch.zeros(2, 3, 32, 32))
+
+
+class OtherwiseInTraining(Net):
+    def forward(self, image):
+        return {"loss": self.layers(image)} if self.training else self.layers(image)
+
+
+class TakesLargeBatches(Net):
+    def forward(self, image):
+        if self.training and len(image) < 8:
+            raise ValueError("too few")
+        return self.layers(image)
+
+
+UNTEACHABLE = {
+    "detached": (lambda: Net(lambda z: z.detach()), "Net puts out logits without a gradient"),
+    "rounded": (lambda: Net(lambda z: z.long()), "Net puts out logits without a gradient"),
+    "another kind": (OtherwiseInTraining, r"OtherwiseInTraining returned in training dict; expected a tensor"),
+}
+
+
+@pytest.mark.parametrize("case", UNTEACHABLE)
+def test_a_module_that_cannot_be_taught_is_refused_before_a_run_and_still_predicts(case):
+    module, said = UNTEACHABLE[case]
+    network = wrap(module().eval(), 3)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(SegRefineryError, match=said):
+        start_of(network)
+    assert not network.module.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    start_of(wrap(TakesLargeBatches().eval(), 3))
+
+
+def test_the_layer_for_features_has_a_name():
+    with pytest.raises(SegRefineryError, match=r"unknown layer of Net 'x'\. Choose one of: layers, layers\.0"):
+        wrap(Net(), 3, feature_layer="x")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (((123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), r"no mean of images in \[0, 1\]; divide .* by 255"),
+        (((0.5, 0.5, 0.5), (58.0, 57.0, 57.0)), r"no standard deviation of images in \[0, 1\]; divide .* by 255"),
+        (((0.5, 0.5, 0.5), (0.2, 0.0, 0.2)), "no standard deviation, which is positive"),
+        (((0.5, 0.5, 0.5), (0.2, 0.2)), "the mean has 3 numbers and the deviation 2"),
+    ],
+)
+def test_statistics_are_those_of_images_from_0_to_1(given, said):
+    with pytest.raises(SegRefineryError, match=f"normalization: .*{said}"):
+        wrap(Net(), 3, normalization=Normalization(*given))
 
 
 def test_statistics_are_two_lists_of_numbers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segrefinery.core.errors import SegRefineryError, first_line
-from segrefinery.core.pixels import IMAGENET, Normalization
+from segrefinery.core.pixels import IMAGENET, Normalization, refuse_statistics
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import choose
 from segrefinery.models.encoders import UNKNOWN_STATISTICS
@@ -43,7 +44,8 @@ class Wrapped(Segmenter):
         self.num_classes = num_classes
         self.feature_layer = feature_layer
         if feature_layer is not None:
-            choose(dict(module.named_modules()), feature_layer, f"layer of {type(module).__name__}")
+            layers = {name: layer for name, layer in module.named_modules() if name}  # '' is the module itself
+            choose(layers, feature_layer, f"layer of {type(module).__name__}")
         probed = self._probe()
         self.feature_channels = probed.features.shape[1]
         self.level_channels = tuple(level.shape[1] for level in probed.levels)
@@ -115,12 +117,7 @@ class Wrapped(Segmenter):
                 hook.remove()
         if isinstance(output, Prediction):
             return output
-        logits, aux_logits = _logits_of(output, self.module)
-        if logits.ndim != 4 or logits.shape[1] != self.num_classes:
-            raise SegRefineryError(
-                f"{type(self.module).__name__} returned logits of shape {tuple(logits.shape)}; "
-                f"expected B x {self.num_classes} x h x w."
-            )
+        logits, aux_logits = self._logits_of(output, len(image))
         features = logits
         if self.feature_layer is not None:
             if len(caught) != 1 or not isinstance(caught[0], Tensor) or caught[0].ndim != 4:
@@ -134,19 +131,56 @@ class Wrapped(Segmenter):
             learners.append(Learner(aux_logits, aux_logits))
         return Prediction.of(learners)
 
+    def _logits_of(self, output: Any, images: int) -> tuple[Tensor, Tensor | None]:
+        """The logits of what the module returned for so many images, and those of its second classifier if it has one.
 
-def _logits_of(output: Any, module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    if isinstance(output, Tensor):
-        return output, None
-    if isinstance(output, Mapping) and "out" in output:
-        return output["out"], output.get("aux")
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits, None
-    raise SegRefineryError(
-        f"{type(module).__name__} returned {type(output).__name__}; expected a tensor, a mapping with 'out' "
-        "or 'logits', or an object with logits."
-    )
+        Raises:
+            SegRefineryError: it is of another kind or shape.
+        """
+        returned = f"{type(self.module).__name__} returned {'in training ' if self.module.training else ''}"
+        if isinstance(output, Mapping) and "out" in output:
+            logits, aux = output["out"], output.get("aux")
+        elif isinstance(output, Tensor):
+            logits, aux = output, None
+        else:
+            logits, aux = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None), None
+            if logits is None:
+                raise SegRefineryError(
+                    f"{returned}{type(output).__name__}; expected a tensor, a mapping with 'out' or 'logits', or an "
+                    "object with logits."
+                )
+        for name, each in (("logits", logits), ("'aux'", aux)):
+            if each is None and name == "'aux'":
+                continue
+            if isinstance(each, Tensor) and each.ndim == 4 and each.shape[:2] == (images, self.num_classes):
+                continue
+            form = f"of shape {tuple(each.shape)}" if isinstance(each, Tensor) else f"of type {type(each).__name__}"
+            raise SegRefineryError(
+                f"{returned}{name} {form}; expected {images} x {self.num_classes} x h x w for a batch of {images}."
+            )
+        return logits, aux
+
+    def refuse_unteachable(self) -> None:
+        """Try a copy of the module in training.
+
+        Raises:
+            SegRefineryError: what it returns there is of another kind or shape, or leads to no parameter.
+        """
+        probe = copy.deepcopy(self).train()
+        tensor = next(iter(probe.module.parameters()), torch.zeros(1))
+        noise = torch.rand(2, len(self.normalization.mean), *PROBE, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.enable_grad():
+                logits = probe(noise.to(tensor.device, tensor.dtype)).logits
+        except SegRefineryError as error:
+            if error.__cause__ is None:
+                raise
+            return  # its own code refuses images of this size; it is asked again with those of the run
+        if not logits.requires_grad:
+            raise SegRefineryError(
+                f"{type(self.module).__name__} puts out logits without a gradient, so that nothing in it would learn; "
+                "mend what cuts them off (no_grad, inference_mode, detach, rounding)"
+            )
 
 
 def wrap(
@@ -176,6 +210,10 @@ def wrap(
             raise SegRefineryError(
                 f"normalization: mean and deviation of each band expected, got {normalization!r}"
             ) from None
+        try:
+            refuse_statistics(*normalization)
+        except ValueError as error:
+            raise SegRefineryError(f"normalization: {error}") from error
     if other := {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} - {torch.float32}:
         raise SegRefineryError(
             f"{type(module).__name__}: has parameters of {', '.join(sorted(map(str, other)))}, and is trained in "
