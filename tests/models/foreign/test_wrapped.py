@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 
 import segrefinery as api
 from runs import TINY
@@ -107,6 +108,22 @@ def test_a_module_that_returns_fewer_images_is_refused():
     network = wrap(Net(lambda z: z[:1]), 3)
     with pytest.raises(SegRefineryError, match=r"logits of shape \(1, 3, 8, 8\); expected 2 x 3 x h x w"):
         network(torch.zeros(2, 3, 32, 32))
+
+
+class Logits(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image):
+        return self.network(image).logits
+
+
+def test_a_module_is_exported_for_batches_and_images_of_any_size():
+    network = Logits(wrap(Net().eval(), 3)).eval()
+    open_sides = {"image": {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}}
+    program = torch.export.export(network, (torch.rand(2, 3, 32, 64),), dynamic_shapes=open_sides).module()
+    assert program(torch.rand(3, 3, 64, 96)).shape == (3, 3, 16, 24)
 
 
 class OtherwiseInTraining(Net):

@@ -117,7 +117,7 @@ class Wrapped(Segmenter):
                 hook.remove()
         if isinstance(output, Prediction):
             return output
-        logits, aux_logits = self._logits_of(output, len(image))
+        logits, aux_logits = self._logits_of(output, image.shape[0])
         features = logits
         if self.feature_layer is not None:
             if len(caught) != 1 or not isinstance(caught[0], Tensor) or caught[0].ndim != 4:
