@@ -109,6 +109,13 @@ def test_scores_with_intervals_for_this_and_other_runs(run, audit, tmp_path):
     assert found[f"{run}/source_model"].difference is None
 
 
+def test_a_place_that_cannot_be_written_is_named_before_images_are_looked_at(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("segrefinery.verbs.audit.doubt", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(SegRefineryError, match=r"file/audit/audit\.json: cannot be written"):
+        api.audit(run, NIGHT, tmp_path / "file" / "audit")
+
+
 def test_what_cannot_be_audited_is_named(run, audit, tmp_path):
     folder, picked = audit
     with pytest.raises(SegRefineryError, match="holds an audit already"):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import only_writer, readable, write_json, write_text
+from segrefinery.core.files import only_writer, readable, refuse_unwritable, write_json, write_text
 from segrefinery.core.pixels import shown
 from segrefinery.core.randomness import generator
 from segrefinery.data.datasets import Chosen, ImageDataset, UnlabeledView, open_dataset
@@ -131,6 +131,7 @@ def prepare_audit(
     """
     folder = Path(output)
     refuse_second(folder)
+    refuse_unwritable(folder / RECORD)
     dataset = UnlabeledView(open_dataset(target))
     refuse_inside(folder, dataset)
     model = load(run)
