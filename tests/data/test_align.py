@@ -7,7 +7,7 @@ import pytest
 
 from data.pictures import SIZE, index_png, picture
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.align import align, classes_beside, evaluation_view
+from segrefinery.data.align import align, align_to_model, classes_beside, evaluation_view
 from segrefinery.data.datasets import open_dataset
 from segrefinery.labels import SPACES, LabelSpace
 
@@ -40,6 +40,21 @@ def test_a_model_is_scored_on_the_classes_that_the_data_has(tmp_path):
     assert missing == ("sky", "person")
     assert classes_beside(data(tmp_path / "2", "[Road, Car, cow]"), MODEL) == ["cow"]
     assert classes_beside(data(tmp_path / "3", "[Road, Car, cow]"), MODEL, {"cow": None}) == []
+
+
+def test_labels_that_teach_a_model_are_called_labels(tmp_path):
+    target = open_dataset(str(data(tmp_path / "t", "[road, sky, car]").files(0)[0]))
+    labels = data(tmp_path / "l", "[Road, lane, cow]")
+    together, unscored = align_to_model(MODEL, target, None, {"lane": "car"}, labels)
+    assert together.labels is not None
+    assert together.labels.label(0)[0, :4].tolist() == [1, 3, 255, 255]
+    assert unscored == ()
+    assert together.sentence.endswith("; ignored from the labels: cow.")
+    with pytest.raises(SegRefineryError, match=r"^labels o: no class is one of the run's. They have: cat, dog, cow; "):
+        align_to_model(MODEL, target, None, None, data(tmp_path / "o", "[cat, dog, cow]"))
+    for role, sets in (("labels", (None, None, target)), ("evaluation", (target, None, None))):
+        with pytest.raises(SegRefineryError, match=rf"^{role} .*: has no labels; every image here needs a mask"):
+            align_to_model(MODEL, target, *sets)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_models_merge_may_name_what_this_data_lacks(tmp_path):

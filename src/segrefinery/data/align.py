@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,17 +75,8 @@ def align(
     if other is not None:
         ignored["target" if evaluation is None else "evaluation"] = _lost(other, chosen, merge)
     if label_space is not None:
-        ignored["labels"] = _lost(label_space, chosen, merge)
-        if len(ignored["labels"]) == label_space.num_classes:
-            raise SegRefineryError(
-                f"labels {label_space.name}: no class is one of the run's. They have: "
-                f"{', '.join(label_space.classes)}; the run has: {', '.join(chosen.classes)}. "
-                "Say with merge which classes are the same."
-            )
-    sentence = f"{chosen.num_classes} classes: {', '.join(chosen.classes)}"
-    for side, classes in ignored.items():
-        if classes:
-            sentence += f"; ignored from the {side}: {', '.join(classes)}"
+        ignored["labels"] = _lost_of_labels(label_space, chosen, merge)
+    sentence = f"{chosen.num_classes} classes: {', '.join(chosen.classes)}{_ignored(ignored)}"
     return Alignment(
         chosen,
         Remapped(source, chosen, merge),
@@ -97,20 +88,35 @@ def align(
     )
 
 
+def _lost_of_labels(labels: LabelSpace, chosen: LabelSpace, merge: Merge | None) -> tuple[str, ...]:
+    """The classes of labels that a run has not.
+
+    Raises:
+        SegRefineryError: these are all.
+    """
+    lost = _lost(labels, chosen, merge)
+    if len(lost) == labels.num_classes:
+        raise SegRefineryError(
+            f"labels {labels.name}: no class is one of the run's. They have: {', '.join(labels.classes)}; the run has: "
+            f"{', '.join(chosen.classes)}. Say with merge which classes are the same."
+        )
+    return lost
+
+
 def _refuse_what_does_not_fit(
-    source: SegmentationDataset,
+    source: SegmentationDataset | None,
     target: ImageDataset,
     evaluation: SegmentationDataset | None,
     labels: SegmentationDataset | None,
 ) -> None:
-    """Refuse a source, labels or evaluation without masks, and images that have other bands than the source's."""
+    """Refuse a source, labels or evaluation without masks, and images of other bands than the first of them all."""
     for role, dataset in (("source", source), ("labels", labels), ("evaluation", evaluation)):
         if dataset is not None and (dataset.space is None or not dataset.has_labels):
             path = Path(dataset.reference).expanduser()
             line = hint(path) or (how_to_describe(path) if path.is_dir() else "")
             needed = f"every image here needs a mask{line and '; '}{line}"
             raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
-    _refuse_other_bands(source, target, evaluation, labels)
+    _refuse_other_bands(source or target, target, evaluation, labels)
 
 
 def _refuse_other_bands(first: ImageDataset, *others: ImageDataset | None) -> None:
@@ -134,8 +140,7 @@ def align_to_model(
     Raises:
         SegRefineryError: the evaluation or the labels have no masks, or no class of the model's.
     """
-    _refuse_other_bands(target, evaluation, labels)
-    taught = None if labels is None else evaluation_view(labels, space, merge)[0]
+    _refuse_what_does_not_fit(None, target, evaluation, labels)
     view, unscored = (None, ()) if evaluation is None else evaluation_view(evaluation, space, merge)
     sentence = f"{space.num_classes} classes, the model's: {', '.join(space.classes)}"
     if unscored:
@@ -143,9 +148,18 @@ def align_to_model(
     ignored = {}
     if evaluation is not None and evaluation.space is not None:
         ignored["evaluation"] = _lost(evaluation.space, space, merge)
-        if ignored["evaluation"]:
-            sentence += f"; ignored from the evaluation: {', '.join(ignored['evaluation'])}"
+    taught = None
+    if labels is not None and labels.space is not None:
+        ignored["labels"] = _lost_of_labels(labels.space, space, merge)
+        taught = Remapped(labels, space, merge)
+    sentence += _ignored(ignored)
     return Alignment(space, None, UnlabeledView(target), view, f"{sentence}.", ignored, taught), unscored
+
+
+def _ignored(classes_by_side: Mapping[str, Sequence[str]]) -> str:
+    """What to say of the classes of each side that a run has not."""
+    sides = (f"; ignored from the {side}: {', '.join(classes)}" for side, classes in classes_by_side.items() if classes)
+    return "".join(sides)
 
 
 def evaluation_view(
