@@ -47,6 +47,13 @@ def test_a_run_scores_each_set_as_evaluate_does(tmp_path):
     assert kept == {key: value for key, value in api.evaluate(run, few).items() if key != "missing"}
 
 
+def test_what_scores_has_no_shares(run, tmp_path):
+    with pytest.raises(SegRefineryError, match=r"^on 2 of scenes:.*shares say how often images are drawn to teach"):
+        api.evaluate(run, [f"2 of {TEST}", FOG])
+    with pytest.raises(SegRefineryError, match=r"^evaluation 2 of scenes:.*: shares say how often images are drawn"):
+        tiny_run(tmp_path / "run", evaluation=[f"2 of {TEST}", FOG])
+
+
 def test_a_set_without_a_class_of_the_model_is_refused(run, tmp_path):
     odd = described(tmp_path / "odd", ("cat", "dog"))
     with pytest.raises(SegRefineryError, match=rf"^{odd}: none of its classes can be scored; leave it out, or say"):

@@ -10,12 +10,12 @@ from typing import Any
 from segrefinery.core.arguments import checked
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.data.align import classes_beside, evaluation_view
-from segrefinery.data.datasets import UnlabeledView, open_dataset, parts_of, picture_of
+from segrefinery.data.datasets import UnlabeledView, parts_of, picture_of
 from segrefinery.data.settings import References
 from segrefinery.engine.model import Model, load
 from segrefinery.evaluation.results import scores_by_set, scores_of
 from segrefinery.evaluation.scoring import evaluate_network
-from segrefinery.verbs.named import named_images
+from segrefinery.verbs.named import named_images, open_scored
 from segrefinery.verbs.taught import taught_remark
 from segrefinery.verbs.zoom import warn_of_reading
 
@@ -41,7 +41,7 @@ def evaluate(
     """
     model = run if isinstance(run, Model) else load(run)
     on = named_images("on", on)
-    dataset = open_dataset(on)
+    dataset = open_scored("on", on)
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
     model.refuse_other_bands(dataset)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.data.datasets import ImageDataset, SegmentationDataset, files_of, open_dataset
+from segrefinery.data.datasets import ImageDataset, SegmentationDataset, files_of, open_dataset, parts_of
 from segrefinery.data.settings import References, joined_reference
 from segrefinery.data.translated import TranslatedFolder
 from segrefinery.engine.folders import model_folders
@@ -51,7 +51,7 @@ def open_named(recipe: Recipe) -> Named:
     refuse_nothing_to_adapt(recipe)
     source = open_dataset(recipe.source) if recipe.source else None
     target = open_dataset(recipe.target)
-    evaluation = open_dataset(recipe.evaluation) if recipe.evaluation else None
+    evaluation = open_scored("evaluation", recipe.evaluation) if recipe.evaluation else None
     needs_oracle = any(stage.reads_target_labels for stage in recipe.stages.values())
     if needs_oracle and recipe.oracle is None:
         raise SegRefineryError("oracle: this recipe trains on target labels; name them with --oracle NAME:PATH[@SPLIT]")
@@ -112,6 +112,21 @@ def named_images(role: str, data: References) -> str:
     if (reference := named_data(role, data)) is None:
         raise SegRefineryError(f"{role}: name a data set as NAME:PATH[@SPLIT], or a folder; of several write a list")
     return reference
+
+
+def open_scored(role: str, reference: str) -> SegmentationDataset:
+    """Labelled images that score.
+
+    Raises:
+        SegRefineryError: they cannot be opened, or have shares of the draws, where none is drawn.
+    """
+    dataset = open_dataset(reference)
+    if any(part.share is not None for part in parts_of(dataset)):
+        raise SegRefineryError(
+            f"{role} {reference}: shares say how often images are drawn to teach, and each of these scores once; leave "
+            "them out, and read the scores on each set beside those on all"
+        )
+    return dataset
 
 
 def open_recorded(run: str | Path, role: str, reference: str, remedy: str) -> SegmentationDataset:

@@ -94,12 +94,16 @@ def refuse_or_say_shared(
 
 
 def say_parts(role: str, dataset: ImageDataset | None, events: RunEvents) -> None:
-    """Say what a data set was joined of, and how often each part is drawn."""
+    """Say what a data set was joined of, and how often each part is drawn to teach."""
     parts = () if dataset is None else parts_of(dataset)
+    if not parts:
+        return
+    if role == "evaluation":
+        events.said(f"{role}: {', '.join(f'{one.reference} ({one.images} images)' for one in parts)}")
+        return
     total = sum(part.share if part.share is not None else part.images for part in parts)
     said = (f"{one.reference} ({one.images} images, {100 * (one.share or one.images) / total:.0f} %)" for one in parts)
-    if parts:
-        events.said(f"{role}: drawn from {', '.join(said)}")
+    events.said(f"{role}: drawn from {', '.join(said)}")
 
 
 def space_of(model: StartModel, classes: Sequence[str] | None) -> LabelSpace:
