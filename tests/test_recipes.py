@@ -274,6 +274,9 @@ def test_an_error_names_what_it_came_with_and_the_full_key(tmp_path):
         load_recipe("self_training", seed=-1)
     with pytest.raises(SegRefineryError, match=r"^--set name=5: name: .*; --set data\.batch=no: data\.batch: [^;]*$"):
         load_recipe("self_training", "small", ["data.batch=no", "name=5"])
+    wrong = ("stages.one.steps=2", "stages.two.steps=2")
+    with pytest.raises(SegRefineryError, match=r"entropy_minimization; --set stages\.two.*entropy_minimization$"):
+        load_recipe("self_training", overrides=wrong)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def load_recipe(
         now = recipe_or_mistakes(so_far)
         now = [] if isinstance(now, Recipe) else now
         blamed = {mistake: blamed.get(mistake, who) for mistake in now}
-    raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}" for mistake in result))
+    raise SegRefineryError("; ".join(f"{blamed[mistake]}{mistake}".rstrip(".") for mistake in result))
 
 
 def refuse_odd_arguments(name: Any, scale: Any, overrides: Any, fields: Mapping[str, Any]) -> None:
@@ -224,7 +224,7 @@ def refuse_another_method(name: str | Path | Recipe, scale: str | None) -> None:
         return
     whole = recipe_or_mistakes(on_the_networks_of(scaled, paper))
     if not isinstance(whole, Recipe):
-        mistakes = "; ".join(map(str, whole))
+        mistakes = "; ".join(str(mistake).rstrip(".") for mistake in whole)
         raise SegRefineryError(f"{place}a scale is a budget of the recipe, which is wrong without it: {mistakes}")
     if keys := beyond_budget(whole, small):
         raise SegRefineryError(
