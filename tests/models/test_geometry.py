@@ -325,7 +325,7 @@ def test_an_aligned_network_inside_the_stages_is_asked():
     network = Corners()
     space = LabelSpace("two", ("ground", "line"), ((0, 0, 0), (255, 255, 255)))
     stage = Adversarial(AdversarialSettings(steps=1), StageContext(network, network, network, space))
-    shown = stage.levels(network(picture()), picture())["main"]
+    shown = stage.shown(network(picture()), picture())["main"]
     assert row_of(shown[0, 1]) == ROW
 
 

@@ -261,7 +261,7 @@ class TestWrap:
     def test_bad_modules(self):
         with pytest.raises(SegRefineryError, match=r"unknown layer of Net 'bdy'. Did you mean 'body'"):
             wrap(self.Net(lambda y: y), CLASSES, feature_layer="bdy")
-        with pytest.raises(SegRefineryError, match="expected B x 4 x h x w"):
+        with pytest.raises(SegRefineryError, match="expected 1 x 4 x h x w"):
             wrap(self.Net(lambda y: y), 4)
         with pytest.raises(SegRefineryError, match="returned tuple"):
             wrap(self.Net(lambda y: (y,)), CLASSES)
