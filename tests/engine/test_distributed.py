@@ -100,7 +100,8 @@ def test_two_processes_do_what_one_does(tmp_path):
     for model in ("source_model", "model"):
         a, b = (load_file(tmp_path / run / model / "model.safetensors") for run in ("one", "two"))
         for name in a:
-            torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-4)
+            # Adam moves a weight by a rate whatever its gradient, so a gradient of rounding alone may differ.
+            torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=4e-4)
     assert sorted(path.name for path in (tmp_path / "two" / "stages").iterdir()) == ["adapt", "source"]
     assert (tmp_path / "two" / "report.html").exists()
     for stage in ("source", "adapt"):  # the images that score are shared as well
