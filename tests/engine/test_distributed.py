@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,16 @@ def start(arguments: list[str]) -> list[subprocess.Popen]:
 
 
 def finish(processes: list[subprocess.Popen]) -> None:
-    for process in processes:
-        said, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, said
+    """Wait for all of them; when one fails, end the others, which may wait for it."""
+    with ThreadPoolExecutor(len(processes)) as readers:
+        said = [readers.submit(process.communicate) for process in processes]
+        end, codes = time.monotonic() + 600, [None]
+        while None in codes and not any(codes) and time.monotonic() < end:
+            time.sleep(0.1)
+            codes = [process.poll() for process in processes]
+        for process in processes:
+            process.kill()
+    assert codes == [0] * len(processes), "\n".join(each.result()[0] for each in said)
 
 
 def losses(run: Path) -> list[dict]:

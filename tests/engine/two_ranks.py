@@ -3,6 +3,8 @@ one after the backward pass."""
 
 from __future__ import annotations
 
+import time
+
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -31,6 +33,7 @@ class Net(nn.Module):
 
 def main() -> None:
     gradients.BUCKET = 256
+    join_others(torch.device("cpu"))
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
     torch.manual_seed(0)
@@ -74,6 +77,7 @@ def main() -> None:
         own = parameter.detach().clone()
         torch.distributed.broadcast(own, src=0)
         assert torch.equal(own, parameter)
+    time.sleep(1.0 if fabric.global_rank == 0 else 0.0)  # the other is back before the first has left
     leave_others()
     join_others(torch.device("cpu"))  # as a second run in the same process does
     ranks = torch.tensor(1.0)

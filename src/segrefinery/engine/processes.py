@@ -7,15 +7,19 @@ import itertools
 import logging
 import os
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
+    from torch.distributed import Store
 
 log = logging.getLogger(__name__)
 
 _JOININGS = itertools.count()
+_PATIENCE = timedelta(days=1)
+"""Others wait while one looks at data, or for the slowest share."""
 
 
 def rank() -> int:
@@ -37,10 +41,8 @@ def join_others(device: torch.device) -> None:
     import torch
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
 
-    patience = timedelta(days=1)  # others wait while one looks at data, or for the slowest share
-    store, number, world = next(rendezvous("env://", timeout=patience))
+    store, number, world = _meeting_place()
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"start {start}, group {next(_JOININGS)}", store)
     gpu = torch.device("cuda", device.index or 0) if device.type == "cuda" else None
@@ -48,8 +50,17 @@ def join_others(device: torch.device) -> None:
         torch.cuda.set_device(gpu)
         atexit.register(leave_others)
     distributed.init_process_group(
-        "nccl" if gpu else "gloo", store=store, rank=number, world_size=world, timeout=patience, device_id=gpu
+        "nccl" if gpu else "gloo", store=store, rank=number, world_size=world, timeout=_PATIENCE, device_id=gpu
     )
+
+
+@cache
+def _meeting_place() -> tuple[Store, int, int]:
+    """The store, this process's number and how many there are. One store serves all joinings: the first process keeps
+    it, and another that joins again at once would ask the one of before, which then goes."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://", timeout=_PATIENCE))
 
 
 def leave_others() -> None:
