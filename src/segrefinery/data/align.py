@@ -116,7 +116,7 @@ def _refuse_what_does_not_fit(
             line = hint(path) or (how_to_describe(path) if path.is_dir() else "")
             needed = f"every image here needs a mask{line and '; '}{line}"
             raise SegRefineryError(f"{role} {dataset.reference}: has no labels; {needed}.")
-    _refuse_other_bands(source or target, target, evaluation, labels)
+    _refuse_other_bands(target if source is None else source, target, evaluation, labels)
 
 
 def _refuse_other_bands(first: ImageDataset, *others: ImageDataset | None) -> None:

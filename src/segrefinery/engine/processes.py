@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 log = logging.getLogger(__name__)
 

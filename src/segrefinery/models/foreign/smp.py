@@ -210,7 +210,7 @@ def _described(path: Path) -> dict[str, Any]:
     Raises:
         SegRefineryError: it lacks what the library writes there, or that is of another kind.
     """
-    config = json.loads(readable(path).read_text(encoding="utf-8"))
+    config = read_json(path)
     wanted = {"encoder_name": (str, "a name"), "classes": (int, "a number"), "in_channels": (int, "a number")}
     for key, (kind, words) in wanted.items():
         if not isinstance(given := config.get(key, 3 if key == "in_channels" else None), kind) or not given:

@@ -57,13 +57,11 @@ class Wrapped(Segmenter):
         Raises:
             SegRefineryError: it does not take the image, or puts out no logits.
         """
-        tensor = next(iter(self.module.parameters()), torch.zeros(1))
-        training, kind = self.module.training, type(self.module).__name__
-        noise = torch.randn(1, len(self.normalization.mean), *PROBE, generator=torch.Generator().manual_seed(0))
+        training, kind, noise = self.module.training, type(self.module).__name__, self._noise(1)
         self.module.eval()
         try:
             with torch.no_grad():
-                probed = self(noise.to(tensor.device, tensor.dtype))
+                probed = self(noise)
         except SegRefineryError as error:
             if (cause := error.__cause__) is None:
                 raise
@@ -131,6 +129,12 @@ class Wrapped(Segmenter):
             learners.append(Learner(aux_logits, aux_logits))
         return Prediction.of(learners)
 
+    def _noise(self, images: int) -> Tensor:
+        """Images of noise, of the module's bands, where its weights are."""
+        weights = next(iter(self.module.parameters()), torch.zeros(1))
+        noise = torch.randn(images, len(self.normalization.mean), *PROBE, generator=torch.Generator().manual_seed(0))
+        return noise.to(weights.device, weights.dtype)
+
     def _logits_of(self, output: Any, images: int) -> tuple[Tensor, Tensor | None]:
         """The logits of what the module returned for so many images, and those of its second classifier if it has one.
 
@@ -166,12 +170,9 @@ class Wrapped(Segmenter):
         Raises:
             SegRefineryError: what it returns there is of another kind or shape, or leads to no parameter.
         """
-        probe = copy.deepcopy(self).train()
-        tensor = next(iter(probe.module.parameters()), torch.zeros(1))
-        noise = torch.rand(2, len(self.normalization.mean), *PROBE, generator=torch.Generator().manual_seed(0))
         try:
             with torch.enable_grad():
-                logits = probe(noise.to(tensor.device, tensor.dtype)).logits
+                logits = copy.deepcopy(self).train()(self._noise(2)).logits
         except SegRefineryError as error:
             if error.__cause__ is None:
                 raise
