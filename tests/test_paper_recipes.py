@@ -129,6 +129,14 @@ STATED = {
         "data.short_side": 1440, "target_data.short_side": 1024, "data.crop": (1024, 1024), "data.rare_crop_ratio": 2,
         "window": (1024, 1024), "stages.adapt.weights": (0.9, 0.1),
     },
+    "ir2f_hrda": DAFORMER
+    | SHARE
+    | DISTANCE
+    | {
+        "data.short_side": 1440, "target_data.short_side": 1024, "data.crop": (1024, 1024), "data.rare_crop_ratio": 2,
+        "window": (1024, 1024), "stages.adapt.weights": (0, 0.1),
+        PRN + "implicit_rectification.target_weight": 0.9, PRN + "implicit_rectification.source_weight": 0.9,
+    },
     "prn": DAFORMER
     | {
         PRN + "refinement_network.strength": (0.05, 0.2), PRN + "refinement_network.perturbation": "fourier",
@@ -160,9 +168,16 @@ def test_a_recipe_states_its_paper(name):
     assert not differs, "what the recipe has, and what the paper says"
 
 
-@pytest.mark.parametrize("name", sorted({*STATED, "ir2f", "ir2f_hrda"}))
+@pytest.mark.parametrize("name", sorted({*STATED, "ir2f"}))
 def test_no_paper_clips_gradients(name):
     assert load_recipe(name).training.clip_norm is None
+
+
+def test_an_image_weighs_as_much_as_ir2fs_mixture_is_sure_of():
+    """The share is of the mixture's labels: it comes after the function, on either host."""
+    for name in ("ir2f", "ir2f_hrda"):
+        chain = list(load_recipe(name).stages["adapt"].refine)
+        assert chain[:2] == ["implicit_rectification", "confidence_share"]
 
 
 @pytest.mark.parametrize("name", sorted(set(STATED) - {"dacs"}))
