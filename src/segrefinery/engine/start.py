@@ -9,6 +9,7 @@ from typing import Annotated
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import BUDGET
 from segrefinery.models import ModelSettings, Segmenter
+from segrefinery.models.states import refuse_not_finite
 from segrefinery.models.trained import StartModel
 from segrefinery.stages.settings import StageSettings
 
@@ -70,16 +71,6 @@ def make_ready(model: StartModel, classes: Sequence[str], labels: bool, say: Cal
     if new:
         say(f"{model.origin}: has no {', '.join(new)}: these rows of its classifier are new, and are learned here")
     return Start(model.network, network, model.fingerprint)
-
-
-def refuse_not_finite(origin: str, network: Segmenter) -> None:
-    """Raises:
-    SegRefineryError: weights or statistics of batch norms are infinite or no numbers, as a training leaves them
-        that failed, or a number that was too large for float16."""
-    statistics = ((name, buffer) for name, buffer in network.named_buffers() if ".running_" in f".{name}")
-    for name, weights in (*network.named_parameters(), *statistics):
-        if not bool(weights.isfinite().all()):
-            raise SegRefineryError(f"{origin}: {name} holds values that are not finite; name weights from before that")
 
 
 def stages_from(

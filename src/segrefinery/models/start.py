@@ -24,7 +24,14 @@ from segrefinery.models.foreign.tapped import Tapped
 from segrefinery.models.foreign.transformers_names import family_in, installed_names
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
-from segrefinery.models.states import chosen_tensors, hub_file, load_state, read_checkpoint, tensors_of
+from segrefinery.models.states import (
+    chosen_tensors,
+    hub_file,
+    load_state,
+    read_checkpoint,
+    refuse_not_finite,
+    tensors_of,
+)
 from segrefinery.models.trained import StartModel, as_two_classes, class_tensors, some
 from segrefinery.models.weights import CONFIG, TENSORS, NetworkConfig, read_config
 
@@ -88,7 +95,8 @@ def new_network(settings: ModelSettings, classes: Sequence[str]) -> Segmenter:
     """The network that the settings name. Of ``weights`` that are a file, the classes are matched by name.
 
     Raises:
-        SegRefineryError: as ``build_model``; or the file's classes are not known, or lack some of these.
+        SegRefineryError: as ``build_model``; or the file's classes are not known, or lack some of these; or its weights
+            are whole numbers, or no numbers.
     """
     if settings.weights in (None, "imagenet", "none"):
         return build_model(settings, len(classes))
@@ -112,6 +120,7 @@ def new_network(settings: ModelSettings, classes: Sequence[str]) -> Segmenter:
             state[name] = state[name][torch.tensor(places)]
     model = build_model(plain, len(classes))
     load_state(model, state, address)
+    refuse_not_finite(address, model)
     return model
 
 

@@ -104,7 +104,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> N
     """Load tensors whose names and shapes are exactly the module's; ``origin`` names them in the error.
 
     Raises:
-        SegRefineryError: names or shapes differ; the message lists the first few. Nothing has been loaded then.
+        SegRefineryError: names or shapes differ, of which the message lists the first few, or weights are whole
+            numbers. Nothing has been loaded then.
     """
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]
@@ -124,7 +125,32 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> N
             f"{origin}: the weights do not fit {type(module).__name__} ({'; '.join(problems)}). "
             "Check the network's name, options and number of classes."
         )
+    refuse_quantised(state, expected, origin)
     module.load_state_dict(dict(state))
+
+
+def refuse_quantised(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse whole numbers where a network has weights, which torch would take for these.
+
+    Raises:
+        SegRefineryError: names the first such tensor.
+    """
+    for name, tensor in expected.items():
+        if tensor.is_floating_point() and not state[name].is_floating_point():
+            raise SegRefineryError(
+                f"{origin}: {name} is of {str(state[name].dtype).removeprefix('torch.')}, as of a quantised network; "
+                "save its weights in floating point"
+            )
+
+
+def refuse_not_finite(origin: str, network: nn.Module) -> None:
+    """Raises:
+    SegRefineryError: weights or statistics of batch norms are infinite or no numbers, as a training leaves them
+        that failed, or a number that was too large for float16."""
+    statistics = ((name, buffer) for name, buffer in network.named_buffers() if ".running_" in f".{name}")
+    for name, weights in (*network.named_parameters(), *statistics):
+        if not bool(weights.isfinite().all()):
+            raise SegRefineryError(f"{origin}: {name} holds values that are not finite; name weights from before that")
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -181,10 +182,10 @@ def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def refuse_no_weights(path: Path) -> None:
-    """Refuse a file that is plainly something else than weights.
+    """Refuse a file that is plainly something else than weights, or that is not as it was written.
 
     Raises:
-        SegRefineryError: a pointer of git-lfs, a page of text, or nothing.
+        SegRefineryError: a pointer of git-lfs, a page of text, nothing, or a torch file whose checksums are others.
     """
     with readable(path).open("rb") as file:
         begin = file.read(64)
@@ -198,3 +199,21 @@ def refuse_no_weights(path: Path) -> None:
         raise SegRefineryError(f"{path}: is a page of text and no weights, as a failed download leaves it; {FETCH}")
     if path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):
         raise SegRefineryError(f"{path}: is no weights file: not .safetensors, and not what torch.save writes")
+    if begin.startswith(b"PK") and is_zipfile(path):  # one that is cut is none
+        _refuse_damaged(path)
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Compare a torch file with the checksums in it, which torch does not look at.
+
+    Raises:
+        SegRefineryError: names the part that differs.
+    """
+    try:
+        with ZipFile(path) as archive:
+            summed = any(part.CRC for part in archive.infolist())  # torch.save can leave them away
+            damaged = archive.testzip() if summed else None
+    except Exception as error:  # of a damaged list of parts it raises many kinds
+        raise SegRefineryError(f"{path}: is damaged ({first_line(error)}); {FETCH}") from error
+    if damaged is not None:
+        raise SegRefineryError(f"{path}: is damaged (the checksum of {damaged} in it is another); {FETCH}")

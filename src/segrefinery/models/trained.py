@@ -18,6 +18,7 @@ from segrefinery.models.build import build_model
 from segrefinery.models.foreign.wrapped import Wrapped
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.segmenter import Segmenter
+from segrefinery.models.states import refuse_quantised
 
 NOT_THE_CLASS = "background"
 """What a model of one class calls all else."""
@@ -76,12 +77,7 @@ class StartModel:
                 f"{self.origin}: {name} is {tuple(given[name].shape)} and the network wants "
                 f"{tuple(wanted[name].shape)} ({len(differing)} tensors differ). Check model.options"
             )
-        for name in wanted:
-            if wanted[name].is_floating_point() and not given[name].is_floating_point():
-                raise SegRefineryError(
-                    f"{self.origin}: {name} is of {str(given[name].dtype).removeprefix('torch.')}, as of a quantised "
-                    "network; save its weights in floating point"
-                )
+        refuse_quantised(given, wanted, self.origin)
         model.load_state_dict(given)
         if self.normalization is not None:
             model.normalization = self.normalization

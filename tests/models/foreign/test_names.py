@@ -9,7 +9,7 @@ from models.foreign.tiny import CLASSES, saved
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.start import make_ready
 from segrefinery.models import ModelSettings, build_model
-from segrefinery.models.start import read_start
+from segrefinery.models.start import new_network, read_start
 from segrefinery.models.weights import NetworkConfig, save_network
 
 SMALL = ModelSettings(name="small", options={"width": 16, "blocks": 1})
@@ -72,6 +72,19 @@ def test_whole_numbers_in_place_of_weights_are_refused(tmp_path):
     start.classes = CLASSES
     with pytest.raises(SegRefineryError, match=r"last\.pth.* is of int8, as of a quantised network"):
         start.build(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda tensor: tensor.to(torch.int8), "is of int8, as of a quantised network"),
+        (lambda tensor: tensor * torch.nan, "holds values that are not finite"),
+    ],
+)
+def test_weights_of_a_new_network_are_numbers_too(tmp_path, broken, said):
+    path = of(tmp_path, {name: broken(tensor) for name, tensor in small().items()}, meta={"CLASSES": CLASSES})
+    with pytest.raises(SegRefineryError, match=rf"last\.pth: stem\S* {said}"):
+        new_network(SMALL.model_copy(update={"weights": str(path)}), CLASSES)
 
 
 def test_a_statistic_too_large_for_float16_is_refused(tmp_path, unet):

@@ -285,6 +285,41 @@ def test_half_a_download_says_so(tmp_path, suffix):
         read_start(path, SMALL)
 
 
+def with_a_hole(path):
+    """The file with a kilobyte of zeros in its middle, as storage that fails leaves it; its list of parts is whole."""
+    written = bytearray(path.read_bytes())
+    middle = len(written) // 2
+    written[middle : middle + 1024] = bytes(1024)
+    path.write_bytes(written)
+
+
+def test_a_damaged_torch_file_says_so(tmp_path):
+    torch.save(small().state_dict(), tmp_path / "best.pth")
+    with_a_hole(tmp_path / "best.pth")
+    weights = SMALL.model_copy(update={"weights": str(tmp_path / "best.pth")})
+    for read in (lambda: read_start(tmp_path / "best.pth", SMALL), lambda: build_model(weights, 3)):
+        with pytest.raises(SegRefineryError, match=r"best\.pth: is damaged \(the checksum of best/data/\d+ .*fetch"):
+            read()
+
+
+def test_a_torch_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(small().state_dict(), tmp_path / "best.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_start(tmp_path / "best.pth", SMALL).num_classes == 3
+
+
+def test_a_damaged_torch_file_in_a_folder_says_so(tmp_path):
+    saved(tmp_path, "segformer")
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with_a_hole(tmp_path / "pytorch_model.bin")
+    with pytest.raises(SegRefineryError, match=r"pytorch_model\.bin: is damaged"):
+        read_start(tmp_path)
+
+
 def test_half_a_download_of_a_folder_says_so(tmp_path):
     saved(tmp_path, "segformer")
     whole = (tmp_path / "model.safetensors").read_bytes()
