@@ -202,7 +202,7 @@ def test_runs_from_other_models_share_nothing(tmp_path, call):
 
 
 def test_a_fresh_start_is_the_model_and_a_teaching_stage_teaches(tmp_path, call):
-    theirs, _ = FAMILIES["segformer"](tmp_path / "theirs")
+    theirs, _ = FAMILIES["upernet"](tmp_path / "theirs")
     refine = "stages.adapt.refine.implicit_rectification={queries: 64, hidden: 8}"
     taught = "stages.source.refine={implicit_rectification: {queries: 64, hidden: 8}}"
     overrides = (*SMALL, "stages.adapt.start=fresh", "stages.source.steps=2", taught, refine)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from segrefinery.engine.fits import pools_to_one_cell, warn_of_random_reference
-from segrefinery.models import ModelSettings
+from segrefinery.core.errors import SegRefineryError
+from segrefinery.engine.fits import pools_to_one_cell, refuse_one_learner, warn_of_random_reference
+from segrefinery.models import ModelSettings, wrap
 from segrefinery.stages.kinds import SelfTrainingSettings
 
 
@@ -33,3 +34,21 @@ def test_that_random_weights_are_held_fast_is_said(model, weight, warns, caplog)
     warn_of_random_reference("adapt", settings, ModelSettings(**model))
     said = "stages.adapt.refine.feature_distance: holds the encoder near what its pre-training taught, and that of"
     assert (said in caplog.text) is warns
+
+
+@pytest.mark.parametrize(
+    ("stage", "remedy"),
+    [
+        ({"target_loss": "variance_regularized"}, r"target_loss: .*stages\.adapt\.target_loss=cross_entropy"),
+        ({"refine": {"implicit_rectification": {}}}, r"refine\.implicit_rectification: .*rectification=false"),
+    ],
+)
+def test_one_classifier_is_not_compared_with_another(stage, remedy):
+    settings = SelfTrainingSettings.model_validate({"steps": 1, **stage})
+    layers = nn.Conv2d(3, 2, 1)
+    with pytest.raises(SegRefineryError, match=rf"stages\.adapt\.{remedy}"):
+        refuse_one_learner("adapt", settings, wrap(layers, 2), "mine")
+    network = wrap(layers, 2)
+    network.learner_channels = (4, 4)
+    refuse_one_learner("adapt", settings, network, "mine")
+    refuse_one_learner("adapt", SelfTrainingSettings(steps=1), wrap(layers, 2), "mine")

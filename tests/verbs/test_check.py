@@ -162,6 +162,16 @@ def test_a_model_with_other_classes_is_an_error_of_the_model(tmp_path):
     assert str(found.data.problems[0]).startswith(f"model: {tmp_path}: classes: none of its classes")
 
 
+def test_a_model_of_one_classifier_is_an_error_where_two_are_compared(tmp_path):
+    pytest.importorskip("transformers")
+    saved(tmp_path, "segformer", labels=("road", "car", "sky"))
+    sets = ("classes=[road, car, sky]", "data.crop=[32, 48]", "target_data.crop=[32, 48]")
+    found = check(DAY, NIGHT, start=tmp_path, recipe="uncerda", scale="small", overrides=sets)
+    assert not found.ok
+    problem = str(found.data.problems[0])
+    assert "adapt.target_loss: compares the two classifiers of a network, and transformers:segformer has one" in problem
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

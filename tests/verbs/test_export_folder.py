@@ -133,13 +133,13 @@ def test_the_other_library_is_named(tmp_path):
 
 
 def test_a_mixture_of_learners_is_no_network_of_a_library(tmp_path):
-    saved(tmp_path / "theirs", "segformer", STATISTICS)
+    saved(tmp_path / "theirs", "upernet", STATISTICS)
     refine = "stages.adapt.refine.implicit_rectification={queries: 64, hidden: 8}"
     run = segrefinery.adapt(
         "self_training", DAY, NIGHT, tmp_path / "run", start=tmp_path / "theirs", scale="small",
         overrides=(*TINY, *SHORT, refine),
     )  # fmt: skip
-    with pytest.raises(SegRefineryError, match=r"transformers:segformer: refiners are part of this predictor"):
+    with pytest.raises(SegRefineryError, match=r"transformers:upernet: refiners are part of this predictor"):
         segrefinery.export(run, tmp_path / "back", "hf")
 
 

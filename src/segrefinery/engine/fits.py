@@ -19,6 +19,27 @@ from segrefinery.stages.settings import StageSettings
 log = logging.getLogger(__name__)
 
 
+def refuse_one_learner(name: str, settings: StageSettings, network: Segmenter, model: str) -> None:
+    """Refuse a stage that compares a network's two classifiers where there is one: the mixture of one is what it says
+    anyway, and its variance nothing.
+
+    Args:
+        model: the network's name.
+
+    Raises:
+        SegRefineryError: names the setting, and what to take in its place.
+    """
+    what = settings.compares_learners
+    if what is None or len(network.learner_channels) > 1:
+        return
+    instead = f"{what}=cross_entropy" if what == "target_loss" else f"{what}=false"
+    raise SegRefineryError(
+        f"stages.{name}.{what}: compares the two classifiers of a network, and {model} has one; leave it out (--set "
+        f"stages.{name}.{instead}), or take a network with a second one: transformers' UPerNet or BEiT, torchvision's "
+        "DeepLabV3 or FCN, or one of ours with --set model.options.auxiliary=true"
+    )
+
+
 def refuse_unfit_batches(
     name: str, settings: StageSettings, network: Segmenter, sets: tuple[DataSettings, ...], parts: int
 ) -> None:

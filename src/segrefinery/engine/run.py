@@ -19,7 +19,7 @@ from segrefinery.engine.compilation import compile_networks, uncompiled
 from segrefinery.engine.events import RunEvents, StageEnd, prepared_name
 from segrefinery.engine.feed import Feed
 from segrefinery.engine.finished import FinishedStages
-from segrefinery.engine.fits import refuse_unfit_batches, warn_of_random_reference
+from segrefinery.engine.fits import refuse_one_learner, refuse_unfit_batches, warn_of_random_reference
 from segrefinery.engine.keys import Setup, StageKeys, digest
 from segrefinery.engine.loop import LoopSettings, train
 from segrefinery.engine.start import START, BroughtSettings, Start
@@ -112,7 +112,7 @@ class Run(Setup):
         model_settings, initial = self.model, self.new_model(self.model)
         for name, settings in self.stages.items():
             if settings.model is None:
-                self.refuse_unfit_batches(name, settings, initial)
+                self.refuse_unfit(name, settings, self.model, initial)
         previous, handed_on = copy.deepcopy(initial), dict[str, dict[str, Tensor]]()
         chain, source_only = keys.start, True
         for name, settings in plan(self.stages).items():
@@ -122,7 +122,7 @@ class Run(Setup):
             if settings.start == "fresh":
                 model_settings = settings.model or self.model
                 model, initial = self.new_model(model_settings), self.new_model(model_settings)
-                self.refuse_unfit_batches(name, settings, model)
+                self.refuse_unfit(name, settings, model_settings, model)
             else:
                 model = copy.deepcopy(previous)
             if not self.is_brought(model_settings):
@@ -220,7 +220,8 @@ class Run(Setup):
         """Whether these are the settings of the trained model that the run starts from."""
         return self.start is not None and settings == self.model
 
-    def refuse_unfit_batches(self, name: str, settings: StageSettings, network: Segmenter) -> None:
+    def refuse_unfit(self, name: str, settings: StageSettings, model: ModelSettings, network: Segmenter) -> None:
+        refuse_one_learner(name, settings, network, model.name)
         parts = self.fabric.world_size * self.training.accumulate
         refuse_unfit_batches(name, settings, network, (self.data, self.target_data), parts)
 

@@ -40,6 +40,11 @@ class RefinerSettings(Settings):
         return False
 
     @property
+    def compares_learners(self) -> bool:
+        """Whether the refiner weighs a network's two classifiers against each other, and so needs both."""
+        return False
+
+    @property
     def teaches_first(self) -> bool:
         """Whether these settings train what the same refiner needs in a later stage (SAM's attention)."""
         return False

@@ -219,6 +219,10 @@ class SelfTrainingSettings(StageSettings):
             return "translation shows source images in the style of the target"
         return super().needs_source
 
+    @property
+    def compares_learners(self) -> str | None:
+        return "target_loss" if self.target_loss == "variance_regularized" else super().compares_learners
+
     @model_validator(mode="after")
     def _averaged_as_its_loss_is(self) -> Self:
         if self.weights.mean_over != "all" and self.target_loss != "cross_entropy":

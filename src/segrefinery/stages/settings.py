@@ -147,6 +147,11 @@ class StageSettings(Settings):
             (f"{name} learns from the source" for name, refiner in self.chain.items() if refiner.needs_source), None
         )
 
+    @property
+    def compares_learners(self) -> str | None:
+        """The setting by which the stage needs a network with a second classifier; None if it needs none."""
+        return next((f"refine.{name}" for name, refiner in self.chain.items() if refiner.compares_learners), None)
+
     def beside_a_model(self) -> StageSettings | None:
         """What is left of the stage in a run that starts from a trained model: all of it, or less, or None."""
         return self

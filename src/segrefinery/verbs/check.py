@@ -100,7 +100,7 @@ def check(
         return Checkup(report, plan, None, remarks=tuple(remarks.lines), read_at=read_at)
     classes = report.space.num_classes
     if model is not None:
-        report = with_model(report, model, bool({"source", "labels"} & given.keys()), remarks)
+        report = with_model(report, model, plan, bool({"source", "labels"} & given.keys()), remarks)
     elif plan.model.network.weights not in (None, "imagenet", "none"):
         report = with_weights(report, plan.model.network)
     try:
@@ -168,13 +168,17 @@ def two_sides_of(size: str) -> tuple[int, int]:
     return height, width
 
 
-def with_model(report: CheckReport, model: StartModel, taught: bool, remarks: Remarks) -> CheckReport:
-    """The report, and whether a model goes with the run's classes."""
+def with_model(report: CheckReport, model: StartModel, plan: Recipe, taught: bool, remarks: Remarks) -> CheckReport:
+    """The report, and whether a model goes with the run's classes and stages."""
+    from segrefinery.engine.fits import refuse_one_learner
     from segrefinery.engine.start import make_ready
 
     assert report.space is not None
     try:
-        make_ready(model, report.space.classes, taught, remarks.said)
+        ready = make_ready(model, report.space.classes, taught, remarks.said)
+        for name, stage in plan.stages.items():
+            if stage.model is None:
+                refuse_one_learner(name, stage, ready.network, model.network.name)
     except SegRefineryError as error:
         return with_error(report, model.origin, "classes", error)
     return report

@@ -69,6 +69,10 @@ class ImplicitRectificationSettings(RefinerSettings):
         return self.source_weight > 0
 
     @property
+    def compares_learners(self) -> bool:
+        return True
+
+    @property
     def passes(self) -> float:
         return 0.4  # the function at its queries and on the grid
 
