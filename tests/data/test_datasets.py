@@ -62,6 +62,25 @@ def test_cityscapes_by_either_kind_of_mask(tmp_path, kind, stored):
         open_dataset(f"cityscapes:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.full((2, 2), 77, np.uint8), r"ids that no class has: 77; .*by a dataset\.yaml of your own.*folder:PATH"),
+        (
+            np.array([[[7, 0]]], np.uint8),
+            r"100 % of its pixels are transparent.*by a dataset\.yaml of your own.*folder:",
+        ),
+    ],
+)
+def test_what_a_published_layout_does_not_say_goes_into_a_file_of_your_own(tmp_path, mask, said):
+    picture(tmp_path / "leftImg8bit/val/ulm/ulm_000_leftImg8bit.png")
+    path = tmp_path / "gtFine/val/ulm/ulm_000_gtFine_labelIds.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(mask).save(path)
+    with pytest.raises(SegRefineryError, match=said):
+        open_dataset(f"cityscapes:{tmp_path}@val").label(0)
+
+
 def test_acdc_by_split_and_condition(tmp_path):
     for condition in ("fog", "night"):
         for split in ("train", "test"):

@@ -81,8 +81,12 @@ def test_what_is_wrong_with_a_shard_is_one_line(shards):
     with pytest.raises(SegRefineryError, match="does not exist"):
         open_dataset(f"shards:{shards}/no-*.tar")
     pack(shards / "wide.tar", {"1.png": png(PICTURES[0]), "1.mask.png": png(MASKS[0] + 9)})
-    with pytest.raises(SegRefineryError, match="ids that no class has: 9, 10"):
+    with pytest.raises(SegRefineryError, match=r"ids that no class has: 9, 10; .*with ,classes=, and write 255"):
         open_dataset(f"shards:{shards}/wide.tar,classes={shards}/names.txt").label(0)
+    clear = png(np.stack([MASKS[0], 0 * MASKS[0]], axis=-1))
+    pack(shards / "clear.tar", {"1.png": png(PICTURES[0]), "1.mask.png": clear})
+    with pytest.raises(SegRefineryError, match=r"are transparent, and nothing says [^.]*save it without alpha\W*$"):
+        open_dataset(f"shards:{shards}/clear.tar,classes={shards}/names.txt").label(0)
 
 
 def test_a_mask_is_read_without_its_image(shards, monkeypatch):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from segrefinery.data.decoding import (
     DataError,
@@ -39,6 +39,30 @@ Transparent = Literal["ignore", "keep"]
 """Whether pixels of a mask whose alpha is 0 are ignored, or are what their numbers say; None refuses them."""
 
 
+class Remedies(NamedTuple):
+    """Where a data set says what its masks hold, in words."""
+
+    ids: str
+    """For ids that no class has."""
+    transparent: str
+    """For transparent pixels."""
+
+
+SAVE = "save it without alpha"
+MEANINGS = (
+    "transparent: ignore (these pixels are not learned) or transparent: keep (they are what the numbers beneath say)"
+)
+IN_ITS_FILE = Remedies(
+    "declare them under 'classes' (a plain list counts from 0), or under 'ignore' if they are not to be learned",
+    f"{SAVE}, or write in dataset.yaml {MEANINGS}",
+)
+IN_A_FILE = Remedies(
+    "describe these images and masks by a dataset.yaml of your own, and name it as folder:PATH",
+    f"{SAVE}, or describe these images and masks by a dataset.yaml of your own, named as folder:PATH, with {MEANINGS}",
+)
+"""Of data sets in the layout in which they are published."""
+
+
 class MaskEncoding(Protocol):
     """How the masks of a data set are stored."""
 
@@ -61,6 +85,7 @@ class IdMasks:
     written: tuple[int, ...] | None = None
     """The id that stands for each class where several are read as it; None: the lowest."""
     transparent: Transparent | None = None
+    remedies: Remedies = IN_ITS_FILE
 
     def decode(self, sample: Sample) -> Tensor:
         assert sample.mask is not None
@@ -75,16 +100,10 @@ class IdMasks:
         import torch
 
         ids, transparent = ids_and_alpha(path, self.channel, data)
-        label = _settled(apply_table(ids, self.table), transparent, self.transparent, path)
+        label = _settled(apply_table(ids, self.table), transparent, self.transparent, path, self.remedies)
         if int(label.min()) == UNKNOWN:
             unknown = torch.unique(ids.int()[label == UNKNOWN]).tolist()
-            raise DataError(
-                path,
-                "mask",
-                f"holds ids that no class has: {_few(unknown)}",
-                "declare them under 'classes' (a plain list counts from 0), or under 'ignore' if they are not to be "
-                "learned",
-            )
+            raise DataError(path, "mask", f"holds ids that no class has: {_few(unknown)}", self.remedies.ids)
         return label
 
     def key(self) -> str:
@@ -116,7 +135,8 @@ class ColorMasks:
         order = known.argsort()
         place = torch.searchsorted(known[order], code).clamp(max=len(known) - 1)
         label = torch.tensor(list(self.colors.values()))[order][place].where(known[order][place] == code, UNKNOWN)
-        label = _settled(label, None if transparent is None else torch.from_numpy(transparent), self.transparent, path)
+        clear = None if transparent is None else torch.from_numpy(transparent)
+        label = _settled(label, clear, self.transparent, path, IN_ITS_FILE)
         strange = label == UNKNOWN
         if bool(strange.any()):
             unknown = [f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in torch.unique(code[strange]).tolist()]
@@ -132,7 +152,9 @@ class ColorMasks:
         return f"colors {sorted(self.colors.items())}{self.transparent or ''}"
 
 
-def _settled(label: Tensor, transparent: Tensor | None, meaning: Transparent | None, path: Path) -> Tensor:
+def _settled(
+    label: Tensor, transparent: Tensor | None, meaning: Transparent | None, path: Path, remedies: Remedies
+) -> Tensor:
     """A label of which transparent pixels are what the data set says.
 
     Raises:
@@ -141,14 +163,9 @@ def _settled(label: Tensor, transparent: Tensor | None, meaning: Transparent | N
     if transparent is None or meaning == "keep":
         return label
     if meaning is None:
-        share = f"{100 * float(transparent.float().mean()):.2g} %"
-        remedy = (
-            "save it without alpha, or write in dataset.yaml transparent: ignore (these pixels are not learned) or "
-            "transparent: keep (they are what the numbers beneath say)"
-        )
-        raise DataError(
-            path, "mask", f"{share} of its pixels are transparent, and nothing says what these show", remedy
-        )
+        share = f"{100 * float(transparent.float().mean()):.3g} %"
+        problem = f"{share} of its pixels are transparent, and nothing says what these show"
+        raise DataError(path, "mask", problem, remedies.transparent)
     return label.masked_fill(transparent, IGNORE)
 
 

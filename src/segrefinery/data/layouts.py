@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import require_folder, walk
-from segrefinery.data.files import FileDataset, IdMasks, Sample
+from segrefinery.data.files import IN_A_FILE, FileDataset, IdMasks, Sample
 from segrefinery.labels import IGNORE, SPACES, LabelSpace, lookup_table
 
 # Label ids of Cityscapes; GTA5 uses the same. All others up to 34 are declared, but not evaluated.
@@ -44,15 +44,14 @@ _SYNTHIA_IDS: dict[int, str | None] = {
 def gta5(root: Path, split: str | None, reference: str) -> FileDataset:
     """``images/00001.png`` and ``labels/00001.png``: palette PNGs whose indices are Cityscapes label ids."""
     _no_split("gta5", split)
-    return _paired(root, reference, "images", "labels", IdMasks(lookup_table(_LABEL_IDS, SPACES["cityscapes"])))
+    return _paired(root, reference, "images", "labels", _masks(_LABEL_IDS))
 
 
 def synthia(root: Path, split: str | None, reference: str) -> FileDataset:
     """RAND_CITYSCAPES: ``RGB/0000000.png`` and ``GT/LABELS/0000000.png`` (16 bit; channels: class, instance)."""
     _no_split("synthia", split)
     space = SPACES["synthia16"]
-    masks = IdMasks(lookup_table(_SYNTHIA_IDS, space), channel=0)
-    return _paired(root, reference, "RGB", "GT/LABELS", masks, space)
+    return _paired(root, reference, "RGB", "GT/LABELS", _masks(_SYNTHIA_IDS, space, channel=0), space)
 
 
 def cityscapes(root: Path, split: str | None, reference: str) -> FileDataset:
@@ -147,8 +146,13 @@ def _join(root: Path, reference: str, folders: list[tuple[Path, Path]], suffix: 
             if file.endswith(suffix):
                 name = (images / file).relative_to(root).as_posix().partition("/")[2].removesuffix(suffix)
                 samples.append(Sample(name, images / file, gt / f"{file.removesuffix(suffix)}{mark}{ending}"))
-    space = SPACES["cityscapes"]
-    return _dataset(root, reference, samples, bool(labelled), IdMasks(lookup_table(ids, space)), space)
+    return _dataset(root, reference, samples, bool(labelled), _masks(ids), SPACES["cityscapes"])
+
+
+def _masks(
+    ids: Mapping[int, str | None], space: LabelSpace = SPACES["cityscapes"], channel: int | None = None
+) -> IdMasks:
+    return IdMasks(lookup_table(ids, space), channel, remedies=IN_A_FILE)
 
 
 def _dataset(

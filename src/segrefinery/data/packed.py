@@ -16,7 +16,7 @@ from segrefinery.core.files import readable
 from segrefinery.core.hub import from_cache_alone, why_unreachable
 from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError, image_size, read_image, unreadable_file
-from segrefinery.data.files import IdMasks
+from segrefinery.data.files import SAVE, IdMasks, Remedies
 from segrefinery.data.sorting import IMAGE_SUFFIXES
 from segrefinery.labels import IGNORE, LabelSpace, lookup_table, parse_space
 
@@ -27,6 +27,9 @@ _MASKS = ("mask", "seg", "label", "annotation", "gt")
 """What the names of masks end in: ``KEY.mask.png``, or the column of that name."""
 
 
+_REMEDIES = Remedies("name a class for each, from 0 on, with ,classes=, and write 255 where there is none", SAVE)
+
+
 class PackedDataset(ABC):
     """Images that come as the content of files, with masks of ids where classes are named."""
 
@@ -35,7 +38,7 @@ class PackedDataset(ABC):
         self.has_labels = space is not None
         self.notes: tuple[str, ...] = ()
         ids = {} if space is None else dict(enumerate(space.classes))
-        self._masks = None if space is None else IdMasks(lookup_table({**ids, IGNORE: None}, space))
+        self._masks = None if space is None else IdMasks(lookup_table({**ids, IGNORE: None}, space), remedies=_REMEDIES)
 
     @abstractmethod
     def __len__(self) -> int: ...
