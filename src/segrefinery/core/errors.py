@@ -34,6 +34,11 @@ def first_line(error: BaseException | None) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
+def shown(value: object) -> str:
+    """A value that somebody gave, in one line of at most 80 characters; a data set or a module shows itself in many."""
+    return " ".join(repr(value).split())[:80]
+
+
 def in_one_line(error: Exception) -> str:
     """A mistake, or what the system refuses, in the words for its user."""
     if isinstance(error, MemoryError):

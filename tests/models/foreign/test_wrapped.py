@@ -65,6 +65,7 @@ REFUSED = {
     "other bands": (lambda: Net(bands=4), r"Net does not take.*4 channels.*of other bands than three, name a normaliz"),
     "probabilities": (lambda: Net(lambda z: z.softmax(1)), "puts out probabilities.*without its softmax"),
     "half precision": (lambda: Net().half(), r"has parameters of torch\.float16.*wrap module\.float\(\)"),
+    "no values": (lambda: Net().to("meta"), r"Net: layers\.0\.weight is on the meta device.*load the weights first"),
     "no numbers": (lambda: Net(lambda z: z * torch.nan), "puts out values that are not finite"),
     "no module": (lambda: "net.pth", r"wrap: a torch\.nn\.Module expected, got 'net.pth'"),
     "a list as out": (lambda: Net(lambda z: {"out": [z]}), r"returned logits of type list; expected 1 x 3 x h x w"),
@@ -79,6 +80,13 @@ def test_what_is_refused_is_one_line(case):
     module, said = REFUSED[case]
     with pytest.raises(SegRefineryError, match=said):
         wrap(module(), 3)
+
+
+@pytest.mark.parametrize(("given", "warned"), [(torch.sigmoid, 1), (torch.zeros_like, 0), (lambda z: z, 0)])
+def test_probabilities_of_a_sigmoid_are_warned_of(caplog, given, warned):
+    wrap(Net(given), 3, normalization=Normalization((0.5,) * 3, (0.5,) * 3))
+    assert caplog.text.count("Net puts out nothing below 0 or above 1") == warned
+    assert caplog.text.count("wrap it without its sigmoid") == warned
 
 
 class OfSomeSizes(Net):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from segrefinery.core.errors import SegRefineryError, first_line
+from segrefinery.core.errors import SegRefineryError, first_line, shown
 from segrefinery.core.pixels import IMAGENET, Normalization, refuse_statistics
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import choose
@@ -197,19 +197,24 @@ def wrap(
         normalization: mean and deviation of the images that the module reads; ImageNet's if unknown, and it is said.
 
     Raises:
-        SegRefineryError: no such layer, parameters that are not float32, a module that takes other than an image, or an
-            output of another kind or shape, or of probabilities.
+        SegRefineryError: no such layer, parameters that are not float32 or have no values, a module that takes other
+            than an image, or an output of another kind or shape, or of probabilities.
     """
     if isinstance(module, Segmenter):
         return module
     if not isinstance(module, nn.Module):
-        raise SegRefineryError(f"wrap: a torch.nn.Module expected, got {module!r:.80}")
+        raise SegRefineryError(f"wrap: a torch.nn.Module expected, got {shown(module)}")
+    if empty := next((name for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_meta), None):
+        raise SegRefineryError(
+            f"{type(module).__name__}: {empty} is on the meta device and has no values; load the weights first "
+            "(module.to_empty(device='cpu'), then module.load_state_dict(...)), and wrap it then"
+        )
     if normalization is not None:
         try:
             normalization = Normalization(*(tuple(float(number) for number in each) for each in normalization))
         except (TypeError, ValueError):
             raise SegRefineryError(
-                f"normalization: mean and deviation of each band expected, got {normalization!r}"
+                f"normalization: mean and deviation of each band expected, got {shown(normalization)}"
             ) from None
         try:
             refuse_statistics(*normalization)
@@ -226,14 +231,25 @@ def wrap(
 
 
 def refuse_probabilities(logits: Tensor, kind: str) -> None:
-    """Raises:
-    SegRefineryError: what a module puts out sums up to 1 at every pixel; logits do not."""
+    """Warns of what looks like the probabilities of a sigmoid, which a rectified or small logit can look like too.
+
+    Raises:
+        SegRefineryError: what a module puts out sums up to 1 at every pixel; logits do not.
+    """
     values = logits.float()
-    if values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.sum(dim=1) - 1).abs() < 1e-2).all()):
+    if values.min() < 0:
+        return
+    if values.shape[1] > 1 and bool(((values.sum(dim=1) - 1).abs() < 1e-2).all()):
         raise SegRefineryError(
             f"{kind} puts out probabilities, which sum up to 1, and a softmax of them is another one; wrap it without "
             "its softmax"
         )
+    if 0 < values.max() <= 1:  # a new classifier may put out zeros
+        log.warning(
+            "%s puts out nothing below 0 or above 1 (%.2g to %.2g of noise), as a sigmoid does; it is read as logits, "
+            "so if these are probabilities, wrap it without its sigmoid",
+            kind, float(values.min()), float(values.max()),
+        )  # fmt: skip
 
 
 def refused(num_classes: int, settings: Any, pretrained: bool, name: str) -> NoReturn:
