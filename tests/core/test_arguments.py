@@ -51,6 +51,23 @@ def test_an_argument_of_another_kind_is_named(what, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+class Pairs:
+    """A data set in Python, which shows itself in several lines, as torchvision's do."""
+
+    def __repr__(self):
+        return "Dataset Pairs\n    Number of datapoints: 3\n    Root location: here"
+
+
+@pytest.mark.parametrize("given", [Pairs(), [Pairs()]])
+def test_a_data_set_in_python_is_to_be_written_as_files(given):
+    with pytest.raises(SegRefineryError) as error:
+        api.adapt("dacs", given, DATA, "out")
+    said = str(error.value)
+    assert "Dataset Pairs Number of datapoints: 3 Root" in said
+    assert "\n" not in said
+    assert "into a folder (and its masks, with a dataset.yaml) or into shards" in said
+
+
 @pytest.mark.parametrize("count", [np.int64(3), 3], ids=repr)
 def test_what_does_as_well_is_taken(count, tmp_path):
     """A number of numpy's, any path, a tuple in place of a list: what is wrong is said of the folder, which is none."""

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 
 from pydantic.fields import FieldInfo
 
-from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.errors import SegRefineryError, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +35,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     Values that are named in a table (``Literal``) are told apart where the table is, and what the function's module
     imports for type checkers alone (``torch``, which takes seconds) is looked at where it is used. A text in
-    ``Annotated`` says in words what is expected, and pydantic's ``Field(ge=1)`` how much it is at least.
+    ``Annotated`` says in words what is expected, a second one what to do with something else, and pydantic's
+    ``Field(ge=1)`` how much it is at least.
 
     Raises:
         SegRefineryError: at the call; names the argument, what is expected, and what came.
@@ -50,8 +51,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **named: P.kwargs) -> R:
         for name, value in signature.bind(*args, **named).arguments.items():
             if name in kinds() and not fits(value, kind := kinds()[name]):
-                given = f"{value!r:.80}"
-                remedy = f"; write [{given}]" if _is_one_of_a_list(value, kind) else ""
+                given = shown(value)
+                otherwise = [f"write [{given}]"] if _is_one_of_a_list(value, kind) else _texts(kind)[1:]
+                remedy = "".join(f"; {each}" for each in otherwise)
                 raise SegRefineryError(f"{name}: {in_words(kind)} expected, got {given}{remedy}")
         return function(*args, **named)
 
@@ -98,8 +100,8 @@ def in_words(kind: Any) -> str:
     """A kind as it is called in a sentence; that None does too goes without saying."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        if said := [mark for mark in parts[1:] if isinstance(mark, str)]:
-            return said[0]
+        if texts := _texts(kind):
+            return texts[0]
         return " ".join([in_words(parts[0]), *(f"{word} {least}" for word, least in _limits(kind))])
     if origin in (Union, UnionType):
         shown = [part for part in parts if part is not NoneType]
@@ -112,6 +114,14 @@ def in_words(kind: Any) -> str:
         count = f"{len(parts)} " if origin is tuple else ""
         return f"a list of {count}{in_words(parts[0]).removeprefix('a ')}s"
     return WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+
+
+def _texts(kind: Any) -> list[str]:
+    """What an annotation says in words, of one of several kinds too."""
+    if get_origin(kind) is Annotated:
+        return [mark for mark in get_args(kind)[1:] if isinstance(mark, str)]
+    united = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return next((texts for part in united if (texts := _texts(part))), [])
 
 
 def _limits(kind: Any) -> list[tuple[str, float]]:
