@@ -432,6 +432,7 @@ def test_a_scale_that_a_file_names_is_not_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("chain", "said"),
     [
+        ("[{tether: {}, prototypes: {}}]", r"each refiner is a name or"),
         ("[[tether]]", r"each refiner is a name or .*\['tether'\]"),
         ("[tether, {tether: {weight: 2}}]", "'tether' occurs twice"),
         ("{tether: null}", r"stages\.adapt\.refine\.tether: null takes a refiner out.*write tether: \{\}"),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
@@ -58,28 +58,34 @@ def parse_chain(value: Any) -> dict[str, RefinerSettings]:
     """An ordered chain from a recipe: a list of names and single-key mappings, or one mapping name -> settings.
 
     Raises:
-        SegRefineryError: an unknown refiner; ValueError: an item that is neither a name nor a mapping.
+        SegRefineryError: an unknown refiner; ValueError: as ``by_name``.
     """
-    items: list[tuple[str, Any]] = []
-    if isinstance(value, Mapping):
-        items = list(value.items())
-    elif isinstance(value, list | tuple):
-        for item in value:
-            if isinstance(item, str):
-                items.append((item, {}))
-            elif isinstance(item, Mapping) and len(item) == 1:
-                items.extend(item.items())
-            else:
-                raise ValueError(f"each refiner is a name or 'name: settings', got {item!r}")
-    else:
+    if isinstance(value, list | tuple):
+        value = by_name(value)
+    if not isinstance(value, Mapping):
         raise ValueError("refine is a list of refiners")
     chain: dict[str, RefinerSettings] = {}
-    for name, settings in items:
+    for name, settings in value.items():
         kind = choose(REFINERS, name, "refiner")
-        if name in chain:
-            raise ValueError(f"refiner {name!r} occurs twice")
         if settings is not False:  # `name: false` switches a refiner off, for instance from the command line
             chain[name] = settings if isinstance(settings, kind) else kind.model_validate(settings or {})
+    return chain
+
+
+def by_name(items: Sequence[Any]) -> dict[str, Any]:
+    """A chain that is a list of names and single-key mappings as one mapping, in order.
+
+    Raises:
+        ValueError: an item is neither, or a name stands there twice.
+    """
+    chain: dict[str, Any] = {}
+    for item in items:
+        if not isinstance(item, str) and not (isinstance(item, Mapping) and len(item) == 1):
+            raise ValueError(f"each refiner is a name or 'name: settings', got {item!r}")
+        ((name, settings),) = [(item, {})] if isinstance(item, str) else item.items()
+        if name in chain:
+            raise ValueError(f"refiner {name!r} occurs twice")
+        chain[name] = {} if settings is None else settings
     return chain
 
 

@@ -11,6 +11,7 @@ import yaml
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
 from segrefinery.core.yaml import parse_yaml
+from segrefinery.refine import by_name
 
 NULL_SAYS_NONE = ("strong",)
 """Mappings that are there by default: removing one would bring the default back, so that a null stays what it says."""
@@ -137,20 +138,15 @@ def assign(raw: dict[str, Any], override: str) -> None:
 
 
 def _as_mapping(items: list[Any]) -> dict[str, Any]:
-    """A list of names and single-key mappings as one mapping, in order.
+    """As ``by_name``.
 
     Raises:
-        SegRefineryError: an item is neither, or a name stands there twice, of which one would be lost.
+        SegRefineryError: in place of its mistakes.
     """
-    mapping: dict[str, Any] = {}
-    for item in items:
-        if not isinstance(item, str | dict):
-            raise SegRefineryError(f"refine: each refiner is a name or 'name: settings', got {item!r}")
-        named = {item: {}} if isinstance(item, str) else {name: {} if of is None else of for name, of in item.items()}
-        if twice := [name for name in named if name in mapping]:
-            raise SegRefineryError(f"refine: refiner {twice[0]!r} occurs twice")
-        mapping |= named
-    return mapping
+    try:
+        return by_name(items)
+    except ValueError as error:
+        raise SegRefineryError(f"refine: {error}") from error
 
 
 def _stages(raw: Any) -> Mapping[str, Any]:
