@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 
 from pydantic.fields import FieldInfo
 
-from segrefinery.core.errors import SegRefineryError, shown
+from segrefinery.core.errors import SegRefineryError, as_given
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,7 +51,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **named: P.kwargs) -> R:
         for name, value in signature.bind(*args, **named).arguments.items():
             if name in kinds() and not fits(value, kind := kinds()[name]):
-                given = shown(value)
+                given = as_given(value)
                 otherwise = [f"write [{given}]"] if _is_one_of_a_list(value, kind) else _texts(kind)[1:]
                 remedy = "".join(f"; {each}" for each in otherwise)
                 raise SegRefineryError(f"{name}: {in_words(kind)} expected, got {given}{remedy}")

@@ -34,7 +34,7 @@ def first_line(error: BaseException | None) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def shown(value: object) -> str:
+def as_given(value: object) -> str:
     """A value that somebody gave, in one line of at most 80 characters; a data set or a module shows itself in many."""
     return " ".join(repr(value).split())[:80]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from segrefinery.core.errors import SegRefineryError, shown
+from segrefinery.core.errors import SegRefineryError, as_given
 from segrefinery.core.pixels import IMAGENET, Normalization, PerBand, refuse_statistics
 from segrefinery.core.settings import BUDGET, CODE, Settings
 
@@ -42,7 +42,7 @@ def joined_reference(references: References | None) -> str | None:
         return None
     listed = [references] if isinstance(references, str | Path) else references
     if not isinstance(listed, list | tuple) or not all(isinstance(each, str | Path) for each in listed):
-        raise SegRefineryError(f"NAME:PATH[@SPLIT] or a folder expected, or a list of these; got {shown(references)}")
+        raise SegRefineryError(f"NAME:PATH[@SPLIT] or a folder expected, or a list of these; got {as_given(references)}")
     names = [str(each) for each in listed]
     if not all(name.strip() for name in names):
         raise SegRefineryError("the name of a data set is empty; write NAME:PATH[@SPLIT] or a folder, or leave it away")

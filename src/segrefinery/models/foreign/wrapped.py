@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from segrefinery.core.errors import SegRefineryError, first_line, shown
+from segrefinery.core.errors import SegRefineryError, as_given, first_line
 from segrefinery.core.pixels import IMAGENET, Normalization, refuse_statistics
 from segrefinery.core.resize import bilinear
 from segrefinery.core.settings import choose
@@ -203,7 +203,7 @@ def wrap(
     if isinstance(module, Segmenter):
         return module
     if not isinstance(module, nn.Module):
-        raise SegRefineryError(f"wrap: a torch.nn.Module expected, got {shown(module)}")
+        raise SegRefineryError(f"wrap: a torch.nn.Module expected, got {as_given(module)}")
     if empty := next((name for name, tensor in module.state_dict(keep_vars=True).items() if tensor.is_meta), None):
         raise SegRefineryError(
             f"{type(module).__name__}: {empty} is on the meta device and has no values; load the weights first "
@@ -214,7 +214,7 @@ def wrap(
             normalization = Normalization(*(tuple(float(number) for number in each) for each in normalization))
         except (TypeError, ValueError):
             raise SegRefineryError(
-                f"normalization: mean and deviation of each band expected, got {shown(normalization)}"
+                f"normalization: mean and deviation of each band expected, got {as_given(normalization)}"
             ) from None
         try:
             refuse_statistics(*normalization)
