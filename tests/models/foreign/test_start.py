@@ -14,7 +14,7 @@ from foreign_mit import ConvolvedHead, DAFormerHead, HRDANetwork, Network, SegFo
 from models.foreign.tiny import CLASSES, configurations, saved, with_statistics
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.evaluation.inference import logits_at
-from segrefinery.models import ModelSettings, build_model
+from segrefinery.models import ModelSettings, build_model, wrap
 from segrefinery.models.start import read_start
 from segrefinery.models.trained import class_tensors
 from segrefinery.models.weights import NetworkConfig, save_network
@@ -195,6 +195,23 @@ def test_a_folder_of_smp_predicts_the_same(tmp_path, architecture):
         ours = logits_at(network, x, theirs.shape[-2:])
     assert seen.aligned == (seen.logits.shape != theirs.shape)
     torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+def test_dpt_of_smp_is_wrapped(tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    module = smp.DPT("tu-vit_tiny_patch16_224", encoder_weights=None, classes=3, dynamic_img_size=True).eval()
+    module.save_pretrained(tmp_path)
+    with pytest.raises(SegRefineryError, match=r"smp's DPT .*models\.wrap\(module, number_of_classes\) adapts it"):
+        read_start(tmp_path)
+    network = wrap(module, 3).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(image(64, 96)).logits, module(image(64, 96)))
+
+
+def test_a_family_that_is_not_known_is_wrapped(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "data2vec-vision"}')
+    with pytest.raises(SegRefineryError, match=r"'data2vec-vision'\. .*put out logits .*models\.wrap\(module"):
+        read_start(tmp_path)
 
 
 def test_a_state_of_smp_asks_for_its_network(tmp_path):

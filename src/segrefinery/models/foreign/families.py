@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.settings import choose
+
+WRAPPED = "start=segrefinery.models.wrap(module, number_of_classes)"
+"""How a model that is not known here is handed over."""
 
 
 @dataclass(frozen=True)
@@ -76,4 +80,7 @@ FAMILIES: dict[str, Family] = {
 def family_of(model_type: str) -> Family:
     """Raises:
     SegRefineryError: transformers has no such segmentation model, or we do not know where its classifier lies."""
-    return choose(FAMILIES, model_type, "transformers segmentation model")
+    try:
+        return choose(FAMILIES, model_type, "transformers segmentation model")
+    except SegRefineryError as error:
+        raise SegRefineryError(f"{error} Others that put out logits are adapted in Python, with {WRAPPED}.") from error

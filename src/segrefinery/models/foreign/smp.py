@@ -21,6 +21,7 @@ from segrefinery.core.pixels import IMAGENET, Normalization, PerBand
 from segrefinery.core.settings import choose
 from segrefinery.models.build import build_model
 from segrefinery.models.encoders import UNKNOWN_STATISTICS, timm_normalization
+from segrefinery.models.foreign.families import WRAPPED
 from segrefinery.models.foreign.names import fitted
 from segrefinery.models.foreign.timm import forget_biases, image_multiple
 from segrefinery.models.foreign.trial import takes
@@ -71,8 +72,12 @@ class SMP(Segmenter):
     ) -> None:
         super().__init__()
         smp = library()
-        # DPT hands prefix tokens from encoder to decoder and does not come apart like the others.
-        known = {name: name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "dpt"}
+        if architecture.lower() == "dpt":
+            raise SegRefineryError(
+                "smp's DPT hands tokens beside its maps from encoder to decoder, and is not taken apart here; in "
+                f"Python, {WRAPPED} adapts it, if it was made with dynamic_img_size=True"
+            )
+        known = {name: name for name in smp.MODEL_ARCHITECTURES_MAPPING}
         kind = choose(known, architecture.lower(), "smp architecture")
         repository = f"{encoder} (smp)"
         if not encoder.startswith("tu-"):
