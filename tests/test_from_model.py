@@ -393,6 +393,15 @@ def test_neither_source_nor_model_is_an_error(tmp_path):
         api.adapt("self_training", None, NIGHT, tmp_path / "run")
 
 
+def test_a_run_whose_model_is_gone_is_not_adapted_from_its_source_only_model(tmp_path):
+    run = tmp_path / "run"
+    for name, content in (("recipe.yaml", ""), ("results.json", '{"verdict": {}}'), ("source_model/config.json", "{}")):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(content)
+    with pytest.raises(SegRefineryError, match=r"run/model/config\.json: is gone"):
+        api.adapt("source_free", None, NIGHT, tmp_path / "out", start=run)
+
+
 def test_names_of_classes_need_a_model(tmp_path):
     with pytest.raises(SegRefineryError, match=r"model.*name that too, as from"):
         tiny_run(tmp_path / "run", overrides=("model.classes=[road, car]",))

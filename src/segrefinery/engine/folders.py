@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import read_json
 from segrefinery.models.settings import CONFIG
 
 RECIPE = "recipe.yaml"
@@ -15,13 +17,29 @@ def model_folder(path: str | Path) -> Path:
     """The folder of a run's model so far, or the model folder itself.
 
     Raises:
-        SegRefineryError: no model there.
+        SegRefineryError: no model there, or no longer the one that the run has scored.
     """
     folder = Path(path)
-    for part in (folder, folder / "model", folder / SOURCE_ONLY):
+    for part in (folder, folder / "model"):
         if (part / CONFIG).exists():
             return part
-    raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
+    before = folder / SOURCE_ONLY
+    if not (before / CONFIG).exists():
+        raise SegRefineryError(f"{folder}: holds no trained model; name a run folder or a model folder")
+    if _has_adapted(folder):
+        raise SegRefineryError(
+            f"{folder / 'model' / CONFIG}: is gone, and with it the adapted model of this run; continue it with "
+            f"--resume, which writes that again, or name {before}, the model from before"
+        )
+    return before
+
+
+def _has_adapted(run: Path) -> bool:
+    """Whether a run's results tell of a model beyond source-only."""
+    with suppress(SegRefineryError, OSError):  # who needs them says what is wrong with them
+        results = read_json(run / "results.json")
+        return isinstance(results, dict) and ("adapted" in results or "verdict" in results)
+    return False
 
 
 def run_recipe(path: str | Path) -> Path:

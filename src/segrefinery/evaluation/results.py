@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_json, unreadable, whole_file, write_json
 from segrefinery.data.datasets import Part
 from segrefinery.evaluation.confusion import ConfusionMatrix
@@ -84,9 +85,16 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """``results.json`` of a run folder; empty if nothing was evaluated yet."""
+    """``results.json`` of a run folder; empty if nothing was evaluated yet.
+
+    Raises:
+        SegRefineryError: it cannot be read, or holds no mapping.
+    """
     path = folder / "results.json"
-    return read_json(path, REMEDY) if path.exists() else {}
+    results = read_json(path, REMEDY) if path.exists() else {}
+    if not isinstance(results, dict):
+        raise SegRefineryError(f"{path}: holds no mapping of names to scores; {REMEDY}")
+    return results
 
 
 def per_image_counts(folder: Path, stage: str) -> torch.Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.events import RunEvents
+from segrefinery.engine.folders import RECIPE, model_folder
 from segrefinery.engine.start import refuse_without_source, stages_from
 from segrefinery.models.start import read_start
 from segrefinery.models.trained import StartModel, start_of
@@ -45,7 +46,8 @@ def _read(origin: str, recipe: Recipe) -> StartModel:
         raise SegRefineryError(
             f"model.from: {origin} is a Python module; continue its run in Python, with adapt(..., start=module)"
         )
-    return read_start(origin, recipe.model.network)
+    is_run = (Path(origin) / RECIPE).exists()
+    return read_start(model_folder(origin) if is_run else origin, recipe.model.network)
 
 
 def source_free_recipes() -> list[str]:
