@@ -42,7 +42,8 @@ def joined_reference(references: References | None) -> str | None:
         return None
     listed = [references] if isinstance(references, str | Path) else references
     if not isinstance(listed, list | tuple) or not all(isinstance(each, str | Path) for each in listed):
-        raise SegRefineryError(f"NAME:PATH[@SPLIT] or a folder expected, or a list of these; got {as_given(references)}")
+        given = as_given(references)
+        raise SegRefineryError(f"NAME:PATH[@SPLIT] or a folder expected, or a list of these; got {given}")
     names = [str(each) for each in listed]
     if not all(name.strip() for name in names):
         raise SegRefineryError("the name of a data set is empty; write NAME:PATH[@SPLIT] or a folder, or leave it away")

@@ -19,6 +19,7 @@ from segrefinery.stages.optimizers import ScheduledOptimizer
 FORMAT = 2
 READABLE = (1, FORMAT)
 """The first format had no checksum."""
+GO_BACK = "delete it and continue with --resume, which goes back to what came before it"
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -64,7 +65,8 @@ def load_safely(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SegRefineryError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a truncated archive and a forbidden pickle raise different types
-        raise SegRefineryError(f"{path}: not a checkpoint that can be loaded safely ({first_line(error)})") from error
+        reason = first_line(error).partition(". ")[0]
+        raise SegRefineryError(f"{path}: not a checkpoint that can be loaded safely ({reason}); {GO_BACK}") from error
     if not isinstance(state, dict) or state.get("format") not in READABLE:
         version = state.get("format") if isinstance(state, dict) else None
         raise SegRefineryError(
@@ -72,10 +74,7 @@ def load_safely(path: Path) -> dict[str, Any]:
             "in an empty folder"
         )
     if state["format"] == FORMAT and state.pop("checksum", None) != checksum(state):
-        raise SegRefineryError(
-            f"{path}: is damaged (its checksum is another); delete it and continue with --resume, which goes back to "
-            "what came before it"
-        )
+        raise SegRefineryError(f"{path}: is damaged (its checksum is another); {GO_BACK}")
     return state
 
 
