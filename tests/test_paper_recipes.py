@@ -84,6 +84,10 @@ SHARE = {"stages.adapt.refine.confidence_share.threshold": 0.968}
 DISTANCE = {
     "stages.adapt.refine.feature_distance.weight": 0.005, "stages.adapt.refine.feature_distance.ratio": 0.75
 }  # fmt: skip
+HRDA = DAFORMER | SHARE | DISTANCE | {
+    "data.short_side": 1440, "target_data.short_side": 1024, "data.crop": (1024, 1024), "data.rare_crop_ratio": 2,
+    "window": (1024, 1024), "stages.adapt.weights": (0.9, 0.1),
+}  # fmt: skip
 PRN = "stages.adapt.refine."
 STATED = {
     "adaptsegnet": ADAPTSEGNET,
@@ -122,19 +126,10 @@ STATED = {
     | SHARE
     | DISTANCE
     | {PRN + "masked_consistency.block": 32, PRN + "masked_consistency.ratio": 0.7},
-    "hrda": DAFORMER
-    | SHARE
-    | DISTANCE
+    "hrda": HRDA,
+    "ir2f_hrda": HRDA
     | {
-        "data.short_side": 1440, "target_data.short_side": 1024, "data.crop": (1024, 1024), "data.rare_crop_ratio": 2,
-        "window": (1024, 1024), "stages.adapt.weights": (0.9, 0.1),
-    },
-    "ir2f_hrda": DAFORMER
-    | SHARE
-    | DISTANCE
-    | {
-        "data.short_side": 1440, "target_data.short_side": 1024, "data.crop": (1024, 1024), "data.rare_crop_ratio": 2,
-        "window": (1024, 1024), "stages.adapt.weights": (0, 0.1),
+        "stages.adapt.weights": (0, 0.1),
         PRN + "implicit_rectification.target_weight": 0.9, PRN + "implicit_rectification.source_weight": 0.9,
     },
     "prn": DAFORMER

@@ -48,17 +48,18 @@ class Remedies(NamedTuple):
     """For transparent pixels."""
 
 
-SAVE = "save it without alpha"
-MEANINGS = (
+SAVE_WITHOUT_ALPHA = "save it without alpha"
+TRANSPARENT_CHOICES = (
     "transparent: ignore (these pixels are not learned) or transparent: keep (they are what the numbers beneath say)"
 )
-IN_ITS_FILE = Remedies(
+DECLARE_IN_DATASET_YAML = Remedies(
     "declare them under 'classes' (a plain list counts from 0), or under 'ignore' if they are not to be learned",
-    f"{SAVE}, or write in dataset.yaml {MEANINGS}",
+    f"{SAVE_WITHOUT_ALPHA}, or write in dataset.yaml {TRANSPARENT_CHOICES}",
 )
-IN_A_FILE = Remedies(
+WRITE_A_DATASET_YAML = Remedies(
     "describe these images and masks by a dataset.yaml of your own, and name it as folder:PATH",
-    f"{SAVE}, or describe these images and masks by a dataset.yaml of your own, named as folder:PATH, with {MEANINGS}",
+    f"{SAVE_WITHOUT_ALPHA}, or describe these images and masks by a dataset.yaml of your own, named as folder:PATH, "
+    f"with {TRANSPARENT_CHOICES}",
 )
 """Of data sets in the layout in which they are published."""
 
@@ -85,7 +86,7 @@ class IdMasks:
     written: tuple[int, ...] | None = None
     """The id that stands for each class where several are read as it; None: the lowest."""
     transparent: Transparent | None = None
-    remedies: Remedies = IN_ITS_FILE
+    remedies: Remedies = DECLARE_IN_DATASET_YAML
 
     def decode(self, sample: Sample) -> Tensor:
         assert sample.mask is not None
@@ -136,7 +137,7 @@ class ColorMasks:
         place = torch.searchsorted(known[order], code).clamp(max=len(known) - 1)
         label = torch.tensor(list(self.colors.values()))[order][place].where(known[order][place] == code, UNKNOWN)
         clear = None if transparent is None else torch.from_numpy(transparent)
-        label = _settled(label, clear, self.transparent, path, IN_ITS_FILE)
+        label = _settled(label, clear, self.transparent, path, DECLARE_IN_DATASET_YAML)
         strange = label == UNKNOWN
         if bool(strange.any()):
             unknown = [f"({c >> 16}, {c >> 8 & 255}, {c & 255})" for c in torch.unique(code[strange]).tolist()]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segrefinery.data.decoding import DataError
 from segrefinery.data.discover import require_folder, walk
-from segrefinery.data.files import IN_A_FILE, FileDataset, IdMasks, Sample
+from segrefinery.data.files import WRITE_A_DATASET_YAML, FileDataset, IdMasks, Sample
 from segrefinery.labels import IGNORE, SPACES, LabelSpace, lookup_table
 
 # Label ids of Cityscapes; GTA5 uses the same. All others up to 34 are declared, but not evaluated.
@@ -152,7 +152,7 @@ def _join(root: Path, reference: str, folders: list[tuple[Path, Path]], suffix: 
 def _masks(
     ids: Mapping[int, str | None], space: LabelSpace = SPACES["cityscapes"], channel: int | None = None
 ) -> IdMasks:
-    return IdMasks(lookup_table(ids, space), channel, remedies=IN_A_FILE)
+    return IdMasks(lookup_table(ids, space), channel, remedies=WRITE_A_DATASET_YAML)
 
 
 def _dataset(

@@ -16,7 +16,7 @@ from segrefinery.core.files import readable
 from segrefinery.core.hub import from_cache_alone, why_unreachable
 from segrefinery.core.lazy import optional
 from segrefinery.data.decoding import DataError, image_size, read_image, unreadable_file
-from segrefinery.data.files import SAVE, IdMasks, Remedies
+from segrefinery.data.files import SAVE_WITHOUT_ALPHA, IdMasks, Remedies
 from segrefinery.data.sorting import IMAGE_SUFFIXES
 from segrefinery.labels import IGNORE, LabelSpace, lookup_table, parse_space
 
@@ -27,7 +27,9 @@ _MASKS = ("mask", "seg", "label", "annotation", "gt")
 """What the names of masks end in: ``KEY.mask.png``, or the column of that name."""
 
 
-_REMEDIES = Remedies("name a class for each, from 0 on, with ,classes=, and write 255 where there is none", SAVE)
+_REMEDIES = Remedies(
+    "name a class for each, from 0 on, with ,classes=, and write 255 where there is none", SAVE_WITHOUT_ALPHA
+)
 
 
 class PackedDataset(ABC):
