@@ -86,6 +86,27 @@ def test_a_page_on_more_models_than_there_are_now_stays(study, tmp_path, monkeyp
     assert "0 models" in page.read_text()
 
 
+def test_a_form_is_chosen_on_the_other_tasks(study):
+    def models(task, **scores):
+        others = dict.fromkeys(study.SIGNS, 0.5)
+        return [
+            study.Judged(
+                task, str(i), "adapt", False, i / 10, others | {name: values[i] for name, values in scores.items()}
+            )
+            for i in range(3)
+        ]
+
+    rising, falling = [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]
+    judged = {
+        "dusk": models("dusk", trust=falling, information=rising),
+        "fog": models("fog", trust=rising, information=falling),
+        "night": models("night", trust=rising, entropy=falling),
+    }
+    lines = study.forms_table(judged).splitlines()
+    assert lines[2] == "| dusk | -1.00 | trust | +1.00 | -1.00 | information | +1.00 |"
+    assert lines[4] == "| night | +1.00 | trust | +0.00 | +1.00 | trust | +1.00 |"  # fog and dusk contradict each other
+
+
 def test_the_verdicts_of_studies_count_once_and_yield_to_those_judged_anew(study, tmp_path):
     def line(row, key, miou, verdict):
         cell = {"task": "night", "row": row, "seed": 0, "key": key, "recipe": row, "stage": "adapt", "miou": miou}

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import numpy as np
 
 from lib.verdicts import Judged
 
+SMALLEST = 1e-6
+"""What a score of 0 counts as under a logarithm."""
+LARGEST_FORM = 3
+"""Of how many scores a form is made at most."""
 SIGNS = {
     "trust": 1, "consistency": 1, "anchors": 1, "ensemble": 1, "entropy": -1, "information": 1, "nuclear_norm": 1,
     "neighborhood_density": 1, "balanced_photometric": 1, "balanced_flip": 1, "balanced_scale": 1, "balanced_mix": 1,
@@ -40,3 +47,38 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     if min(np.std(rank) for rank in ranks) == 0:
         return float("nan")
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def ranks(score: np.ndarray, miou: np.ndarray) -> float:
+    """Spearman, and 0 for a score that does not vary and so ranks nothing."""
+    return float(np.nan_to_num(spearman(score, miou)))
+
+
+def product(models: Sequence[Judged], names: Sequence[str]) -> np.ndarray:
+    """The logarithm of the product of several scores, of each model; a score of which less is better divides."""
+    return sum(
+        (SIGNS[name] * np.log(np.clip([each.scores[name] for each in models], SMALLEST, None)) for name in names),
+        np.zeros(len(models)),
+    )
+
+
+def forms_table(judged: dict[str, list[Judged]]) -> str:
+    """Markdown: would another product of at most ``LARGEST_FORM`` scores rank a task's models better than ``trust``?
+
+    A form that was chosen on a task ranks it well by construction. So each task is ranked by the form with the highest
+    mean Spearman on all the others; the best in hindsight stands beside it, as the bound that it is.
+    """
+    miou = {task: np.array([each.miou for each in models]) for task, models in judged.items()}
+    every = [form for size in range(1, LARGEST_FORM + 1) for form in combinations(SIGNS, size)]
+    rho = {form: {task: ranks(product(models, form), miou[task]) for task, models in judged.items()} for form in every}
+    lines = ["| task | trust | chosen on the other tasks | there | here | best in hindsight | here |", "|" + "---|" * 7]
+    for task in judged:
+        others = [other for other in judged if other != task]
+        told = {form: float(np.mean([by_task[other] for other in others])) for form, by_task in rho.items()}
+        chosen = max(every, key=told.__getitem__)
+        hindsight = max(every, key=lambda form: rho[form][task])
+        lines.append(
+            f"| {task} | {rho['trust',][task]:+.2f} | {' x '.join(chosen)} | {told[chosen]:+.2f} | "
+            f"{rho[chosen][task]:+.2f} | {' x '.join(hindsight)} | {rho[hindsight][task]:+.2f} |"
+        )
+    return "\n".join(lines)

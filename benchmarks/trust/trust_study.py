@@ -7,9 +7,9 @@
 without the source's loss); a finished one is not run again. ``table`` reads every finished cell: the
 looks of runs that have them (within a run), and the stage ends of all runs (across the runs of a task). Observations
 are those the runs kept; what a run lacks is looked at once and kept. Cells that are not finished are skipped. The
-results are ``benchmarks/results/trust.md`` and, of the verdicts of the same models and of every cell that a study
-kept, ``verdicts.md``; what was said of each model is kept in ``trust/judged.jsonl`` beside them, so that it counts when
-its run folder is gone.
+results are ``benchmarks/results/trust.md``, with other forms that the combined score could have, and ``verdicts.md``,
+of the verdicts of the same models and of every cell that a study kept. What was said of each model is kept in
+``trust/judged.jsonl`` beside them, so that it counts when its run folder is gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.command import one_line_errors
-from lib.ranking import SIGNS, across_table, spearman
+from lib.ranking import SIGNS, across_table, forms_table, spearman
 from lib.results import CELLS, RESULTS
 from lib.verdicts import Judged, verdicts
 from segrefinery.core.errors import SegRefineryError
@@ -234,6 +234,8 @@ def ranking(runs: Sequence[Path], judged: dict[str, list[Judged]]) -> str:
         "## Across runs: the stage ends of all runs of a task",
         across_table(judged) if judged else f"No task has {MODELS} models.",
     ]
+    if len(judged) > 1:
+        parts += ["## Would another form rank better? Spearman, products of at most three scores", forms_table(judged)]
     return "\n\n".join(parts) + "\n"
 
 
