@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import only_writer, read_json, read_once, sweep, whole_file, write_json, write_text
+from segrefinery.core.files import (
+    only_writer,
+    read_json,
+    read_once,
+    sweep,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from segrefinery.core.stopping import Stopped
 
 
@@ -20,6 +29,16 @@ def test_what_was_written_is_read_back(tmp_path):
     assert read_json(tmp_path / "new" / "a.json") == {"name": "b\udcff"}
     write_text(tmp_path / "names.txt", "b\udcff")
     assert (tmp_path / "names.txt").read_bytes() == b"b\xff"
+
+
+def test_a_library_cannot_close_the_files_of_a_folder_to_others(tmp_path):
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "deeper").mkdir()
+        (folder / "open").touch()
+        for name in ("closed", "deeper/closed"):
+            (folder / name).touch(0o600)
+    rights = [(tmp_path / "model" / name).stat().st_mode for name in ("open", "closed", "deeper/closed")]
+    assert len(set(rights)) == 1
 
 
 def test_an_error_on_the_way_leaves_the_old_file(tmp_path):

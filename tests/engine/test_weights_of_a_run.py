@@ -1,10 +1,13 @@
 """``model.weights`` of an earlier run: its classes are matched by name, whatever their order."""
 
+import shlex
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from runs import TEST, tiny_run
+from runs import TEST, command, tiny_run
 from segrefinery.core.errors import SegRefineryError
 from segrefinery.engine.model import load
 from segrefinery.models import ModelSettings, build_model
@@ -59,3 +62,28 @@ def test_a_new_network_is_the_one_that_its_settings_build():
     torch.manual_seed(1)
     other = new_network(ModelSettings(options=OPTIONS), ("a", "b"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_lost_weights_of_a_run_are_written_anew_by_the_command_that_the_error_names(tmp_path, monkeypatch, capsys):
+    run = tiny_run(tmp_path / "run", "source_only")
+    path = run / "source_model" / "model.safetensors"
+    before = path.read_bytes()
+    for damage, said in (
+        (lambda: path.write_bytes(before[:-9]), "is cut short"),
+        (path.unlink, "is no file of weights"),
+    ):
+        damage()
+        with pytest.raises(SegRefineryError, match=said) as refused:
+            load(run)
+        named = str(refused.value).partition("write it anew: segrefinery ")[2]
+        assert command(monkeypatch, capsys, *shlex.split(named))[0] == 0
+        assert path.read_bytes() == before
+    alone = shutil.copytree(path.parent, tmp_path / "alone")
+    (alone / "model.safetensors").unlink()
+    with pytest.raises(SegRefineryError, match=r"is no file of weights; check the path$"):
+        load(alone)
+
+
+def test_the_weights_of_a_run_are_as_open_as_its_other_files(run):
+    weights, told = (run / "source_model" / name for name in ("model.safetensors", "config.json"))
+    assert weights.stat().st_mode == told.stat().st_mode

@@ -88,6 +88,7 @@ def whole_folder(path: Path, *unwritable: type[Exception]) -> Iterator[Path]:
         temporary.mkdir()
         with only_writer(temporary):
             yield temporary
+            _open_to_readers(temporary)
             if path.exists():
                 path.rmdir()
             temporary.replace(path)
@@ -96,6 +97,15 @@ def whole_folder(path: Path, *unwritable: type[Exception]) -> Iterator[Path]:
         raise SegRefineryError(f"{path}: cannot be written ({reason}); name another folder with -o") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give the files in a folder the rights that a new one would have; some libraries close theirs to other users."""
+    rights = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with suppress(OSError):  # a file system without rights
+                path.chmod(stat.S_IMODE(path.stat().st_mode) | rights)
 
 
 @contextmanager

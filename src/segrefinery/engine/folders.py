@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segrefinery.core.errors import SegRefineryError
@@ -32,6 +34,22 @@ def model_folder(path: str | Path) -> Path:
             f"--resume, which writes that again, or name {before}, the model from before"
         )
     return before
+
+
+@contextmanager
+def told_anew(folder: Path) -> Iterator[None]:
+    """Where reading a model folder of a run fails, also say how the run writes it anew from what it kept of its
+    stages."""
+    try:
+        yield
+    except SegRefineryError as error:
+        run = folder.parent
+        if not (run / RECIPE).exists():
+            raise
+        reason, recipe, output = str(error).rstrip("."), *(shlex.quote(str(path)) for path in (run / RECIPE, run))
+        raise SegRefineryError(
+            f"{reason}; or write it anew: segrefinery adapt --recipe {recipe} -o {output} --resume"
+        ) from error
 
 
 def _has_adapted(run: Path) -> bool:

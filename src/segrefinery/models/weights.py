@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import ConfigDict, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as tensors_as_bytes
 from torch import nn
 
 from segrefinery.core.errors import SegRefineryError
-from segrefinery.core.files import read_json, whole_file, write_text
+from segrefinery.core.files import read_json, write_bytes, write_text
 from segrefinery.core.settings import Settings
 from segrefinery.models.networks import ModelSettings
 from segrefinery.models.settings import CONFIG, TENSORS
@@ -53,11 +52,9 @@ def save_network(folder: Path, network: nn.Module, config: NetworkConfig) -> Non
     """
     # A tensor that two names share would be refused; each name gets its own copy.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    with whole_file(folder / TENSORS) as file:
-        try:
-            save_file(tensors, file.name)
-        except SafetensorError as error:  # what it says of a full disk
-            raise OSError(str(error)) from error
+    # The library's own writer would put another file in place of ours: one that is not held, not durable, and closed
+    # to every other user.
+    write_bytes(folder / TENSORS, tensors_as_bytes(tensors))
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
