@@ -10,6 +10,7 @@ from segrefinery.labels import (
     UNKNOWN,
     LabelSpace,
     apply_table,
+    check_merge,
     common_space,
     lookup_table,
     match,
@@ -112,7 +113,7 @@ def test_no_common_class_names_both_lists():
 
 def test_a_merge_of_a_class_that_no_one_has_is_refused():
     with pytest.raises(SegRefineryError, match="no class is named 'vehicels'"):
-        common_space(space("road", "car"), space("road", "car"), {"vehicels": "car"})
+        check_merge({"vehicels": "car"}, space("road", "car"), space("road", "car"))
 
 
 def test_merged_keeps_the_color_of_the_class_whose_name_is_kept():

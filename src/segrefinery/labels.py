@@ -184,7 +184,6 @@ def common_space(source: LabelSpace, target: LabelSpace, merge: Merge | None = N
     Raises:
         SegRefineryError: fewer than two classes are left; both lists are named.
     """
-    check_merge(merge, source, target)
     wanted = merged(target, merge)
     reached = {
         match(class_name, wanted.classes) for class_name in renamed(source.classes, merge) if class_name is not None

@@ -45,16 +45,36 @@ def test_a_model_is_scored_on_the_classes_that_the_data_has(tmp_path):
 def test_labels_that_teach_a_model_are_called_labels(tmp_path):
     target = open_dataset(str(data(tmp_path / "t", "[road, sky, car]").files(0)[0]))
     labels = data(tmp_path / "l", "[Road, lane, cow]")
-    together, unscored = align_to_model(MODEL, target, None, {"lane": "car"}, labels)
+    together = align_to_model(MODEL, target, None, {"lane": "car"}, labels)
     assert together.labels is not None
     assert together.labels.label(0)[0, :4].tolist() == [1, 3, 255, 255]
-    assert unscored == ()
+    assert (together.unscored, together.untold) == ((), ("sky", "person"))
     assert together.sentence.endswith("; ignored from the labels: cow.")
+    with pytest.raises(
+        SegRefineryError, match=r"^merge: no class is named 'lanes'. Classes of model: sky, road, .*; l: "
+    ):
+        align_to_model(MODEL, target, None, {"lanes": "car"}, labels)
     with pytest.raises(SegRefineryError, match=r"^labels o: no class is one of the run's. They have: cat, dog, cow; "):
         align_to_model(MODEL, target, None, None, data(tmp_path / "o", "[cat, dog, cow]"))
     for role, sets in (("labels", (None, None, target)), ("evaluation", (target, None, None))):
         with pytest.raises(SegRefineryError, match=rf"^{role} .*: has no labels; every image here needs a mask"):
             align_to_model(MODEL, target, *sets)  # pyright: ignore[reportArgumentType]
+
+
+def test_merge_may_rename_what_only_the_labels_have(tmp_path):
+    source, evaluation = data(tmp_path / "s", "[road, car, sky]"), data(tmp_path / "e", "[road, car, sky]")
+    labels, target = data(tmp_path / "l", "[lane, car, cow]"), open_dataset(str(tmp_path / "s/images"))
+    together = align(source, target, evaluation, None, {"lane": "road"}, labels)
+    assert together.labels is not None
+    assert together.labels.label(0)[0, :4].tolist() == [0, 1, 255, 255]
+
+
+def test_classes_that_no_label_can_be_are_said(tmp_path):
+    source, evaluation = data(tmp_path / "s", "[road, car, sky]"), data(tmp_path / "e", "[road, car, cow]")
+    labels, target = data(tmp_path / "l", "[cow, car, sky]"), open_dataset(str(tmp_path / "s/images"))
+    together = align(source, target, evaluation, ["road", "car", "sky"], None, labels)
+    assert (together.unscored, together.untold) == (("sky",), ("road",))
+    assert "; not scored, for no label of the evaluation is one: sky; ignored from the evaluation" in together.sentence
 
 
 def test_the_models_merge_may_name_what_this_data_lacks(tmp_path):

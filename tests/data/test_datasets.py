@@ -405,7 +405,7 @@ def test_align_on_common_classes(tmp_path):
     source = open_dataset(folder(tmp_path / "s", "classes: [road, lane, car]"))
     other = open_dataset(folder(tmp_path / "t", "classes: [Car, tree, Road]"))
     images = open_dataset(str(tmp_path / "t/images"))
-    space, mapped, target, evaluation, sentence, ignored, _ = align(source, images, other)
+    space, mapped, target, evaluation, sentence, ignored, *_ = align(source, images, other)
     assert space.classes == ("Car", "Road")
     assert mapped.label(0)[0, :4].tolist() == [1, 255, 0, 255]
     assert evaluation is not None

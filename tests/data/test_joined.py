@@ -14,6 +14,7 @@ from segrefinery.data.joined import parts_named
 from segrefinery.data.sampling import Draw, ProportionalSampler, UniformSampler, sampler_of
 from segrefinery.data.scan import fingerprint
 from segrefinery.data.settings import joined_reference
+from segrefinery.labels import LabelSpace
 
 
 def described(root, classes, names=("a", "b"), value=1):
@@ -65,7 +66,12 @@ def test_classes_are_matched_by_name_and_united(tmp_path):
     assert [joined.name(index) for index in range(4)] == ["a", "1/b", "2/b", "c"]
     assert {int(joined.label(index).unique()) for index in range(4)} == {1}  # car is 1 in the union, of both
     assert parts_of(Remapped(joined, joined.space))[1].images == 2
-    assert any("lacks sky" in note for note in joined.notes)  # pyright: ignore[reportAttributeAccessIssue]
+    assert Remapped(joined, joined.space).notes == (
+        f"{one} lacks sky, street, which others have",
+        f"{two} lacks road, which others have",
+    )
+    merged = LabelSpace.of("merged", ("road", "car"))
+    assert Remapped(joined, merged, {"street": "road", "sky": None}).notes == ()
     assert torch.equal(joined.image(2), open_dataset(two).image(0))
 
 

@@ -11,13 +11,16 @@ from PIL import Image
 
 import segrefinery as api
 import segrefinery.engine.loop as loop
+from data.test_joined import described
 from runs import NIGHT, TEST, same, tiny_run, weights
 from segrefinery.core.errors import SegRefineryError
+from segrefinery.core.files import read_json
 from segrefinery.data.batch import LabeledBatch, UnlabeledBatch
 from segrefinery.data.datasets import open_dataset
 from segrefinery.data.labelled import parts_in_turn
 from segrefinery.data.scan import pixel_digests
 from segrefinery.engine.scorer import HELD_OUT, Scorer
+from segrefinery.evaluation.results import read_results
 
 LABELS = "scenes:night,count=3,size=32x64"
 
@@ -246,6 +249,22 @@ def test_held_out_labels_teach_nothing_and_score_the_models(tmp_path, batches):
     assert found["models"][1]["difference"] == pytest.approx(found["models"][1]["miou"] - found["models"][0]["miou"])
     assert any("on 2 labelled images held out" in line for line in said)
     assert "By 2 labelled target images that were held out" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("setting", ["training.holdout=0.5", "training.cross_fit=2"])
+def test_classes_that_labels_cannot_show_are_not_counted_against_a_model(tmp_path, setting):
+    """The estimate is what ``evaluate`` says of the same images."""
+    labels = described(tmp_path / "few", ("sky", "road"), names=("a", "b", "c", "d"))
+    run = tiny_run(tmp_path / "run", labels=labels, evaluation=None, overrides=("stages.adapt.steps=1", setting))
+    results, sides = read_results(run), read_json(run / "labels.json", "")
+    said = {one["name"]: one["miou"] for one in (results.get("held_out") or results["cross_fit"])["models"]}
+    names = sides.get("held_out") or sides["taught"]
+    (tmp_path / "few/held.txt").write_text("\n".join(names))
+    with (tmp_path / "few/dataset.yaml").open("a") as file:
+        file.write("splits: {held: {file: held.txt}}\n")
+    found = api.evaluate(run / "source_model", f"{labels}@held")
+    assert found["iou"]["car"] is None
+    assert next(iter(said.values())) == pytest.approx(found["miou"])
 
 
 def test_a_holdout_without_labels_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Verbs in Python take several data sets as a list, and say in one line what names none."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,28 @@ def test_a_run_scores_each_set_as_evaluate_does(tmp_path):
     kept = read_results(run)["source_only"]["sets"][few]
     assert [kept["iou"][name] is None for name in ("sky", "road", "car")] == [False, False, True]
     assert kept == {key: value for key, value in api.evaluate(run, few).items() if key != "missing"}
+
+
+def test_sets_that_call_a_class_otherwise_have_its_score(tmp_path):
+    """By a synonym, and by the merge that the model was trained with."""
+    merge = {"automobile": "car"}
+    sets = [
+        described(tmp_path / name, ("lane", second, "sky")) for name, second in (("one", "automobile"), ("two", "tree"))
+    ]
+    run = tiny_run(
+        tmp_path / "run",
+        "source_only",
+        ("stages.source.steps=1", f"merge={json.dumps(merge)}"),
+        evaluation=[TEST, *sets],
+    )
+    together = api.evaluate(run, sets)
+    for name, scores in together["sets"].items():
+        alone = api.evaluate(run, name)
+        assert scores == {key: value for key, value in alone.items() if key != "missing"}
+        assert read_results(run)["source_only"]["sets"][name] == scores
+    assert [together["sets"][name]["iou"][kind] is None for name, kind in zip(sets, ("car", "vegetation"))] == [
+        False
+    ] * 2
 
 
 def test_what_scores_has_no_shares(run, tmp_path):

@@ -36,6 +36,10 @@ class Alignment(NamedTuple):
     """Side -> its classes that are not used."""
     labels: SegmentationDataset | None = None
     """Labelled target images that teach."""
+    unscored: tuple[str, ...] = ()
+    """The classes that no label of the evaluation can be."""
+    untold: tuple[str, ...] = ()
+    """The classes that no label of ``labels`` can be."""
 
 
 def align(
@@ -76,16 +80,29 @@ def align(
         ignored["target" if evaluation is None else "evaluation"] = _lost(other, chosen, merge)
     if label_space is not None:
         ignored["labels"] = _lost_of_labels(label_space, chosen, merge)
-    sentence = f"{chosen.num_classes} classes: {', '.join(chosen.classes)}{_ignored(ignored)}"
-    return Alignment(
-        chosen,
-        Remapped(source, chosen, merge),
-        UnlabeledView(target),
-        None if evaluation is None else _scored(Remapped(evaluation, chosen, merge), chosen),
-        f"{sentence}.",
-        ignored,
-        None if labels is None else Remapped(labels, chosen, merge),
-    )
+    view = None if evaluation is None else _scored(Remapped(evaluation, chosen, merge), chosen)
+    sentence = f"{chosen.num_classes} classes: {', '.join(chosen.classes)}"
+    return _together(sentence, Remapped(source, chosen, merge), target, view, labels, chosen, merge, ignored)
+
+
+def _together(
+    sentence: str,
+    source: Remapped | None,
+    target: ImageDataset,
+    evaluation: Remapped | None,
+    labels: SegmentationDataset | None,
+    space: LabelSpace,
+    merge: Merge | None,
+    ignored: dict[str, tuple[str, ...]],
+) -> Alignment:
+    """What the sides of a run are together, and its ``sentence`` to the end."""
+    taught = None if labels is None else Remapped(labels, space, merge)
+    unscored = () if evaluation is None else evaluation.lacks
+    if unscored:
+        sentence += f"; not scored, for no label of the evaluation is one: {', '.join(unscored)}"
+    sentence = f"{sentence}{_ignored(ignored)}."
+    untold = () if taught is None else taught.lacks
+    return Alignment(space, source, UnlabeledView(target), evaluation, sentence, ignored, taught, unscored, untold)
 
 
 def _lost_of_labels(labels: LabelSpace, chosen: LabelSpace, merge: Merge | None) -> tuple[str, ...]:
@@ -133,27 +150,23 @@ def align_to_model(
     evaluation: SegmentationDataset | None = None,
     merge: Merge | None = None,
     labels: SegmentationDataset | None = None,
-) -> tuple[Alignment, tuple[str, ...]]:
-    """Bring target, evaluation and labels into a model's label space, where no source says the classes -> the
-    alignment, and the classes that no label of the evaluation can be.
+) -> Alignment:
+    """Bring target, evaluation and labels into a model's label space, where no source says the classes.
 
     Raises:
-        SegRefineryError: the evaluation or the labels have no masks, or no class of the model's.
+        SegRefineryError: the evaluation or the labels have no masks, or no class of the model's, or ``merge`` renames
+            what nobody has.
     """
     _refuse_what_does_not_fit(None, target, evaluation, labels)
-    view, unscored = (None, ()) if evaluation is None else evaluation_view(evaluation, space, merge)
+    check_merge(merge, space, *(one.space for one in (target, evaluation, labels) if one is not None and one.space))
+    view = None if evaluation is None else evaluation_view(evaluation, space, merge)[0]
     sentence = f"{space.num_classes} classes, the model's: {', '.join(space.classes)}"
-    if unscored:
-        sentence += f"; not scored, for no label of the evaluation is one: {', '.join(unscored)}"
     ignored = {}
     if evaluation is not None and evaluation.space is not None:
         ignored["evaluation"] = _lost(evaluation.space, space, merge)
-    taught = None
     if labels is not None and labels.space is not None:
         ignored["labels"] = _lost_of_labels(labels.space, space, merge)
-        taught = Remapped(labels, space, merge)
-    sentence += _ignored(ignored)
-    return Alignment(space, None, UnlabeledView(target), view, f"{sentence}.", ignored, taught), unscored
+    return _together(sentence, None, target, view, labels, space, merge, ignored)
 
 
 def _ignored(classes_by_side: Mapping[str, Sequence[str]]) -> str:

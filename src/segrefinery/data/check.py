@@ -97,7 +97,7 @@ def check_datasets(
             together = align(source, target, evaluation, space, merge, labels)
         else:
             assert isinstance(space, LabelSpace), "without a source the classes are a model's"
-            together, _ = align_to_model(space, target, evaluation, merge, labels)
+            together = align_to_model(space, target, evaluation, merge, labels)
         common, sentence = together.space, together.sentence
         datasets = _given(together.source, together.target, together.evaluation, together.labels)
         for role, dataset in datasets:

@@ -165,6 +165,9 @@ class UnlabeledView(_View):
 class Remapped(_View):
     """A labelled data set whose labels are ids of another space; pixels of classes it lacks are ignored.
 
+    Attributes:
+        lacks: the classes of the space that no label can be.
+
     Raises:
         SegRefineryError: the data set has no labels, or some of its images have none.
     """
@@ -181,6 +184,8 @@ class Remapped(_View):
         landing = self._table[: dataset.space.num_classes].tolist()
         self._same = landing == list(range(dataset.space.num_classes))
         self.parts = tuple(_landed(part, dataset.space, landing, space) for part in self.parts)
+        self.notes += _lacking(self.parts)
+        self.lacks = tuple(name for place, name in enumerate(space.classes) if place not in landing)
 
     def label(self, index: int) -> Tensor:
         label = self._labels.label(index)
@@ -195,6 +200,13 @@ def _landed(part: Part, old: LabelSpace, landing: Sequence[int], new: LabelSpace
     """A part with its classes as another space calls them, where each class of the old one lands at an id or 255."""
     reached = {place for name, place in zip(old.classes, landing, strict=True) if name in part.classes}
     return part._replace(classes=tuple(name for place, name in enumerate(new.classes) if place in reached))
+
+
+def _lacking(parts: Sequence[Part]) -> tuple[str, ...]:
+    """What each part cannot show of the classes in use, though another can."""
+    classes = dict.fromkeys(name for part in parts for name in part.classes)
+    absent = {part.reference: [name for name in classes if name not in part.classes] for part in parts}
+    return tuple(f"{name} lacks {', '.join(names)}, which others have" for name, names in absent.items() if names)
 
 
 def bare_of(dataset: ImageDataset) -> tuple[Sample, ...]:

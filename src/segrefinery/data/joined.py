@@ -83,7 +83,7 @@ class Joined:
                     f"its images have {bands_of(one)} bands, those of {sets[0].reference} {self.bands}",
                     "name as many bands in each dataset.yaml",
                 )
-        self.notes = (*_notes(self.sets), *_lacking(self.sets, self.space))
+        self.notes = tuple(_notes(self.sets))
         self._tables = [_table(one.space, self.space) for one in sets]
         self._places = [(part, index) for part, one in enumerate(sets) for index in range(len(one))]
         self._shared = _repeated(one.name(index) for one in sets for index in range(len(one)))
@@ -145,15 +145,3 @@ def _repeated(names: Iterator[str]) -> set[str]:
 
 def _notes(sets: Sequence[SegmentationDataset]) -> list[str]:
     return [f"{one.reference}: {note}" for one in sets for note in notes_of(one)]
-
-
-def _lacking(sets: Sequence[SegmentationDataset], space: LabelSpace | None) -> list[str]:
-    """What each part cannot teach, though another can."""
-    gaps = []
-    for one in sets:
-        if space is not None and one.space is not None and one.has_labels:
-            has = _shared_classes(space, one.space)
-            absent = [name for name in space.classes if name not in has]
-            if absent:
-                gaps.append(f"{one.reference} lacks {', '.join(absent)}, which others have")
-    return gaps

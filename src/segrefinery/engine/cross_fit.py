@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,19 +57,20 @@ def cross_fit(run: Run, parts: int, window: tuple[int, int] | None, told: RunEve
             shutil.rmtree(folder)
         run.fabric.barrier()
     if run.fabric.global_rank == 0:
-        _conclude(run.folder, parts, told)
+        _conclude(run, parts, told)
 
 
-def _conclude(folder: Path, parts: int, told: RunEvents) -> None:
+def _conclude(run: Run, parts: int, told: RunEvents) -> None:
     """Keep and tell what the images of all parts say together."""
     by_model: dict[str, list[torch.Tensor]] = {}
     for number in range(1, parts + 1):
-        with np.load(folder / FOLDER / f"{number}.npz") as file:
+        with np.load(run.folder / FOLDER / f"{number}.npz") as file:
             for name in file.files:
                 by_model.setdefault(name, []).append(torch.from_numpy(file[name]))
     counts = {name: torch.cat(by_model[name]) for name in MODELS if name in by_model}
     reference = "source-only" if "source-only" in counts else None
-    keep_estimates(folder, FOLDER, counts, reference, told, f"labelled images, each held out in one of {parts} parts")
+    images = f"labelled images, each held out in one of {parts} parts"
+    keep_estimates(run.folder, FOLDER, counts, reference, told, images, run.sets)
 
 
 class _Scores(RunEvents):

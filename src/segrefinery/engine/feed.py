@@ -41,6 +41,7 @@ class RunData:
         translated: the source's images in the target's style, by the folder that a stage's translation names.
         labels: target images that teach with the labels which the user named for that (``--labels``), or None.
         held_out: those of them that teach nothing and score the models instead (``training.holdout``), or None.
+        untold: classes that no label of these can be.
     """
 
     source: Any | None
@@ -52,6 +53,7 @@ class RunData:
     translated: dict[str, Any] = field(default_factory=dict)
     labels: Any | None = None
     held_out: Any | None = None
+    untold: tuple[str, ...] = ()
 
     def labels_for(self, settings: StageSettings) -> Any | None:
         """The labelled target images that a stage learns from, or None."""

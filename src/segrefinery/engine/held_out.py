@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segrefinery.core.files import whole_file
 from segrefinery.engine.events import RunEvents, StageEnd
+from segrefinery.engine.feed import RunData
 from segrefinery.engine.scorer import HELD_OUT, Scorer
 from segrefinery.evaluation.estimate import Scored, estimates
 from segrefinery.evaluation.results import read_counts, read_results, write_results
@@ -43,7 +44,8 @@ class HeldOut(RunEvents):
         last = read_results(self.folder).get("chosen", self.last)
         names = dict.fromkeys(name for name in (self.source_only, last) if name is not None)
         counts = {name: self.counts(name) for name in names}
-        keep_estimates(self.folder, "held_out", counts, self.source_only, self.told, "labelled images held out")
+        sets = self.scorer.sets
+        keep_estimates(self.folder, "held_out", counts, self.source_only, self.told, "labelled images held out", sets)
 
     def counts(self, stage: str | None) -> Tensor:
         """N x C x C of a stage's model."""
@@ -55,15 +57,18 @@ class HeldOut(RunEvents):
 
 
 def keep_estimates(
-    folder: Path, key: str, counts: Mapping[str, Tensor], reference: str | None, told: RunEvents, images: str
-) -> None:
+    folder: Path, key: str, counts: Mapping[str, Tensor], reference: str | None, told: RunEvents, images: str,
+    sets: RunData,
+) -> None:  # fmt: skip
     """Add what labelled images say of models to ``results.json`` under ``key``, and tell it.
 
     Args:
         counts: N x C x C of each model. reference: that the others are compared with. images: what they are, in words.
+        sets: of the run; classes that its labels cannot show have no part in the mean.
     """
     count = len(next(iter(counts.values())))
-    scored = estimates(counts, [1.0] * count, [0] * count, reference)
+    left_out = [sets.space.classes.index(name) for name in sets.untold]
+    scored = estimates(counts, [1.0] * count, [0] * count, reference, left_out)
     results = read_results(folder)
     results[key] = {"images": count, "models": [plain(one) for one in scored]}
     write_results(folder, results)

@@ -31,18 +31,23 @@ class Scored:
 
 
 def estimates(
-    counts: Mapping[str, Tensor], weights: Sequence[float], strata: Sequence[int], reference: str | None
+    counts: Mapping[str, Tensor],
+    weights: Sequence[float],
+    strata: Sequence[int],
+    reference: str | None,
+    left_out: Sequence[int] = (),
 ) -> list[Scored]:
     """mIoU of each model from its N x C x C counts, and intervals from the same draws for all.
 
     Args:
         weights: how many images each of the N stands for. strata: which were drawn from one another.
         reference: the model that the others are compared with, or None.
+        left_out: ids of classes that the labels cannot show; see ``scores_of``.
     """
     stands_for = torch.tensor(weights, dtype=torch.float64)
     draws = stratified_draws(strata) * stands_for
-    value = {name: float(miou(stands_for, matrices)) for name, matrices in counts.items()}
-    drawn = {name: miou(draws, matrices) for name, matrices in counts.items()}
+    value = {name: float(miou(stands_for, matrices, left_out)) for name, matrices in counts.items()}
+    drawn = {name: miou(draws, matrices, left_out) for name, matrices in counts.items()}
     scored = []
     for name in counts:
         one = Scored(name, value[name], interval(drawn[name]))
@@ -53,11 +58,12 @@ def estimates(
     return scored
 
 
-def miou(weights: Tensor, counts: Tensor) -> Tensor:
-    """Mean IoU over the classes that occur, of N x C x C counts weighted by ... x N."""
+def miou(weights: Tensor, counts: Tensor, left_out: Sequence[int] = ()) -> Tensor:
+    """Mean IoU over the classes that occur and are not left out, of N x C x C counts weighted by ... x N."""
     summed = torch.tensordot(weights, counts.double(), dims=1)
     hits = summed.diagonal(dim1=-2, dim2=-1)
     union = summed.sum(-1) + summed.sum(-2) - hits
+    union[..., list(left_out)] = 0
     return torch.where(union > 0, hits / union.clamp(min=1e-9), torch.nan).nanmean(dim=-1)
 
 

@@ -108,12 +108,12 @@ class Material:
         try:
             target = open_dataset(recipe["target"])
             evaluation = open_dataset(recipe["evaluation"]) if recipe.get("evaluation") else None
+            labels = open_dataset(recipe["labels"]) if recipe.get("labels") else None
             if recipe.get("source") is None and self.space is not None:
-                return align_to_model(self.space, target, evaluation, recipe.get("merge"))[0]
+                return align_to_model(self.space, target, evaluation, recipe.get("merge"), labels)
             source = open_dataset(recipe["source"])
             if recipe.get("translated"):
                 source = TranslatedFolder(source, recipe["translated"])
-            labels = open_dataset(recipe["labels"]) if recipe.get("labels") else None
             return align(source, target, evaluation, self.space, recipe.get("merge"), labels)
         except (SegRefineryError, OSError, KeyError, TypeError) as error:
             self.notes.append(f"No pictures: the run's images cannot be read any more ({error}).")

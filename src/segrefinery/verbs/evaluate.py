@@ -45,10 +45,10 @@ def evaluate(
     if not dataset.has_labels:
         raise SegRefineryError(f"{on}: has no masks to evaluate on; name a data set with masks, or use predict")
     model.refuse_other_bands(dataset)
-    warn_of_reading(model, dataset, picture_of(dataset, 0).size)
     if model.folder is not None and (remark := taught_remark("this model", model.folder, UnlabeledView(dataset))):
         warnings.warn(f"{on}: {remark}", stacklevel=2)
     view, missing = evaluation_view(dataset, model.space, model.merge, classes)
+    warn_of_reading(model, view, picture_of(view, 0).size)
     if beside := classes_beside(dataset, model.space, model.merge):
         warnings.warn(
             f"{on}: pixels of {', '.join(beside)} are not scored, for the model has no such class", stacklevel=2
@@ -57,4 +57,4 @@ def evaluate(
     if not int(scores.total.matrix.sum()):
         raise SegRefineryError(f"{on}: every pixel of its masks is ignored, so there is nothing to score")
     said = scores_of(scores.total, model.space, missing) | {"missing": list(missing)}
-    return said | ({"sets": scores_by_set(scores, parts, model.space, missing)} if (parts := parts_of(dataset)) else {})
+    return said | ({"sets": scores_by_set(scores, parts, model.space, missing)} if (parts := parts_of(view)) else {})

@@ -44,13 +44,12 @@ def in_one_space(recipe: Recipe, named: Named, events: RunEvents, model: StartMo
             "recipe oracle does"
         )
     translated = {folder: UnlabeledView(images) for folder, images in named.translated.items()}
-    unscored: tuple[str, ...] = ()
     if source is not None:
         common = align(source, target, evaluation, recipe.classes, recipe.merge, labels)
     else:
         assert model is not None, "who adapts without a source adapts a model"
         space = space_of(model, recipe.classes)
-        common, unscored = align_to_model(space, target, evaluation, recipe.merge, labels)
+        common = align_to_model(space, target, evaluation, recipe.merge, labels)
     events.said(common.sentence)
     for role, dataset in (("source", source), ("target", target), ("labels", labels), ("evaluation", evaluation)):
         say_parts(role, dataset, events)
@@ -72,8 +71,9 @@ def in_one_space(recipe: Recipe, named: Named, events: RunEvents, model: StartMo
             parts_in_turn(taught, recipe.training.cross_fit, recipe.seed)  # too few are an error before training
         events.said(f"labels: {len(taught)} images teach" + (f", {len(held_out)} are held out" if held_out else ""))
     return RunData(
-        common.source, common.target, common.space, common.evaluation, unscored, oracle, translated, taught, held_out
-    )
+        common.source, common.target, common.space, common.evaluation, common.unscored, oracle, translated, taught,
+        held_out, common.untold,
+    )  # fmt: skip
 
 
 def refuse_or_say_shared(
