@@ -161,6 +161,13 @@ def test_a_region_that_cannot_be_painted_is_refused_before_training(tmp_path, re
         ({"categories": [{"id": 5, "name": "road"}]}, "names category 3, which is not declared"),
         ({"annotations": [{"segments_info": []}]}, "panoptic"),
         ({"annotations": [{"id": 1}]}, "lacks a key .*category_id"),
+        (
+            {"categories": [{"id": 3, "name": "car"}, {"id": 3, "name": "road"}]},
+            "category 3: is the id of two, 'car' and 'road'; give each its own",
+        ),
+        ({"images": [{"id": 7, "file_name": f"{i}.png"} for i in range(2)]}, "image 7: is the id of two, '0.png' and"),
+        ({"categories": [{"id": 3, "name": None}]}, "category 3: has no name of a class"),
+        ({"images": [{"id": 7, "file_name": "0.png", "height": "24.5", "width": 32}]}, "states a size of 32 x 24.5"),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused_when_it_is_opened(tmp_path, more, message):
@@ -263,7 +270,25 @@ def changed(folder: Path, **more) -> Path:
         ({"shapes": [{"label": "a", "points": [[1, 1], [9, 9]], "shape_type": "polygon"}]}, "shape 1: .* 2 points"),
         ({"shapes": [{"label": "a", "points": [[1, 1], [9, 9]], "shape_type": "line"}]}, "a line, which covers no"),
         ({"shapes": [{"label": "a", "points": [[1, 1]], "shape_type": "point"}]}, "a point, which covers no area"),
-        ({"shapes": [{"label": "a", "points": [[1, 1]], "shape_type": "rectangle"}]}, "rectangle that cannot be read"),
+        (
+            {"shapes": [{"label": "a", "points": [[1, 1]], "shape_type": "rectangle"}]},
+            "holds a shape of 1 points; give it 2",
+        ),
+        (
+            {"shapes": [{"label": "a", "points": [[1, 1], [9, 9], [9, 1]], "shape_type": "rectangle"}]},
+            "rectangle that cannot be read",
+        ),
+        (
+            {"shapes": [{"label": "a", "points": [[1, 1], [60, 9]], "shape_type": "rectangle"}]},
+            r"at \(60, 9\), outside",
+        ),
+        (
+            {"shapes": [{"label": "a", "points": [[1, None], [9, 9]], "shape_type": "circle"}]},
+            "corner that is no number",
+        ),
+        ({"shapes": [{"label": None, "points": [[1, 1], [9, 9]]}]}, "shape 1: has no name of a class; name its class"),
+        ({"shapes": [None]}, "shape 1: is no shape of labelme's"),
+        ({"imageHeight": "tall"}, "imageHeight: states a size of 32 x tall"),
         ({"imageHeight": 99}, "was annotated at 32 x 99"),
         ({"imagePath": "..\\\\lost.png"}, r"'../lost.png' is not in"),
         ({"imagePath": None}, "is not labelme's"),
@@ -346,6 +371,13 @@ def test_a_wrong_line_of_yolo_is_refused(tmp_path, lines, message):
         open_dataset(f"yolo:{yolo(tmp_path, lines)}").label(0)
 
 
+def test_a_name_that_yolo_leaves_empty_is_refused(tmp_path):
+    reference = f"yolo:{yolo(tmp_path, '0 0 0 1 0 1 1')}"
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [null, car]\n")
+    with pytest.raises(SegRefineryError, match=r"data.yaml: names: 0: has no name of a class"):
+        open_dataset(reference)
+
+
 def test_splits_that_yolo_does_not_have(tmp_path):
     with pytest.raises(SegRefineryError, match="choose one of: train, val"):
         open_dataset(f"yolo:{yolo(tmp_path)}@test")
@@ -398,11 +430,22 @@ def test_a_file_of_cvats(tmp_path):
         ('xbr="32"', 'xbr="32" rotation="20"', "is rotated"),
         ('width="32"', 'width="33"', "was annotated at 33 x 24"),
         ("<image", "<picture", "is no XML"),
+        (' label="car"', "", "image 0: .*: has no name of a class"),
+        ('z_order="1"', 'z_order="top"', "has a z_order that is no number"),
+        ('width="32"', 'width="wide"', "image 0: states a size of wide x 24"),
     ],
 )
 def test_a_wrong_file_of_cvats_is_refused(tmp_path, old, new, message):
     with pytest.raises(SegRefineryError, match=message):
         open_dataset(f"cvat:{cvat(tmp_path, CVAT.replace(old, new))}").label(0)
+
+
+def test_cvats_images_are_told_apart_where_their_ids_are_not(tmp_path):
+    for change in ('id="0" ', ""):
+        same = CVAT.replace('id="0" ', change).replace('id="1" ', change)
+        dataset = open_dataset(f"cvat:{cvat(tmp_path, same)}")
+        assert [dataset.name(index) for index in range(2)] == ["a", "b"]
+        assert [len(dataset.label(index).unique()) > 1 for index in range(2)] == [True, False]
 
 
 def label_studio(folder: Path, value: dict, address: str = "/data/upload/1/0a1b2c3d-a.png") -> Path:
@@ -458,8 +501,32 @@ def test_a_wrong_region_of_label_studios_is_refused(tmp_path):
     with pytest.raises(SegRefineryError, match="a region is x"):
         open_dataset(f"labelstudio:{path}")
     path = label_studio(tmp_path, {"points": [[0, 0], [9, 9]], "polygonlabels": ["car"]})
-    with pytest.raises(SegRefineryError, match="three corners"):
+    with pytest.raises(SegRefineryError, match=r"a: a region of 'car': holds a polygon of 2 points; give it 3"):
         open_dataset(f"labelstudio:{path}").label(0)
+    for points, message in (
+        (
+            [[0, 0], [9, 9], [0, 190]],
+            r"a: a region of 'car': has a corner at \(0, 45.6\), outside its picture of 32 x 24",
+        ),
+        ([[0, 0], [9, float("nan")], [0, 9]], "has a corner that is no number"),
+    ):
+        path = label_studio(tmp_path, {"points": points, "polygonlabels": ["car"]})
+        with pytest.raises(SegRefineryError, match=message):
+            open_dataset(f"labelstudio:{path}").label(0)
+    for labels, message in (([None], "task 1: a region: has no name of a class"), ([], "has no label; give it one")):
+        path = label_studio(tmp_path, {"points": [[0, 0], [9, 9], [0, 9]], "polygonlabels": labels})
+        path.write_text(path.read_text().replace('"x"', '"polygonlabels"'))
+        with pytest.raises(SegRefineryError, match=message):
+            open_dataset(f"labelstudio:{path}")
+
+
+def test_files_that_windows_wrote_begin_with_a_mark(tmp_path):
+    names = [coco(tmp_path, [{"segmentation": [OUTLINE]}]), f"labelme:{labelme_folder(tmp_path / 'l')}"]
+    names += [f"labelstudio:{label_studio(tmp_path / 's', SHAPES['polygon'])}"]
+    before = [open_dataset(name).label(0) for name in names]
+    for file in [*tmp_path.glob("*.json"), *tmp_path.glob("[ls]/*.json")]:
+        file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert all(torch.equal(open_dataset(name).label(0), label) for name, label in zip(names, before, strict=True))
 
 
 # -- named as something else -------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def test_bad_label_studio_exports_are_named(tmp_path):
         read_masks(tmp_path, SIZES, SPACE)
     region["original_width"] = 10
     path.write_text(json.dumps([task]))
-    with pytest.raises(SegRefineryError, match="labelled at 6 x 10, it is 6 x 9"):
+    with pytest.raises(SegRefineryError, match="labelled at 10 x 6, it is 9 x 6"):
         read_masks(tmp_path, SIZES, SPACE)
 
 

@@ -205,7 +205,7 @@ def read_json(path: Path, remedy: str = "") -> Any:
         SegRefineryError: it is missing, not readable, not UTF-8 or no JSON; names it, and ``remedy`` if given.
     """
     try:
-        return json.loads(readable(path).read_text(encoding="utf-8"))
+        return json.loads(readable(path).read_text(encoding="utf-8-sig"))  # what Windows wrote begins with a mark
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error, remedy) from error
 

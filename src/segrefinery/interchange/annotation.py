@@ -197,7 +197,7 @@ def _label_map(path: Path, space: LabelSpace) -> dict[Color, int] | None:
         return None
     ids = {key(name): index for index, name in enumerate(space.classes)}
     table: dict[Color, int] = {}
-    for line in readable(path).read_text(encoding="utf-8").splitlines():
+    for line in readable(path).read_text(encoding="utf-8-sig").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         try:

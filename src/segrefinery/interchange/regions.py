@@ -55,12 +55,12 @@ def read_regions(kind: str, file: Path, sizes: Mapping[str, Size], space: LabelS
 def _annotations(kind: str, file: Path) -> tuple[Annotations, list[str]]:
     """What a file says, and the names of its images; an image that nobody annotated is none of them."""
     if kind == "cvat":
-        images = read_cvat(file).images
-        marked = {image.get("name", ""): id for id, image in images.items() if any(each.tag != "tag" for each in image)}
-        return CvatRegions(marked), list(marked)
+        images = enumerate(read_cvat(file).images)
+        marked = [(image.get("name", ""), at) for at, image in images if any(each.tag != "tag" for each in image)]
+        return CvatRegions(dict(marked)), [name for name, _ in marked]
     content = read_coco(file)
-    ids = {str(image["file_name"]): image["id"] for image in content.images if image["id"] in content.annotations}
-    return CocoRegions(ids), list(ids)
+    ids = [(str(image["file_name"]), image["id"]) for image in content.images if image["id"] in content.annotations]
+    return CocoRegions(dict(ids)), [name for name, _ in ids]
 
 
 def _painted(file: Path, sample: Sample, annotations: Annotations, size: Size, space: LabelSpace) -> Tensor:

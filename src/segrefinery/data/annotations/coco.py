@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from segrefinery.core.files import read_json, read_once
 from segrefinery.data.annotations.painting import (
     Region,
     Size,
+    class_named,
     image_folder,
     options_of,
     painted_dataset,
     require_size,
     samples_of,
+    size_stated,
     space_of_regions,
 )
 from segrefinery.data.annotations.polygons import counted_rle, cover, polygons_rle, remark_on_crossings, tools
@@ -89,13 +91,13 @@ class CocoRegions:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A file as it was read: ``annotations`` by image id, ``sizes`` (height, width) where it states them."""
+    """A file as it was read: ``annotations`` by image id, ``sizes`` (height, width), None where it states none."""
 
     path: Path
     images: list[dict[str, Any]]
     categories: dict[Any, str]
     annotations: dict[Any, list[dict[str, Any]]]
-    sizes: dict[Any, Size]
+    sizes: dict[Any, Size | None]
     notes: list[str]
 
     def polygons(self) -> Iterator[tuple[str, Any]]:
@@ -112,7 +114,7 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         SegRefineryError: it cannot be read, or is not COCO's.
     """
-    content = read_json(path, "check the path and its permissions")
+    content = read_json(path, "check the path, or export it anew")
     lists = {}
     for name in ("images", "categories", "annotations"):
         entries = content.get(name, []) if isinstance(content, dict) else None
@@ -124,13 +126,11 @@ def read_coco(path: Path) -> CocoFile:
     if lists["annotations"] and "segments_info" in lists["annotations"][0]:
         raise DataError(path, "annotations", "are panoptic: their masks are PNGs", "name those PNGs in a dataset.yaml")
     try:
-        categories = {each["id"]: str(each["name"]) for each in lists["categories"]}
-        sizes = {
-            each["id"]: (int(each["height"]), int(each["width"]))
-            for each in lists["images"]
-            if each.get("height") and each.get("width")
-        }
-        known = {each["id"] for each in lists["images"] if each["file_name"]}
+        categories = _by_id(lists["categories"], "name", "category", path)
+        categories = {id: class_named(name, path, f"category {id}") for id, name in categories.items()}
+        known = _by_id(lists["images"], "file_name", "image", path)
+        sized = ((each, f"image {each['id']}") for each in lists["images"])
+        sizes = {each["id"]: size_stated(each.get("height"), each.get("width"), path, place) for each, place in sized}
         by_image = defaultdict(list)
         for each in lists["annotations"]:
             if each["category_id"] not in categories:
@@ -143,12 +143,27 @@ def read_coco(path: Path) -> CocoFile:
     return CocoFile(path, lists["images"], categories, dict(by_image), sizes, _notes(by_image, known, categories, path))
 
 
-def _notes(by_image: dict[Any, list], known: set[Any], categories: dict[Any, str], path: Path) -> list[str]:
+def _notes(by_image: dict[Any, list], known: Collection[Any], categories: dict[Any, str], path: Path) -> list[str]:
     used = {key(categories[each["category_id"]]) for annotations in by_image.values() for each in annotations}
     empty = [name for name in dict.fromkeys(categories.values()) if key(name) not in used]
     notes = [f"{path.name}: no region is of the class {', '.join(empty)}"] if empty and used else []
     stray = sum(len(annotations) for image, annotations in by_image.items() if image not in known)
     return notes + ([f"{path.name}: {stray} annotations of images that it does not list are left out"] if stray else [])
+
+
+def _by_id(entries: list[dict[str, Any]], value: str, what: str, path: Path) -> dict[Any, Any]:
+    """Id -> a value of each entry.
+
+    Raises:
+        DataError: two entries of one id differ, so that nobody can say which an annotation means.
+    """
+    values: dict[Any, Any] = {}
+    for each in entries:
+        other = values.setdefault(each["id"], each[value])
+        if other != each[value]:
+            problem = f"is the id of two, {other!r} and {each[value]!r}"
+            raise DataError(path, f"{what} {each['id']}", problem, "give each its own, and its annotations too")
+    return values
 
 
 def _numbers(files: list[CocoFile]) -> dict[str, int] | None:

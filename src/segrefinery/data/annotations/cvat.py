@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from segrefinery.core.files import read_once, readable
 from segrefinery.data.annotations.painting import (
     Region,
     Size,
+    class_named,
     image_folder,
     options_of,
     painted_dataset,
     require_size,
     samples_of,
+    size_stated,
     space_of_regions,
 )
 from segrefinery.data.annotations.polygons import cover, polygons_rle, remark_on_crossings, tools
@@ -40,34 +43,35 @@ def open_cvat(path: Path, split: str | None, reference: str) -> FileDataset:
     options = options_of(str(path), reference)
     file = options.paths[0] / "annotations.xml" if options.paths[0].is_dir() else options.paths[0]
     content = read_cvat(file)
-    images = [image for image in content.images.values() if split is None or image.get("subset") == split]
+    places = [place for place, image in enumerate(content.images) if split is None or image.get("subset") == split]
+    images = [content.images[place] for place in places]
     if not images:
-        subsets = ", ".join(sorted({image.get("subset") or "" for image in content.images.values()} - {""}))
+        subsets = ", ".join(sorted({image.get("subset") or "" for image in content.images} - {""}))
         remedy = f"choose one of: {subsets}" if subsets else "leave the split away"
         raise DataError(file, "split", f"no image is of the subset {split!r}", remedy)
     labels = [(label.findtext("name") or "", label.findtext("color") or "") for label in content.root.iter("label")]
     used = [name for image in images for shape in image for name in [shape.get("label")] if name]
     names = list(dict.fromkeys([name for name, _ in labels if name] + used))
-    colors = {name: _rgb(color) for name, color in labels if len(color) == 7}
+    colors = {name: _rgb(color) for name, color in labels if re.fullmatch("#[0-9a-fA-F]{6}", color)}
     stored = [image.get("name", "") for image in images]
     folder = image_folder(file, stored, options.images)
     samples = samples_of([(name, folder / name, file) for name in stored], reference)
-    ids = {sample.name: image.get("id", "") for sample, image in zip(samples, images, strict=True)}
+    by_name = {sample.name: place for sample, place in zip(samples, places, strict=True)}
     notes = remark_on_crossings(
         (f"image {image.get('id')}", shape.get("points", "").replace(";", ",").split(","))
         for image in images
         for shape in image.iter("polygon")
     )
     space = space_of_regions(file.stem, names, options.ignore_rest, colors)
-    return painted_dataset(reference, samples, space, CvatRegions(ids), options.ignore_rest, notes)
+    return painted_dataset(reference, samples, space, CvatRegions(by_name), options.ignore_rest, notes)
 
 
 @dataclass(frozen=True)
 class CvatRegions:
     """By ``z_order``, and in the order of the file where it is equal: a later region covers an earlier one."""
 
-    ids: dict[str, str]
-    """Sample name -> image id."""
+    places: dict[str, int]
+    """Sample name -> its image's place in the file; files joined by hand have ids twice, or none."""
 
     def numbers(self) -> None:
         return None
@@ -75,19 +79,24 @@ class CvatRegions:
     def regions(self, sample: Sample, size: Size) -> Iterator[Region]:
         file = sample.mask
         assert file is not None
-        image = read_cvat(file).images[self.ids[sample.name]]
-        require_size(file, sample, (int(image.get("height", 0)), int(image.get("width", 0))), size)
+        image = read_cvat(file).images[self.places[sample.name]]
+        called = f"image {image.get('id', sample.name)}"
+        require_size(file, sample, size_stated(image.get("height"), image.get("width"), file, called), size)
         shapes = [shape for shape in image if shape.tag != "tag"]
-        for shape in sorted(shapes, key=lambda shape: int(shape.get("z_order", 0))):
-            place = f"image {image.get('id')}: {shape.tag}"
-            yield Region(shape.get("label"), _cover(shape, size, file, place))
+        try:
+            shapes.sort(key=lambda shape: float(shape.get("z_order", 0)))
+        except ValueError as error:
+            raise DataError(file, called, "has a z_order that is no number", "export it anew") from error
+        for shape in shapes:
+            place = f"{called}: {shape.tag}"
+            yield Region(class_named(shape.get("label"), file, place), _cover(shape, size, file, place))
 
 
 class CvatFile(NamedTuple):
-    """A file as it was read; images by their id."""
+    """A file as it was read, and its images."""
 
     root: ElementTree.Element
-    images: dict[str, ElementTree.Element]
+    images: tuple[ElementTree.Element, ...]
 
 
 @read_once(2)
@@ -106,7 +115,7 @@ def read_cvat(path: Path) -> CvatFile:
     if root.tag != "annotations" or root.find("image") is None:
         what = "holds tracks of a film" if root.find("track") is not None else "is not CVAT's"
         raise DataError(path, "content", what, "export as CVAT for images 1.1")
-    return CvatFile(root, {image.get("id", ""): image for image in root.iter("image")})
+    return CvatFile(root, tuple(root.iter("image")))
 
 
 def _cover(shape: ElementTree.Element, size: Size, file: Path, place: str) -> np.ndarray:

@@ -14,18 +14,19 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import read_once, readable
 from segrefinery.data.annotations.brush import decode_brush
 from segrefinery.data.annotations.painting import (
     Region,
+    class_named,
     image_folder,
     options_of,
     painted_dataset,
     samples_of,
+    size_stated,
     space_of_regions,
 )
-from segrefinery.data.annotations.polygons import remark_on_crossings
+from segrefinery.data.annotations.polygons import corners_of, remark_on_crossings
 from segrefinery.data.decoding import DataError
 from segrefinery.data.files import FileDataset, Sample
 from segrefinery.data.sorting import IMAGE_SUFFIXES
@@ -48,14 +49,14 @@ def read_label_studio(path: Path, sizes: Mapping[str, tuple[int, int]], space: L
     ``background``, if there is one and no region of the export has it.
 
     Raises:
-        SegRefineryError: no such export, or a region, label or size in it that cannot be used.
+        DataError: no such export, or a region, label or size in it that cannot be used.
     """
     painted: dict[str, Sequence[Mapping[str, Any]]] = {}
     for task in _tasks(path):
         stem = _stem(task, sizes)
         if stem in sizes and (regions := _regions(path, stem, task)):
             if stem in painted:
-                raise SegRefineryError(f"{path}: {stem} is in two tasks; leave one in the export")
+                raise DataError(path, stem, "is in two tasks", "leave one in the export")
             painted[stem] = regions
     ids = {key(name): index for index, name in enumerate(space.classes)}
     used = {key(_label(path, stem, each)) for stem, regions in painted.items() for each in regions}
@@ -69,7 +70,7 @@ def open_label_studio(path: Path, split: str | None, reference: str) -> FileData
     The classes are the labels of its regions, sorted. Tasks without an annotation are left out.
 
     Raises:
-        DataError: an image is missing, or nothing is annotated. SegRefineryError: it is not Label Studio's.
+        DataError: an image is missing, nothing is annotated, or it is not Label Studio's.
     """
     if split is not None:
         raise DataError(reference, "split", "Label Studio has no splits", f"name the export of {split!r}")
@@ -91,7 +92,7 @@ def open_label_studio(path: Path, split: str | None, reference: str) -> FileData
     names, folder = _pictures(file, addresses, options.images)
     samples = samples_of([(name, folder / name, file) for name in names], reference)
     places = {sample.name: place for sample, place in zip(samples, used, strict=True)}
-    labels = sorted({_label(file, str(place), region) for place in used for region in by_task[place]})
+    labels = sorted({_label(file, f"task {place + 1}", region) for place in used for region in by_task[place]})
     bare = len(tasks) - len(used)
     notes = [f"{bare} tasks without an annotation are left out"] if bare else []
     silent = [kind for task in tasks for each in _results(task) if (kind := each.get("type")) in _NO_REGIONS]
@@ -130,16 +131,16 @@ def _tasks(path: Path) -> list[dict[str, Any]]:
     """The tasks of an export, read once as long as the file stays as it is.
 
     Raises:
-        SegRefineryError: it cannot be read, or is not Label Studio's.
+        DataError: it cannot be read, or is not Label Studio's.
     """
     try:
-        content = json.loads(readable(path).read_text(encoding="utf-8"))
+        content = json.loads(readable(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SegRefineryError(f"{path}: not a Label Studio JSON export ({error})") from error
+        raise DataError(path, "content", f"not a Label Studio JSON export ({error})", "export it as JSON") from error
     tasks = content if isinstance(content, list) else [content]
     for number, task in enumerate(tasks, 1):
         if not isinstance(task, dict):
-            raise SegRefineryError(f"{path}: task {number} is no task; export as JSON or JSON-MIN")
+            raise DataError(path, f"task {number}", "is no task", "export as JSON or JSON-MIN")
     return tasks
 
 
@@ -193,15 +194,17 @@ def _regions(path: Path, stem: str, task: Mapping[str, Any]) -> Sequence[Mapping
     for each in regions:
         if not any(each.get(kind) for kind in LABELS):
             what = each.get("type") or ", ".join(map(str, each))
-            raise SegRefineryError(f"{path}: {stem}: a region is {what}; only {', '.join(LABELS)} can be read")
+            if f"{what.removesuffix('labels')}labels" in LABELS:
+                raise DataError(path, stem, f"a region ({what}) has no label", "give it one, or delete it")
+            raise DataError(path, stem, f"a region is {what}", f"only {', '.join(LABELS)} can be read")
     return regions
 
 
 def _label(path: Path, stem: str, region: Mapping[str, Any]) -> str:
     names = next(region[kind] for kind in LABELS if region.get(kind))
     if len(names) != 1:
-        raise SegRefineryError(f"{path}: {stem}: a region has the labels {', '.join(map(str, names))}; give it one")
-    return str(names[0])
+        raise DataError(path, stem, f"a region has the labels {', '.join(map(str, names))}", "give it one")
+    return class_named(names[0], path, f"{stem}: a region")
 
 
 def _paint(
@@ -214,28 +217,28 @@ def _paint(
     for region in regions:
         covered, name = _pixels(path, stem, region, size), _label(path, stem, region)
         if key(name) not in ids:
-            raise SegRefineryError(f"{path}: {stem}: unknown label {name!r}; classes: {', '.join(space.classes)}")
+            raise DataError(path, stem, f"unknown label {name!r}", f"classes: {', '.join(space.classes)}")
         mask[covered] = ids[key(name)]
     return torch.from_numpy(mask)
 
 
 def _pixels(path: Path, stem: str, region: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """H x W bool: the pixels of a region, checked against its picture."""
-    labelled_size = (region.get("original_height"), region.get("original_width"))
-    if labelled_size != tuple(size):
-        raise SegRefineryError(
-            f"{path}: {stem} was labelled at {labelled_size[0]} x {labelled_size[1]}, it is {size[0]} x {size[1]}"
-        )
+    at = size_stated(region.get("original_height"), region.get("original_width"), path, f"{stem}: original_height")
+    if at != tuple(size):
+        labelled = "an unknown size" if at is None else f"{at[1]} x {at[0]}"
+        problem = f"was labelled at {labelled}, it is {size[1]} x {size[0]}"
+        raise DataError(path, stem, problem, "use the image that was labelled, or export the labels at its size")
+    place = f"{stem}: a region of {_label(path, stem, region)!r}"
     if region.get("image_rotation") or region.get("rotation"):
-        raise SegRefineryError(f"{path}: {stem}: a region is rotated; draw it as a polygon")
+        raise DataError(path, place, "is rotated", "draw it as a polygon")
     try:
-        return _covered(region, size)
+        return _covered(region, size, path, place)
     except (ValueError, TypeError, KeyError) as error:
-        name = _label(path, stem, region)
-        raise SegRefineryError(f"{path}: {stem}: a region of {name!r} cannot be read ({error})") from error
+        raise DataError(path, place, f"cannot be read ({error})", "draw it anew") from error
 
 
-def _covered(region: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+def _covered(region: Mapping[str, Any], size: tuple[int, int], path: Path, place: str) -> np.ndarray:
     """H x W bool: the pixels of a region, whose corners are in percent of the image."""
     if "rle" in region:
         return decode_brush(region["rle"], *size)
@@ -244,11 +247,10 @@ def _covered(region: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     else:
         left, top, width, height = (float(region[name]) for name in ("x", "y", "width", "height"))
         corners = [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
-    if len(corners) < 3:
-        raise ValueError("a polygon needs three corners")
+    within = corners_of([(x / 100 * size[1], y / 100 * size[0]) for x, y in corners], size, path, place)
     # A pixel belongs to a region that holds its centre; drawn on a raster four times as fine.
     fine = 4
     picture = Image.new("1", (size[1] * fine, size[0] * fine))
-    pixels = [(x / 100 * size[1] * fine - 0.5, y / 100 * size[0] * fine - 0.5) for x, y in corners]
+    pixels = [(x * fine - 0.5, y * fine - 0.5) for x, y in within.tolist()]
     ImageDraw.Draw(picture).polygon(pixels, fill=1)
     return np.array(picture)[fine // 2 :: fine, fine // 2 :: fine]

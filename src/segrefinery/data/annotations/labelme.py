@@ -15,10 +15,12 @@ from segrefinery.core.files import read_json
 from segrefinery.data.annotations.painting import (
     Region,
     Size,
+    class_named,
     options_of,
     painted_dataset,
     require_size,
     samples_of,
+    size_stated,
     space_of_regions,
 )
 from segrefinery.data.annotations.polygons import corners_of, remark_on_crossings
@@ -61,7 +63,7 @@ def open_labelme(path: Path, split: str | None, reference: str) -> FileDataset:
             problem, remedy = f"{stored!r} is not in {image.parent}", "put it there, or name ,images=FOLDER"
             raise DataError(file, "imagePath", problem, remedy)
         samples.append((file.relative_to(root).with_suffix(image.suffix).as_posix(), image, file))
-        shape_labels |= {str(shape.get("label")) for shape in content["shapes"]}
+        shape_labels |= {_label(shape, file, number) for number, shape in enumerate(content["shapes"], 1)}
         polygons += [
             (f"{file.name}: shape {number}", shape.get("points"))
             for number, shape in enumerate(content["shapes"], 1)
@@ -87,6 +89,8 @@ def read_labelme(path: Path) -> dict[str, Any]:
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not isinstance(content.get("imagePath"), str):
         raise DataError(path, "content", "is not labelme's: it lacks shapes or imagePath", "remove it from the folder")
+    if odd := [number for number, shape in enumerate(shapes, 1) if not isinstance(shape, dict)]:
+        raise DataError(path, f"shape {odd[0]}", "is no shape of labelme's", "remove it, or export the file anew")
     return content
 
 
@@ -101,10 +105,14 @@ class LabelmeRegions:
         assert sample.mask is not None
         content = read_labelme(sample.mask)
         height, width = content.get("imageHeight"), content.get("imageWidth")
-        require_size(sample.mask, sample, (height, width) if height and width else None, size)
+        require_size(sample.mask, sample, size_stated(height, width, sample.mask, "imageHeight"), size)
         for number, shape in enumerate(content["shapes"], 1):
-            name = str(shape.get("label"))
+            name = _label(shape, sample.mask, number)
             yield Region(None if name == IGNORED else name, _cover(shape, size, sample.mask, f"shape {number}"))
+
+
+def _label(shape: dict[str, Any], file: Path, number: int) -> str:
+    return class_named(shape.get("label"), file, f"shape {number}")
 
 
 def _cover(shape: dict[str, Any], size: Size, file: Path, place: str) -> np.ndarray:
@@ -119,7 +127,7 @@ def _cover(shape: dict[str, Any], size: Size, file: Path, place: str) -> np.ndar
     if kind not in ("circle", "rectangle", "mask"):
         raise DataError(file, place, f"is a {kind}, which covers no area", "draw a polygon, or remove it")
     try:
-        (left, top), (right, bottom) = ((float(x), float(y)) for x, y in points or ())
+        (left, top), (right, bottom) = corners_of(points or (), size, file, place, fewest=2).tolist()
         if kind == "circle":
             reach = float(np.hypot(right - left, bottom - top))
             draw.ellipse([left - reach, top - reach, left + reach, top + reach], fill=1, outline=1)

@@ -21,7 +21,7 @@ from segrefinery.labels import IGNORE, LabelSpace, key
 if TYPE_CHECKING:
     from torch import Tensor
 
-_VERSION = 1
+_VERSION = 2
 """Of the rules of painting: a mask that was painted by others is painted anew."""
 
 Size = tuple[int, int]
@@ -164,6 +164,32 @@ def require_size(file: Path, sample: Sample, annotated: Size | None, size: Size)
             f"was annotated at {annotated[1]} x {annotated[0]}, its image {sample.image.name} is {size[1]} x {size[0]}",
             "use the image that was annotated, or export the annotations at its size",
         )
+
+
+def size_stated(height: object, width: object, file: Path, place: str) -> Size | None:
+    """The height and width that a file states for a picture; None where it states none.
+
+    Raises:
+        DataError: they are no whole numbers.
+    """
+    try:
+        sides = [float(str(side)) if side else 0.0 for side in (height, width)]
+        if not all(side.is_integer() for side in sides):
+            raise ValueError
+    except ValueError as error:
+        raise DataError(file, place, f"states a size of {width} x {height}", "export the annotations anew") from error
+    return (int(sides[0]), int(sides[1])) if all(sides) else None
+
+
+def class_named(given: object, file: Path, place: str) -> str:
+    """The name of a class as a file gives it; a number is a name too.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not isinstance(given, str | int | float) or not str(given).strip():
+        raise DataError(file, place, "has no name of a class", "name its class, or remove it")
+    return str(given)
 
 
 def image_folder(file: Path, names: Sequence[str], given: Path | None) -> Path:

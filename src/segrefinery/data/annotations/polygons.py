@@ -30,23 +30,24 @@ def tools() -> Any:
     return optional("pycocotools.mask", "polygons need pycocotools", "coco")
 
 
-def corners_of(values: Any, size: Size, file: Path, place: str) -> np.ndarray:
+def corners_of(values: Any, size: Size, file: Path, place: str, fewest: int = 3) -> np.ndarray:
     """The corners of a polygon, n x 2 pixels (x, y), checked against a picture of this height and width.
 
     Args:
-        values: x, y, x, y, ... or pairs. file, place: for the error.
+        values: x, y, x, y, ... or pairs. file, place: for the error. fewest: corners, at least; two are those of a box.
 
     Raises:
-        DataError: fewer than three corners, something that is no number, or a corner far outside the picture.
+        DataError: too few corners, something that is no number, or a corner far outside the picture.
     """
     try:
         corners = np.asarray(values, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError) as error:
         raise DataError(file, place, "holds a polygon that is no list of x, y", "draw it anew") from error
-    if len(corners) < 3:
-        raise DataError(file, place, f"holds a polygon of {len(corners)} points", "give it three or remove it")
+    if len(corners) < fewest:
+        shape = "polygon" if fewest > 2 else "shape"
+        raise DataError(file, place, f"holds a {shape} of {len(corners)} points", f"give it {fewest} or remove it")
     if not np.isfinite(corners).all():
-        raise DataError(file, place, "holds a polygon with a corner that is no number", "draw it anew")
+        raise DataError(file, place, "has a corner that is no number", "draw it anew")
     far = np.array(size[::-1]) * TOLERANCE
     outside = ((corners < -far) | (corners > np.array(size[::-1]) + far)).any(axis=1)
     if outside.any():

@@ -16,6 +16,7 @@ from segrefinery.core.yaml import parse_yaml
 from segrefinery.data.annotations.painting import (
     Region,
     Size,
+    class_named,
     options_of,
     painted_dataset,
     samples_of,
@@ -135,7 +136,7 @@ def _load(file: Path) -> dict[str, Any]:
         raise DataError(file, "names", "is no list of class names", "write names: {0: road, 1: car}")
     if content.get("nc", len(names)) != len(names):
         raise DataError(file, "nc", f"is {content['nc']}, and there are {len(names)} names", "correct one of them")
-    return {**content, "names": {id: str(name) for id, name in names.items()}}
+    return {**content, "names": {id: class_named(name, file, f"names: {id}") for id, name in names.items()}}
 
 
 def _images(file: Path, content: dict[str, Any], split: str) -> list[Path]:
