@@ -287,7 +287,7 @@ def test_boxes_need_images_of_more_than_one_and_say_so():
     _, model = two_scales()
     export = deployed.Deployed(model, "float")
     program, sizes = graph.program_of(export, deployed.largest_stride(model))
-    assert deployed.usage_note(model, export, sizes)["input"].endswith(
+    assert deployed.usage_note(model, export, sizes, deployed.least_side(model))["input"].endswith(
         "any height and width of at least 65; normalisation is inside"
     )
     assert deployed.fitted(torch.zeros(3, 32, 80, dtype=torch.uint8), sizes, deployed.least_side(model)).shape[1] == 65

@@ -1,11 +1,14 @@
 """Each kind of network as a graph: ONNX computes what we compute, on images of sizes that no stride divides."""
 
+import re
+
 import pytest
 import torch
 import torchvision.models
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from models.foreign.tiny import CLASSES, saved
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.model import Model
 from segrefinery.evaluation.inference import logits_at
@@ -13,8 +16,10 @@ from segrefinery.interchange import graph
 from segrefinery.interchange.deployed import Deployed, largest_stride
 from segrefinery.labels import LabelSpace
 from segrefinery.models import ModelSettings, build_model, encoders, vit
+from segrefinery.models.start import read_start
 from segrefinery.refine.implicit_rectification import ImplicitRectification
 from segrefinery.refine.implicit_rectification.refiner import RectifiedSegmenter
+from segrefinery.verbs.export import export_file
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -91,3 +96,20 @@ def test_onnx_and_a_torch_program_compute_the_same(name, shallow):
             ours = logits_at(model.network, (image - mean) / std, sides)
             for run in runners:
                 torch.testing.assert_close(run(image), ours, atol=2e-5 * float(ours.abs().max()), rtol=0)
+
+
+def test_the_least_side_that_a_program_says_is_one_that_it_takes(tmp_path):
+    """torch.export takes it for granted that attention's smallest map has two columns, and refuses narrower images."""
+    pytest.importorskip("transformers")
+    saved(tmp_path / "theirs", "segformer")
+    network, _ = read_start(tmp_path / "theirs").build(CLASSES)
+    model = Model(network.eval(), network, LabelSpace.of("three", list(CLASSES)), DataSettings(short_side=None))
+    image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8)
+    written = export_file(model, Deployed(model), tmp_path / "m.pt2", "torch", None, graph.OPSET, [image])
+    least = int(re.search(r"at least (\d+)", written.note["input"])[1])
+    program = torch.export.load(tmp_path / "m.pt2", extra_files=(note := {graph.NOTE: ""})).module()
+    assert f"at least {least};" in note[graph.NOTE]
+    for size in ((least, least), (least, 150), (150, least)):
+        assert program(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, 3, *size)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        program(torch.zeros(1, 3, least - 1, least - 1, dtype=torch.uint8))

@@ -91,8 +91,12 @@ def fitted(image: Tensor, sizes: Sequence[int] | int, least: int = 1) -> Tensor:
     return F.pad(image[None].float(), (0, missing[1], 0, missing[0]), mode="replicate")[0].to(torch.uint8)
 
 
-def usage_note(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> dict[str, Any]:
-    """What whoever runs the file has to know, as text by name; it lies in the file too."""
+def usage_note(model: Model, deployed: Deployed, sizes: Sequence[int] | int, least: int) -> dict[str, Any]:
+    """What whoever runs the file has to know, as text by name; it lies in the file too.
+
+    Args:
+        sizes: height and width, or what both are multiples of, and then at least ``least``.
+    """
     number = "uint8" if deployed.reads == "uint8" else "float32"
     bands = bands_read(model.network)
     read = f"B x {bands} x H x W {number}, {READS[deployed.reads]}" + (", RGB" if bands == 3 else "")
@@ -104,8 +108,7 @@ def usage_note(model: Model, deployed: Deployed, sizes: Sequence[int] | int) -> 
         resize = f"by the caller: the model was trained on images whose shorter side is {short} pixels"
     if isinstance(sizes, int):
         allowed = "any height and width" if sizes == 1 else f"heights and widths that are multiples of {sizes}"
-        least = least_side(model)
-        allowed += f" of at least {least}" if least > 1 else ""
+        allowed += f" of at least {least}" if least > sizes else ""
     else:
         allowed = f"{sizes[0]} x {sizes[1]}, height x width"
     return {

@@ -9,6 +9,7 @@ import math
 import operator
 import re
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -108,6 +109,38 @@ def runs_elsewhere(deployed: Deployed, runner: Callable[[Tensor], Tensor], sizes
     return True
 
 
+@torch.no_grad()
+def least_taken(deployed: Deployed, runner: Callable[[Tensor], Tensor], sizes: int, least: int) -> int:
+    """The smallest side, a multiple of ``sizes`` and no less than ``least``, from which on a file computes what the
+    module does: torch.export takes for granted that no side of a map is one cell, and a program refuses images that
+    break it.
+
+    Raises:
+        SegRefineryError: it does for none that are smaller than the example.
+    """
+    whole = example(deployed, sizes, least)
+    sides = range(-(-least // sizes) * sizes, min(whole.shape[-2:]) + 1, sizes)
+
+    def refused(side: int) -> bool:
+        for image in (whole[:1, :, :side, :side], whole[:, :, :side], whole[:, :, :, :side]):
+            try:
+                given, wanted = runner(image.contiguous()).float(), deployed(image).float()
+            except (SegRefineryError, RuntimeError, ValueError):  # the file's refusal, or the network's own
+                return True
+            if given.shape != wanted.shape:
+                return True
+            if float((given - wanted).abs().mean()) > 1e-2 * float(wanted.abs().max()):
+                return True
+        return False
+
+    place = bisect_left(sides, True, key=lambda side: not refused(side))
+    if place == len(sides):
+        raise SegRefineryError(
+            f"the file computes something else on images that are smaller than its example; {REMEDY}"
+        )
+    return sides[place]
+
+
 def open_sizes(sizes: Sizes, least: int) -> dict[int, Any]:
     """What of the image's shape may vary."""
     if not isinstance(sizes, int):
@@ -161,7 +194,7 @@ def onnx_bytes(program: ExportedProgram, output: str, note: dict[str, Any], opse
     Raises:
         SegRefineryError: a library is missing, or ONNX has no such operator.
     """
-    onnx = need("onnx")
+    need("onnx")
     need("onnxscript")
     try:
         with quiet():
@@ -176,6 +209,13 @@ def onnx_bytes(program: ExportedProgram, output: str, note: dict[str, Any], opse
         what = f"ONNX has no operator {lacking[1]}" if lacking else why
         raise SegRefineryError(f"{what}, which this network needs; --format torch does without ONNX") from error
     name_sizes(model.graph)
+    return onnx_described(model.SerializeToString(), note)
+
+
+def onnx_described(content: bytes, note: dict[str, Any]) -> bytes:
+    """A model with ``note`` in its metadata, in place of what was there."""
+    onnx = need("onnx")
+    model = onnx.load_model_from_string(content)
     onnx.helper.set_model_props(model, {key: text_of(value) for key, value in note.items()})
     return model.SerializeToString()
 

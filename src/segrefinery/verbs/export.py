@@ -43,7 +43,9 @@ from segrefinery.interchange.deployed import (
 from segrefinery.interchange.graph import (
     OPSET,
     Sizes,
+    least_taken,
     onnx_bytes,
+    onnx_described,
     onnx_runner,
     opset_of,
     program_of,
@@ -201,19 +203,25 @@ def export_file(
 ) -> Exported:  # fmt: skip
     """Write one file; see ``export``."""
     failed: list[Sizes] = []
+    least = least_side(model)
     while True:
         program, sizes = program_of(deployed, largest_stride(model), size, failed)
-        note = usage_note(model, deployed, sizes)
+        note = usage_note(model, deployed, sizes, least)
         if format == "onnx":
             content = onnx_bytes(program, deployed.output, note, opset)
-            note["opset"], runner = str(opset_of(content)), onnx_runner(content)
+            runner = onnx_runner(content)
         else:
             content = torch_bytes(program, note)
             runner = torch_runner(content)
-        if not isinstance(sizes, int) or runs_elsewhere(deployed, runner, sizes, least_side(model)):
+        if not isinstance(sizes, int) or runs_elsewhere(deployed, runner, sizes, least):
             break
         failed.append(sizes)
-    shown = [fitted(resized(model, image), sizes, least_side(model)) for image in images]
+    if isinstance(sizes, int) and (smallest := least_taken(deployed, runner, sizes, least)) > max(least, sizes):
+        least, note = smallest, usage_note(model, deployed, sizes, smallest)
+        content = onnx_described(content, note) if format == "onnx" else torch_bytes(program, note)
+    if format == "onnx":
+        note["opset"] = str(opset_of(content))
+    shown = [fitted(resized(model, image), sizes, least) for image in images]
     difference, equal = compared(model, runner, shown, deployed.reads, deployed.output, deployed.grid)
     refuse_another(output, format, len(images), difference, equal, "--size HEIGHTxWIDTH, or another format")
     write_bytes(output, content)
