@@ -92,6 +92,7 @@ def test_a_run_learns_from_the_bands_and_its_model_keeps_them(tmp_path, bands, r
     source, target = fields(tmp_path / "source", bands), fields(tmp_path / "target", bands, seed=1)
     changes = ["stages.source.steps=50", "data.crop=[32,32]", "data.batch=2", "data.workers=0", "data.photometric=0.2"]
     changes += ["stages.adapt.steps=3"] if recipe == "self_training" else []
+    (back := tmp_path / "back").mkdir()
     changes += ["target_data.crop=[32,32]", "target_data.workers=0", "model.name=small"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,9 +101,15 @@ def test_a_run_learns_from_the_bands_and_its_model_keeps_them(tmp_path, bands, r
         assert model.bands == len(model.data.pixel_mean) == bands
         scores = api.evaluate(model, target)
         (_, image, _), *_ = api.predict(model, target)
-        api.audit(run, target, count=2)
+        picked = api.audit(run, target, count=2).picked
+        for one in picked:  # the masks of the target, as somebody would label its images
+            Image.fromarray(open_dataset(target).label(one.index).byte().numpy()).save(back / f"{one.stem}.png")
+        assert api.audit(run, target, masks=back).remarks[-1].endswith(f"--labels folder:{run}/audit/labelled")
         assert len(api.compare([run], target)) >= 1
         assert f"B x {bands} x H x W" in api.export(run, tmp_path / "model.pt2", "torch").note["input"]
+    labelled = open_dataset(f"folder:{run}/audit/labelled")  # may teach in a run of as many bands
+    for place, one in enumerate(picked):
+        assert torch.equal(labelled.image(place), open_dataset(target).image(one.index))
     assert image.shape[0] == bands
     assert scores["miou"] > 0.6  # by the last band alone can they be told apart
     assert (run / "report.html").exists()

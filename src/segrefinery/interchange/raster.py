@@ -65,6 +65,17 @@ def write_tiff(
         )
 
 
+def write_bands(path: Path, image: np.ndarray) -> None:
+    """A TIFF of H x W x bands uint8, whole or not at all; of one band it is grey."""
+    values = image[..., 0] if image.shape[-1] == 1 else image
+    beside = (0,) * (values.shape[-1] - 1) if values.ndim == 3 else None  # bands that are neither colour nor alpha
+    with whole_file(path, durable=False) as file:
+        need_tifffile().imwrite(
+            file, values, photometric="minisblack", planarconfig=beside and "contig", extrasamples=beside,
+            compression="zlib", metadata=None,
+        )  # fmt: skip
+
+
 def _tiles(strips: Iterable[np.ndarray], width: int) -> Iterator[np.ndarray]:
     for rows in _by(TILE, strips):
         for left in range(0, width, TILE):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from segrefinery.core.errors import SegRefineryError
 from segrefinery.core.files import only_writer, readable, refuse_unwritable, write_json, write_text
 from segrefinery.core.pixels import shown
 from segrefinery.core.randomness import generator
-from segrefinery.data.datasets import Chosen, ImageDataset, UnlabeledView, open_dataset
+from segrefinery.data.datasets import Chosen, ImageDataset, UnlabeledView, bands_of, open_dataset
 from segrefinery.data.decoding import read_ids
 from segrefinery.data.label_files import file_stem, palette_image, save_png
 from segrefinery.data.settings import References
@@ -30,6 +30,7 @@ from segrefinery.evaluation.confusion import ConfusionMatrix
 from segrefinery.evaluation.estimate import Scored, estimates
 from segrefinery.evaluation.trust.collect import sample_images
 from segrefinery.interchange.annotation import read_masks, write_cvat, write_label_studio
+from segrefinery.interchange.raster import write_bands
 from segrefinery.labels import IGNORE, LabelSpace
 from segrefinery.models.weights import CONFIG
 from segrefinery.verbs.compare import check_classes
@@ -40,6 +41,8 @@ POOL = 400
 """Images among which the audited ones are picked."""
 STRATA = 4
 RECORD = "audit.json"
+SHOWN = 3
+"""Bands that a picture shows a person."""
 LABELLED = "labelled"
 """The masks that came back, as a data set: ``folder:AUDIT/labelled``."""
 
@@ -211,8 +214,6 @@ def score_audit(
         )
     starting = {stem: starting_mask(Path(output), stem) for stem in labels}
     told = remarks(str(masks), labels, starting, space.classes)
-    keep_labelled(Path(output), labels, space)
-    told.append(f"the masks are a data set now, which may also teach: --labels folder:{Path(output) / LABELLED}")
     images = open_dataset(target)
     dataset = UnlabeledView(images)
     for one in picked:
@@ -220,6 +221,8 @@ def score_audit(
             raise SegRefineryError(
                 f"{target}: image {one.index} is not {one.name!r}; the target changed since the audit"
             )
+    keep_labelled(Path(output), labels, space, dataset, {one.stem: one.index for one in picked})
+    told.append(f"the masks are a data set now, which may also teach: --labels folder:{Path(output) / LABELLED}")
     counts, audited = {}, UnlabeledView(Chosen(images, [one.index for one in picked]))
     for number, (name, folder) in enumerate(folders.items()):
         told += [remark] if (remark := taught_remark(name, folder, audited)) else []
@@ -231,18 +234,27 @@ def score_audit(
     return Audit(Path(output), picked, scored, told)
 
 
-def keep_labelled(folder: Path, labels: dict[str, Tensor], space: LabelSpace) -> None:
+def keep_labelled(
+    folder: Path, labels: dict[str, Tensor], space: LabelSpace, target: ImageDataset, places: Mapping[str, int]
+) -> None:
     """Write the masks as class ids into ``folder/labelled``, with the ``dataset.yaml`` that makes them and the audit's
     images a data set.
 
     Args:
-        labels: stem -> H x W ids, 255 unlabelled.
+        labels: stem -> H x W ids, 255 unlabelled. places: stem -> the image's place in ``target``. The audit's pictures
+            show three bands; images of others are written beside the masks.
     """
+    bands = bands_of(target)
     for stem, label in labels.items():
         save_png(folder / LABELLED / "masks" / f"{stem}.png", palette_image(label, space))
+        if bands != SHOWN:
+            write_bands(
+                folder / LABELLED / "images" / f"{stem}.tif", target.image(places[stem]).permute(1, 2, 0).numpy()
+            )
+    of_bands = {"images": f"{LABELLED}/images/{{name}}.tif", "bands": list(range(1, bands + 1))}
     described = {
         "root": "..",
-        "images": "images/{name}.png",
+        **({"images": "images/{name}.png"} if bands == SHOWN else of_bands),
         "masks": f"{LABELLED}/masks/{{name}}.png",
         "classes": dict(enumerate(space.classes)),
         "colors": {name: list(color) for name, color in zip(space.classes, space.colors, strict=True)},
