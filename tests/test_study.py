@@ -67,9 +67,9 @@ def pretend_run(folder: Path, per_image: list[Any], stage: str = "adapt") -> Pat
     """What a finished run leaves, as far as studies read it."""
     scores = {"stage": stage, "miou": 0.6, "iou": {"road": 0.6, "sky": 0.6}, "pixel_accuracy": 0.8}
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(
-        json.dumps({"adapted": scores, "verdict": {"word": "helped", "difference": 0.1, "reasons": ["steadier"]}})
-    )
+    verdict = {"word": "helped", "difference": 0.1, "reasons": ["steadier"]}
+    stages = {"source": scores | {"miou": 0.5}, stage: scores}
+    (folder / "results.json").write_text(json.dumps({"adapted": scores, "stages": stages, "verdict": verdict}))
     record = {"kind": "train", "stage": stage, "seconds_per_step": 0.25}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     np.savez(folder / "evaluation" / f"{stage}.npz", per_image=np.array(per_image))
@@ -197,6 +197,9 @@ def test_a_crash_is_kept_with_its_reason_and_the_rest_go_on(study: ModuleType, t
         "says nothing (seed 0: exit code 3)."
     )
     lines = [json.loads(line) for line in (tmp_path / "results" / "trial.jsonl").read_text().splitlines()]
+    assert {tuple(line["stages"].items()) for line in lines if "error" not in line} == {
+        (("source", 0.5), ("adapt", 0.6))
+    }
     assert {line["row"] for line in lines} == set(contents["rows"])
     (kept,) = (line for line in lines if line["row"] == "cannot start")
     assert (kept["task"], kept["seed"], kept["error"]) == ("night", 0, "ValueError: no such | thing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -49,17 +50,21 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def ranks(score: np.ndarray, miou: np.ndarray) -> float:
-    """Spearman, and 0 for a score that does not vary and so ranks nothing."""
-    return float(np.nan_to_num(spearman(score, miou)))
-
-
-def product(models: Sequence[Judged], names: Sequence[str]) -> np.ndarray:
+def log_product(models: Sequence[Judged], names: Sequence[str]) -> np.ndarray:
     """The logarithm of the product of several scores, of each model; a score of which less is better divides."""
     return sum(
         (SIGNS[name] * np.log(np.clip([each.scores[name] for each in models], SMALLEST, None)) for name in names),
         np.zeros(len(models)),
     )
+
+
+def correlations(judged: dict[str, list[Judged]], names: Sequence[str]) -> dict[str, float]:
+    """By task: Spearman of a product of scores; 0 where it does not vary, for it ranks nothing."""
+    found = {}
+    for task, models in judged.items():
+        rho = spearman(log_product(models, names), np.array([each.miou for each in models]))
+        found[task] = 0.0 if math.isnan(rho) else rho
+    return found
 
 
 def forms_table(judged: dict[str, list[Judged]]) -> str:
@@ -68,17 +73,16 @@ def forms_table(judged: dict[str, list[Judged]]) -> str:
     A form that was chosen on a task ranks it well by construction. So each task is ranked by the form with the highest
     mean Spearman on all the others; the best in hindsight stands beside it, as the bound that it is.
     """
-    miou = {task: np.array([each.miou for each in models]) for task, models in judged.items()}
     every = [form for size in range(1, LARGEST_FORM + 1) for form in combinations(SIGNS, size)]
-    rho = {form: {task: ranks(product(models, form), miou[task]) for task, models in judged.items()} for form in every}
+    rho = {form: correlations(judged, form) for form in every}
     lines = ["| task | trust | chosen on the other tasks | there | here | best in hindsight | here |", "|" + "---|" * 7]
     for task in judged:
         others = [other for other in judged if other != task]
-        told = {form: float(np.mean([by_task[other] for other in others])) for form, by_task in rho.items()}
-        chosen = max(every, key=told.__getitem__)
+        there = {form: float(np.mean([by_task[other] for other in others])) for form, by_task in rho.items()}
+        chosen = max(every, key=there.__getitem__)
         hindsight = max(every, key=lambda form: rho[form][task])
         lines.append(
-            f"| {task} | {rho['trust',][task]:+.2f} | {' x '.join(chosen)} | {told[chosen]:+.2f} | "
+            f"| {task} | {rho['trust',][task]:+.2f} | {' x '.join(chosen)} | {there[chosen]:+.2f} | "
             f"{rho[chosen][task]:+.2f} | {' x '.join(hindsight)} | {rho[hindsight][task]:+.2f} |"
         )
     return "\n".join(lines)

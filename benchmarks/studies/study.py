@@ -296,6 +296,7 @@ def run_cell(cell: Cell, environment: dict[str, str]) -> dict[str, Any]:
         final = json.loads(results.read_text())
         scores = final.get("adapted") or final["source_only"]
         found |= {key: scores[key] for key in ("stage", "miou", "iou", "pixel_accuracy")}
+        found["stages"] = {stage: ended["miou"] for stage, ended in final["stages"].items()}
         found["step_ms"] = step_ms(cell.folder)
         found["rare_third"] = rare_third(cell.folder, scores)
         if "verdict" in final:

@@ -37,7 +37,7 @@ def model_folder(path: str | Path) -> Path:
 
 
 @contextmanager
-def told_anew(folder: Path) -> Iterator[None]:
+def remedied_by_its_run(folder: Path) -> Iterator[None]:
     """Where reading a model folder of a run fails, also say how the run writes it anew from what it kept of its
     stages."""
     try:

@@ -21,7 +21,7 @@ from segrefinery.core.settings import Settings, two_sides
 from segrefinery.data.datasets import ImageDataset, bands_of
 from segrefinery.data.transforms import DataSettings
 from segrefinery.engine.events import RunEvents, StageEnd
-from segrefinery.engine.folders import model_folder, told_anew
+from segrefinery.engine.folders import model_folder, remedied_by_its_run
 from segrefinery.evaluation.inference import predict_probs
 from segrefinery.labels import LabelSpace
 from segrefinery.models import Segmenter, build_model, load_weights, normalization_of
@@ -183,7 +183,7 @@ def load(path: str | Path, device: torch.device | str | None = None, *, network:
     whole: nn.Module = segmenter
     for settings in config.refine.values():
         whole = settings.build(segmenter, space).predictor(whole)  # pyright: ignore[reportAttributeAccessIssue]
-    with told_anew(folder):
+    with remedied_by_its_run(folder):
         load_weights(whole, folder / TENSORS)
     whole.to(device or default_device())
     data = config.data.read_by(segmenter.normalization)

@@ -22,7 +22,7 @@ from segrefinery.core.settings import choose
 from segrefinery.data.datasets import ImageDataset, UnlabeledView, open_dataset
 from segrefinery.data.settings import References
 from segrefinery.data.transforms import evaluation_size, normalize, resize_image
-from segrefinery.engine.folders import RECIPE, model_folder, told_anew
+from segrefinery.engine.folders import RECIPE, model_folder, remedied_by_its_run
 from segrefinery.engine.model import Model, ModelConfig, load
 from segrefinery.engine.start import START
 from segrefinery.evaluation.inference import logits_at
@@ -253,7 +253,7 @@ def export_weights(run: str | Path, output: Path, like: Path | None) -> Exported
             f"{name}: refiners are part of this predictor, and a checkpoint has the network alone; --format onnx and "
             "torch write all of it"
         )
-    with told_anew(folder):
+    with remedied_by_its_run(folder):
         state = read_state(folder / TENSORS)
     recipe = Path(run) / RECIPE
     brought = load_recipe(recipe).model if recipe.exists() else None
